@@ -1,0 +1,104 @@
+"""Prediction types: what the output of a denoising network stands for.
+
+The noisy value and the output of a network are two linear views of the clean data and the noise,
+
+    z      = alpha x + sigma eps
+    output = c_x   x + c_eps eps
+
+so a prediction type is the pair (c_x, c_eps), one row of `PREDICTION_TYPES`, and every conversion
+is one solve of this 2x2 system. With the determinant d = c_eps alpha - c_x sigma:
+
+    x   = (c_eps z - sigma output) / d
+    eps = (alpha output - c_x z) / d
+
+At a given z an error e of the output is therefore an error alpha e / d of eps, and all prediction
+types measure the same thing up to a factor:
+
+    |eps - eps_hat|^2 = (alpha / d)^2 |output - target|^2
+
+`x`, `eps`, `z` and `output` are `[B, ...]`; `alpha` and `sigma` broadcast against them
+(`expand_to`).
+
+References:
+  v: Salimans and Ho (2022), https://arxiv.org/abs/2202.00512, section 4 and appendix D.
+  score: Luo (2022), https://arxiv.org/abs/2208.11970, eqs. 133 and 151.
+  flow (the velocity eps - x): Lipman et al. (2022), https://arxiv.org/abs/2210.02747, section 4.1.
+"""
+
+PREDICTION_TYPES = {
+    "x": lambda alpha, sigma: (1.0, 0.0),
+    "eps": lambda alpha, sigma: (0.0, 1.0),
+    "v": lambda alpha, sigma: (-sigma, alpha),
+    "score": lambda alpha, sigma: (0.0, -1.0 / sigma),
+    "flow": lambda alpha, sigma: (-1.0, 1.0),
+}
+
+
+def coefficients(prediction, alpha, sigma):
+    """Returns the pair (c_x, c_eps) of a prediction type.
+
+    Args:
+        prediction: a key of `PREDICTION_TYPES`.
+        alpha: size of the signal.
+        sigma: size of the noise.
+
+    Returns:
+        Two numbers or tensors of the shape of `alpha`.
+
+    Raises:
+        ValueError: for an unknown prediction type.
+
+    Example:
+        >>> coefficients("v", 0.6, 0.8)
+        (-0.8, 0.6)
+    """
+    if prediction not in PREDICTION_TYPES:
+        raise ValueError(
+            f"`prediction` must be one of {sorted(PREDICTION_TYPES)}. "
+            f"Received: prediction={prediction!r}."
+        )
+    return PREDICTION_TYPES[prediction](alpha, sigma)
+
+
+def target(prediction, x, eps, alpha, sigma):
+    """Returns what the network should output, `c_x x + c_eps eps`, `[B, ...]`.
+
+    Example:
+        >>> target("flow", 2.0, 0.5, 0.6, 0.8)
+        -1.5
+    """
+    c_x, c_eps = coefficients(prediction, alpha, sigma)
+    return c_x * x + c_eps * eps
+
+
+def to_x(prediction, output, z, alpha, sigma):
+    """Returns the clean data that the output means at `z`, `[B, ...]`.
+
+    Example:
+        >>> to_x("x", 2.0, z=1.6, alpha=0.6, sigma=0.8)
+        2.0
+    """
+    c_x, c_eps = coefficients(prediction, alpha, sigma)
+    return (c_eps * z - sigma * output) / (c_eps * alpha - c_x * sigma)
+
+
+def to_eps(prediction, output, z, alpha, sigma):
+    """Returns the noise that the output means at `z`, `[B, ...]`.
+
+    Example:
+        >>> to_eps("eps", 0.5, z=1.6, alpha=0.6, sigma=0.8)
+        0.5
+    """
+    c_x, c_eps = coefficients(prediction, alpha, sigma)
+    return (alpha * output - c_x * z) / (c_eps * alpha - c_x * sigma)
+
+
+def error_scale(prediction, alpha, sigma):
+    """Returns the factor such that `|eps - eps_hat|^2 = factor * |output - target|^2`.
+
+    Example:
+        >>> error_scale("x", 1.0, 0.5)
+        4.0
+    """
+    c_x, c_eps = coefficients(prediction, alpha, sigma)
+    return (alpha / (c_eps * alpha - c_x * sigma)) ** 2

@@ -1,0 +1,80 @@
+"""Weightings: how much each noise level counts in the training loss.
+
+    loss = 1/2 E_t[ w(l) (-dl/dt) |eps - eps_hat|^2 / p(t) ],    t ~ p,    l = log_snr(t)
+
+With w = 1 this is the diffusion term of the evidence lower bound (the likelihood weighting of score
+models). A w that is a function of l alone gives a loss that does not depend on the schedule.
+
+    elbo          w = 1
+    sigmoid       w = sigmoid(bias - l)
+    simple        w = 1 / (-dl/dt)                    the mean of |eps - eps_hat|^2
+    min_snr       w = min(gamma / SNR, 1) / (-dl/dt)  the mean of min(SNR, gamma) |x - x_hat|^2
+    snr_plus_one  w = (1 + 1 / SNR) / (-dl/dt)        the mean of |v - v_hat|^2 under VP
+
+The last three are stated as a factor on the error itself, so a row of `WEIGHTINGS` is the product
+w (-dl/dt), and none is ever divided by the slope.
+
+References:
+  Kingma and Gao (2023), https://arxiv.org/abs/2303.00848, section 3 and table 1 (sigmoid: bias 2).
+  simple: Ho et al. (2020), https://arxiv.org/abs/2006.11239, eq. 14.
+  min_snr: Hang et al. (2023), https://arxiv.org/abs/2303.09556, section 3 (gamma 5).
+  snr_plus_one: Salimans and Ho (2022), https://arxiv.org/abs/2202.00512, section 4.
+  sigmoid: Hoogeboom et al. (2024), https://arxiv.org/abs/2410.19324, section 3.
+"""
+
+import math
+
+import tensorflow as tf
+
+
+def _min_snr(log_snr, slope, gamma=5.0):
+    return tf.exp(tf.minimum(math.log(gamma) - log_snr, 0))
+
+
+def _sigmoid(log_snr, slope, bias=2.0):
+    return -slope * tf.sigmoid(bias - log_snr)
+
+
+WEIGHTINGS = {
+    "elbo": lambda log_snr, slope: -slope,
+    "simple": lambda log_snr, slope: tf.ones_like(log_snr),
+    "min_snr": _min_snr,
+    "snr_plus_one": lambda log_snr, slope: 1 + tf.exp(-log_snr),
+    "sigmoid": _sigmoid,
+}
+
+
+def error_factor(weighting, log_snr, slope, **options):
+    """Returns w(log_snr) (-dl/dt), the factor on the squared error of eps.
+
+    Args:
+        weighting: a key of `WEIGHTINGS`.
+        log_snr: log-SNR, `[B]`.
+        slope: d log_snr / dt, negative, `[B]`.
+        **options: `gamma` of `"min_snr"`, `bias` of `"sigmoid"`.
+
+    Returns:
+        A tensor `[B]`.
+
+    Raises:
+        ValueError: for an unknown weighting.
+
+    Example:
+        >>> error_factor("simple", tf.constant([3.0]), tf.constant([-20.0])).numpy().tolist()
+        [1.0]
+    """
+    if weighting not in WEIGHTINGS:
+        raise ValueError(
+            f"`weighting` must be one of {sorted(WEIGHTINGS)}. Received: weighting={weighting!r}."
+        )
+    return WEIGHTINGS[weighting](log_snr, slope, **options)
+
+
+def weight(weighting, log_snr, slope, **options):
+    """Returns w(log_snr), `[B]`; see `error_factor`, which training uses.
+
+    Example:
+        >>> weight("elbo", tf.constant([3.0]), tf.constant([-20.0])).numpy().tolist()
+        [1.0]
+    """
+    return error_factor(weighting, log_snr, slope, **options) / -slope

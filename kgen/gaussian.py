@@ -1,0 +1,70 @@
+"""The diagonal Gaussian, the one distribution that every model of the road is made of.
+
+    log N(x; mean, std^2) = -1/2 sum_i [ log(2 pi) + 2 log std_i + (x_i - mean_i)^2 / std_i^2 ]
+
+    KL(q || p) = 1/2 sum_i [ std_q^2 / std_p^2 - 1 - 2 (log std_q - log std_p)
+                             + (mean_q - mean_p)^2 / std_p^2 ]
+
+Shapes: `mean` is `[B, ...]`, `log_std` broadcasts to it; densities and divergences are sums over
+the event and have shape `[B]`, in nats.
+
+References:
+  Kingma and Welling (2013), https://arxiv.org/abs/1312.6114, appendix B (KL to N(0, I)).
+  Luo (2022), https://arxiv.org/abs/2208.11970, eq. 86 (the KL of two Gaussians).
+"""
+
+import dataclasses
+import math
+
+import tensorflow as tf
+
+from kgen.tensors import normal, sum_event
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussian:
+    """A diagonal Gaussian with mean `mean` and standard deviation `exp(log_std)`.
+
+    Args:
+        mean: `[B, ...]`.
+        log_std: log standard deviation, broadcastable to `mean`.
+
+    Example:
+        >>> q = Gaussian(tf.zeros([2, 3]), tf.zeros([2, 3]))
+        >>> q.kl(standard_normal(q.mean)).numpy().tolist()
+        [0.0, 0.0]
+    """
+
+    mean: tf.Tensor
+    log_std: tf.Tensor
+
+    @classmethod
+    def from_moments(cls, moments):
+        """Splits `[B, ..., 2 C]` on the last axis into the mean and the log standard deviation."""
+        mean, log_std = tf.split(tf.cast(moments, tf.float32), 2, axis=-1)
+        return cls(mean, log_std)
+
+    @property
+    def std(self):
+        """Standard deviation."""
+        return tf.exp(self.log_std)
+
+    def sample(self, seed):
+        """Draws `mean + std * eps`, the reparameterisation trick. `seed` is an int32 pair."""
+        return self.mean + self.std * normal(tf.shape(self.mean), seed, self.mean.dtype)
+
+    def log_prob(self, x):
+        """Log density at `x`, `[B]` nats."""
+        standardised = (x - self.mean) * tf.exp(-self.log_std)
+        return -0.5 * sum_event(math.log(2 * math.pi) + 2 * self.log_std + standardised**2)
+
+    def kl(self, p):
+        """KL(self || p) for another Gaussian `p`, `[B]` nats."""
+        log_ratio = self.log_std - p.log_std
+        distance = (self.mean - p.mean) * tf.exp(-p.log_std)
+        return 0.5 * sum_event(tf.math.expm1(2 * log_ratio) + distance**2 - 2 * log_ratio)
+
+
+def standard_normal(like):
+    """N(0, I) of the shape of the tensor `like`."""
+    return Gaussian(tf.zeros_like(like), tf.zeros_like(like))

@@ -1,0 +1,35 @@
+"""Solvers: from noise to data with a denoiser."""
+
+from kgen.solvers.ddim import DDIM
+from kgen.solvers.dpm_solver import DPMSolver
+from kgen.solvers.heun import Heun
+from kgen.solvers.solver import Solver, solve
+
+SOLVERS = {"ddim": DDIM, "dpm": DPMSolver, "heun": Heun}
+
+__all__ = ["DDIM", "SOLVERS", "DPMSolver", "Heun", "Solver", "get", "solve"]
+
+
+def get(solver):
+    """Returns a solver given by name or as an instance.
+
+    Args:
+        solver: a key of `SOLVERS`, for that solver with its default options, or a `Solver`.
+
+    Returns:
+        A `Solver`.
+
+    Raises:
+        ValueError: for anything else.
+
+    Example:
+        >>> get("dpm")
+        DPMSolver(order=2)
+    """
+    if isinstance(solver, Solver):
+        return solver
+    if isinstance(solver, str) and solver in SOLVERS:
+        return SOLVERS[solver]()
+    raise ValueError(
+        f"`solver` must be a Solver or one of {sorted(SOLVERS)}. Received: solver={solver!r}."
+    )

@@ -1,0 +1,116 @@
+import statistics
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kgen.diffusion import CosineLogSNR, GaussianDiffusion, LinearBeta, sample_times, time_grid
+from kgen.diffusion.timesteps import TIME_SAMPLERS
+
+PROCESSES = [GaussianDiffusion(CosineLogSNR()), GaussianDiffusion(LinearBeta(), "ve")]
+every_sampler = pytest.mark.parametrize("kind", sorted(TIME_SAMPLERS))
+every_process = pytest.mark.parametrize("process", PROCESSES, ids=repr)
+
+
+@every_sampler
+def test_estimates_an_integral_without_bias(kind):
+    """The mean of t^2 (1 - t) / p(t) is 1/12."""
+    t, density = (v.numpy().astype("float64") for v in sample_times(kind, 40000, [3, 4]))
+    assert t.shape == density.shape == (40000,)
+    assert (t >= 0).all()
+    assert (t <= 1).all()
+    values = t**2 * (1 - t) / density
+    assert abs(values.mean() - 1 / 12) < 4 * values.std() / 200
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("uniform", {}),
+        ("stratified", {}),
+        ("logit_normal", {}),
+        ("logit_normal", {"mean": -0.5, "std": 0.7}),
+    ],
+)
+def test_density_is_that_of_the_times(kind, options):
+    """Its integral up to t is the share of the draws below t."""
+    drawn = sample_times(kind, 20000, [5, 6], **options)
+    t, density = (v.numpy().astype("float64") for v in drawn)
+    order = np.argsort(t)
+    t, density = t[order], density[order]
+    integral = np.cumsum((density[1:] + density[:-1]) / 2 * np.diff(t))
+    share = np.arange(1, len(t)) / len(t)
+    assert np.abs(integral - share).max() < 0.03
+
+
+def test_stratified_puts_one_time_in_each_bin():
+    for seed in range(5):
+        t, _ = sample_times("stratified", 64, [seed, 0])
+        assert sorted(np.floor(t.numpy() * 64 - (t.numpy() * 64).min() + 1e-3)) == list(range(64))
+    means = [sample_times("stratified", 64, [seed, 0])[0].numpy().mean() for seed in range(20)]
+    assert statistics.stdev(means) < 0.2 * (1 / 12 / 64) ** 0.5
+
+
+def test_logit_normal_has_its_moments():
+    t, _ = sample_times("logit_normal", 20000, [1, 1], mean=-0.5, std=0.7)
+    logit = np.log(t / (1 - t))
+    np.testing.assert_allclose([logit.mean(), logit.std()], [-0.5, 0.7], atol=0.02)
+
+
+@every_sampler
+def test_seed_decides(kind):
+    one, same, other = (sample_times(kind, 8, seed)[0] for seed in ([1, 2], [1, 2], [1, 3]))
+    np.testing.assert_array_equal(one, same)
+    assert not np.array_equal(one, other)
+
+
+@every_process
+@pytest.mark.parametrize("kind", ["log_snr", "t", "karras"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_grid_falls_from_one_to_zero(process, kind, dtype):
+    for num_steps in (1, 2, 250):
+        times = time_grid(process, num_steps, kind=kind, dtype=dtype).numpy()
+        assert times.dtype == dtype
+        assert len(times) == num_steps + 1
+        assert times[0] == 1
+        assert times[-1] == 0
+        assert (np.diff(times) < 0).all()
+
+
+@every_process
+def test_grid_is_equidistant_in_its_coordinate(process):
+    levels = process.log_snr(time_grid(process, 10, "log_snr", "float64"))
+    np.testing.assert_allclose(np.diff(levels), np.full(10, (levels[-1] - levels[0]) / 10))
+    np.testing.assert_allclose(time_grid(process, 10, "t"), np.linspace(1, 0, 11), atol=1e-6)
+
+
+@every_process
+@pytest.mark.parametrize("rho", [7.0, 3.0])
+def test_karras_grid_is_that_of_the_paper(process, rho):
+    low, high = (np.exp(-process.log_snr(tf.constant(t, tf.float64)) / 2) for t in (0.0, 1.0))
+    steps = np.arange(9) / 8
+    sigma = (high ** (1 / rho) + steps * (low ** (1 / rho) - high ** (1 / rho))) ** rho
+    times = time_grid(process, 8, "karras", "float64", rho=rho)
+    np.testing.assert_allclose(np.exp(-process.log_snr(times) / 2), sigma, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["log_snr", "t", "karras"])
+def test_one_trace_serves_every_number_of_steps(kind):
+    traces = []
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.int32)])
+    def grid(num_steps):
+        traces.append(1)
+        return time_grid(PROCESSES[0], num_steps, kind=kind)
+
+    for num_steps in (1, 7, 2):
+        expected = time_grid(PROCESSES[0], num_steps, kind=kind)
+        np.testing.assert_allclose(grid(num_steps), expected, atol=1e-6)
+    assert len(traces) == 1
+
+
+def test_unknown_kinds():
+    with pytest.raises(ValueError, match=r"`kind` must be one of \['logit_normal', 'stratified'"):
+        sample_times("cosine", 3, [0, 0])
+    with pytest.raises(ValueError, match=r"`kind` must be one of \['karras', 'log_snr', 't'\]"):
+        time_grid(PROCESSES[0], 3, kind="quadratic")

@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kgen.diffusion import CosineLogSNR, LinearBeta, LinearLogSNR, weighting
+
+
+def error(log_snr):
+    """Some squared error of eps that depends on the noise level."""
+    return 1 / (1 + np.exp(-0.7 * log_snr + 0.4)) + 0.1
+
+
+@pytest.mark.parametrize("name", ["elbo", "sigmoid"])
+@pytest.mark.parametrize(
+    "schedule",
+    [LinearLogSNR(8.0, -8.0), CosineLogSNR(8.0, -8.0), LinearBeta(1, 9, "vp", 8.0, -8.0)],
+    ids=repr,
+)
+def test_loss_does_not_depend_on_the_schedule(name, schedule):
+    """The integral over time is one over the log-SNR, here with w written out in numpy."""
+    level = np.linspace(8, -8, 4001)
+    t = schedule.time(level).numpy()
+    log_snr, slope = schedule.log_snr(t), schedule.slope(t)
+    loss = weighting.error_factor(name, log_snr, slope) * error(log_snr.numpy())
+    w = {"elbo": 1.0, "sigmoid": np.exp(2 - level) / (1 + np.exp(2 - level))}[name]
+    expected = np.trapezoid(w * error(level), -level)
+    np.testing.assert_allclose(np.trapezoid(loss, t), expected, rtol=1e-5)
+
+
+def test_simple_and_min_snr_are_plain_means():
+    """DDPM: E |eps - eps_hat|^2. Hang et al.: E min(SNR, 5) |x - x_hat|^2."""
+    log_snr, slope = tf.constant([-3.0, 1.0, 1.7, 6.0]), tf.constant([-2.0, -30.0, -1.0, -0.1])
+    snr = np.exp([-3.0, 1.0, 1.7, 6.0])
+    np.testing.assert_array_equal(weighting.error_factor("simple", log_snr, slope), np.ones(4))
+    for options, gamma in (({}, 5.0), ({"gamma": 2.0}, 2.0)):
+        factor = weighting.error_factor("min_snr", log_snr, slope, **options)
+        np.testing.assert_allclose(factor * snr, np.minimum(snr, gamma), rtol=1e-5)
+
+
+def test_snr_plus_one_is_the_plain_mean_of_v_under_vp():
+    """At the angle a, SNR = 1 / tan(a)^2, and an error of v is one of eps over cos(a)."""
+    angle = np.array([0.2, 0.7, 1.3])
+    log_snr = tf.constant(-2 * np.log(np.tan(angle)))
+    factor = weighting.error_factor("snr_plus_one", log_snr, -tf.ones_like(log_snr))
+    np.testing.assert_allclose(factor * np.cos(angle) ** 2, np.ones(3))
+
+
+def test_sigmoid_is_half_at_its_bias():
+    log_snr, slope = tf.constant([2.0, -3.0]), tf.constant([-1.0, -1.0])
+    assert weighting.weight("sigmoid", log_snr, slope).numpy()[0] == 0.5
+    assert weighting.weight("sigmoid", log_snr, slope, bias=-3.0).numpy()[1] == 0.5
+
+
+@pytest.mark.parametrize("name", sorted(weighting.WEIGHTINGS))
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_weights_are_finite_and_of_the_dtype(name, dtype):
+    log_snr, slope = tf.constant([-15.0, 0, 15], dtype), tf.constant([-1e4, -1, -1e-3], dtype)
+    weight = weighting.weight(name, log_snr, slope)
+    assert weight.dtype == dtype
+    assert np.isfinite(weight).all()
+    assert (weight.numpy() > 0).all()
+    np.testing.assert_allclose(weight * -slope, weighting.error_factor(name, log_snr, slope))
+
+
+def test_unknown_weighting():
+    with pytest.raises(ValueError, match=r"`weighting` must be one of \['elbo', 'min_snr'"):
+        weighting.weight("p2", tf.zeros([1]), -tf.ones([1]))

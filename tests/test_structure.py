@@ -1,0 +1,66 @@
+"""Imports point down, heavy packages load late, no `assert` guards a door."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).parents[1] / "kgen"
+MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
+
+GROUND = {"tensors", "gaussian", "serialization", "presets", "distribution"}
+ALLOWED = {
+    "serialization": set(),
+    "tensors": {"serialization"},
+    "gaussian": {"tensors"},
+    "presets": set(),
+    "pictures": set(),
+    "diffusion": GROUND,
+    "solvers": GROUND | {"diffusion"},
+    "conditioning": GROUND | {"diffusion", "solvers"},
+    "networks": GROUND,
+    "data": GROUND,
+    "metrics": GROUND,
+    "models": GROUND | {"diffusion", "solvers", "conditioning"},
+    "callbacks": GROUND | {"models", "pictures"},
+    "export": GROUND | {"diffusion", "solvers", "conditioning", "models"},
+}
+
+
+def room(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_rooms(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "kgen":
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kgen."):
+            yield node.module.split(".")[1]
+        elif isinstance(node, ast.Import):
+            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("kgen."))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_module(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree), "every module says what it is"
+    assert not any(isinstance(node, ast.Assert) for node in ast.walk(tree))
+    here = room(path)
+    if here == "__init__":
+        return
+    above = set(imported_rooms(tree)) - ALLOWED[here] - {here}
+    assert not above, f"{here} must not import {above}"
+
+
+def test_heavy_packages_load_when_first_used():
+    heavy = ["keras_hub", "tensorflow_text", "tensorflow_datasets", "matplotlib", "PIL"]
+    # Keras itself brings in some of them.
+    code = (
+        "import sys, keras; before = set(sys.modules); import kgen; "
+        f"print([m for m in {heavy} if m in set(sys.modules) - before])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
