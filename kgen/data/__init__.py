@@ -1,0 +1,1 @@
+"""Input pipelines: `tf.data` over TFDS data sets. Import the module of the data set you need."""

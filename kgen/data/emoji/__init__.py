@@ -1,0 +1,282 @@
+"""Captioned emoji: 64 x 64 pictures on white in seven styles, with their words.
+
+The same concept ("red heart") is drawn in several styles ("noto", "twemoji", ...), so a caption is
+a concept and, as a second condition, a style. Train and test are split by concept: no test caption
+is seen in training in any style.
+
+Three ways to speak of one picture, by the argument `captions` of `load`:
+
+    "label"      red heart
+    "styled"     red heart, noto
+    "composed"   drawn anew each epoch: half "label, style", a quarter "label",
+                 a quarter "label, tag[, tag][, style]"
+
+Recolouring teaches colour words. A picture of one dominant hue h (measured at build time, see
+`build.py`) is turned to the hue h' of a colour word and captioned with it: every pixel keeps its
+value and saturation in HSV and has its hue moved by h' - h, so "apple" becomes "blue apple".
+
+The data are a TFDS data set in this folder; `python -m kgen.data.emoji.build --help` rebuilds them.
+"""
+
+import functools
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+from kgen.data.emoji.captions import digest, normalise
+
+__all__ = [
+    "COLOURS",
+    "SPLITS",
+    "STYLES",
+    "gallery",
+    "load",
+    "load_arrays",
+    "normalise",
+]
+
+STYLES = ("twemoji", "noto", "noto v1", "fluent", "fluent flat", "emojione", "fxemoji")
+SPLITS = ("train", "test")
+CAPTIONS = ("label", "styled", "composed")
+COLOURS = {
+    "red": 0.0,
+    "orange": 30 / 360,
+    "yellow": 55 / 360,
+    "green": 120 / 360,
+    "blue": 220 / 360,
+    "purple": 275 / 360,
+    "pink": 330 / 360,
+}
+
+FOLDER = pathlib.Path(__file__).parent / "1.0.0"
+_MIN_CONCENTRATION = 0.9
+_MIN_TURN = 0.11
+_FIXED_COLOUR_WORDS = (
+    "red|orange|yellow|green|blue|purple|pink|brown|black|white|gr[ae]y|gold|golden|silver|rainbow"
+    "|dark|light|blond|bald|colored|skin|tone|hair|flag|flags|japan|japanese|america|americas"
+    "|american|africa|asia|europe|european|australia"
+)
+
+
+def load(
+    split="train",
+    *,
+    batch_size=64,
+    styles=None,
+    captions="composed",
+    recolour=0.0,
+    shuffle=None,
+    seed=0,
+    repeat=False,
+    drop_remainder=False,
+    data_dir=None,
+):
+    """Returns the batches of one split, ready for `model.fit`.
+
+    Args:
+        split: `"train"` or `"test"`.
+        batch_size: Pictures in a batch, a positive integer.
+        styles: Sequence of names of `STYLES`, or `None` for all.
+        captions: `"label"`, `"styled"` or `"composed"`.
+        recolour: Probability in [0, 1] that a picture that can be recoloured is.
+        shuffle: Whether to shuffle, anew each epoch. `None` means only the training split.
+        seed: Integer. Order, captions and colours follow from it.
+        repeat: Whether the data set goes on for ever.
+        drop_remainder: Whether to leave out a last batch that is not full.
+        data_dir: Folder of the prepared data set. `None` means the one in this package.
+
+    Returns:
+        A `tf.data.Dataset` of `{"images": float32 [B, 64, 64, 3] in [-1, 1], "prompts": string
+        [B]}`.
+
+    Raises:
+        ValueError: If an argument is none of the above, or `data_dir` holds no data set.
+
+    Example:
+    >>> batch = next(iter(load("test", batch_size=4, captions="styled")))
+    >>> batch["images"].shape
+    TensorShape([4, 64, 64, 3])
+    """
+    _check_choice("captions", captions, CAPTIONS)
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"`batch_size` must be a positive integer. Received: {batch_size=}.")
+    if not 0.0 <= recolour <= 1.0:
+        raise ValueError(f"`recolour` must be in [0, 1]. Received: {recolour=}.")
+    examples, count = _examples(split, styles, data_dir)
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    options.deterministic = True
+    if shuffle or (shuffle is None and split == "train"):
+        examples = examples.shuffle(count, seed=seed, reshuffle_each_iteration=True)
+    if repeat:
+        examples = examples.repeat()
+    draws = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(2, True)
+    make = functools.partial(_picture_and_prompt, captions=captions, recolour=recolour)
+    pairs = tf.data.Dataset.zip(examples, draws).map(make, num_parallel_calls=tf.data.AUTOTUNE)
+    batches = pairs.batch(batch_size, drop_remainder=drop_remainder)
+    return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
+
+
+def load_arrays(split="train", styles=None, *, data_dir=None):
+    """Returns one split in memory, for evaluation.
+
+    Args:
+        split: `"train"` or `"test"`.
+        styles: Sequence of names of `STYLES`, or `None` for all.
+        data_dir: Folder of the prepared data set. `None` means the one in this package.
+
+    Returns:
+        A dictionary of arrays: `images` uint8 `[N, 64, 64, 3]`, and `captions`, `styles`, `tags`
+        (joined by "|") and `groups`, strings `[N]`.
+
+    Raises:
+        ValueError: If an argument is none of the above, or `data_dir` holds no data set.
+
+    Example:
+    >>> arrays = load_arrays("test", styles=["noto"])
+    >>> arrays["images"].shape[1:]
+    (64, 64, 3)
+    """
+    examples, count = _examples(split, styles, data_dir)
+    decoded = examples.map(lambda row: {**row, "image": _decode(row["image"])})
+    rows = next(decoded.batch(count).as_numpy_iterator())
+    texts = {"captions": "caption", "styles": "style", "tags": "tags", "groups": "group"}
+    columns = {name: np.array([text.decode() for text in rows[texts[name]]]) for name in texts}
+    return {"images": rows["image"], **columns}
+
+
+def gallery(split="test", size=200, style="noto", *, data_dir=None):
+    """Returns a fixed set of captions, chosen by a hash and so by nobody's taste.
+
+    Args:
+        split: `"train"` or `"test"`.
+        size: How many captions at most, a positive integer.
+        style: The style in which each caption has a picture.
+        data_dir: Folder of the prepared data set. `None` means the one in this package.
+
+    Returns:
+        A list of captions of different keys, in the order of the sha256 of `normalise(caption)`.
+
+    Raises:
+        ValueError: If an argument is none of the above, or `data_dir` holds no data set.
+
+    Example:
+    >>> len(gallery("test", size=20))
+    20
+    """
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ValueError(f"`size` must be a positive integer. Received: {size=}.")
+    _check_choice("style", style, STYLES)
+    examples, _ = _examples(split, [style], data_dir)
+    captions = sorted({row["caption"].numpy().decode() for row in examples}, reverse=True)
+    by_digest = {digest(caption): caption for caption in captions}
+    return [caption for _, caption in sorted(by_digest.items())[:size]]
+
+
+def recoloured(image, hue, target):
+    """Turns the hues of a picture by `target - hue`.
+
+    Args:
+        image: float32 `[H, W, 3]` in [0, 1].
+        hue: The dominant hue in [0, 1), where 0 is red and 1/3 green.
+        target: The hue that takes its place.
+
+    Returns:
+        float32 `[H, W, 3]` in [0, 1].
+    """
+    hsv = tf.image.rgb_to_hsv(image)
+    turned = tf.math.floormod(hsv[..., :1] + target - hue, 1.0)
+    return tf.image.hsv_to_rgb(tf.concat([turned, hsv[..., 1:]], axis=-1))
+
+
+def _check_choice(name, value, allowed):
+    if value not in allowed:
+        raise ValueError(f"`{name}` must be one of {list(allowed)}. Received: {name}={value!r}.")
+
+
+def _examples(split, styles, data_dir):
+    """Returns the undecoded examples of a split in the given styles, and their number."""
+    import tensorflow_datasets as tfds
+
+    _check_choice("split", split, SPLITS)
+    if styles is not None:
+        if isinstance(styles, str) or not styles:
+            raise ValueError(
+                f"`styles` must be a sequence of some of {list(STYLES)}, or None. "
+                f"Received: {styles=}."
+            )
+        for style in styles:
+            _check_choice("styles", style, STYLES)
+    folder = pathlib.Path(data_dir or FOLDER)
+    if not (folder / "dataset_info.json").is_file():
+        raise ValueError(
+            "`data_dir` must be a folder with a prepared data set (dataset_info.json). "
+            f"Received: data_dir={data_dir!r}."
+        )
+    builder = tfds.builder_from_directory(str(folder))
+    examples = builder.as_dataset(
+        split=split,
+        decoders={"image": tfds.decode.SkipDecoding()},
+        read_config=tfds.ReadConfig(try_autocache=False),
+    )
+    count = builder.info.splits[split].num_examples
+    if styles is not None:
+        wanted = tf.constant(list(styles))
+        examples = examples.filter(lambda row: tf.reduce_any(row["style"] == wanted))
+        count = int(examples.reduce(0, lambda total, _: total + 1))
+        examples = examples.apply(tf.data.experimental.assert_cardinality(count))
+    return examples, count
+
+
+def _decode(encoded):
+    return tf.ensure_shape(tf.io.decode_png(encoded, channels=3), (64, 64, 3))
+
+
+def _picture_and_prompt(row, draws, captions, recolour):
+    image = tf.cast(_decode(row["image"]), tf.float32) / 255.0
+    seeds = tf.random.experimental.stateless_split(draws, 3)
+    label, tags = row["caption"], row["tags"]
+    if recolour > 0.0:
+        drawn = tf.random.stateless_uniform([], seeds[1]) < recolour
+        turn = drawn & _has_free_colour(row)
+        name, target = _other_colour(row["hue"], seeds[2])
+        image = tf.cond(turn, lambda: recoloured(image, row["hue"], target), lambda: image)
+        label = tf.where(turn, tf.strings.join([name, label], " "), label)
+        tags = tf.where(turn, "", tags)  # a tag may name the colour that is gone
+    if captions == "composed":
+        prompt = _composed(label, row["style"], tags, seeds[0])
+    else:
+        prompt = label if captions == "label" else tf.strings.join([label, row["style"]], ", ")
+    return {"images": image * 2.0 - 1.0, "prompts": prompt}
+
+
+def _has_free_colour(row):
+    """Says whether a picture has one hue, which neither its caption nor being a person fixes."""
+    named = tf.strings.regex_full_match(row["caption"], rf"(.*\b)?({_FIXED_COLOUR_WORDS})(\b.*)?")
+    free = ~named & (row["group"] != "people-body")
+    return free & (row["hue_concentration"] >= _MIN_CONCENTRATION)
+
+
+def _other_colour(hue, seed):
+    """Draws one of `COLOURS` that is visibly not `hue`; returns its name and its hue."""
+    targets = tf.constant(list(COLOURS.values()))
+    distance = tf.abs(tf.math.floormod(targets - hue + 0.5, 1.0) - 0.5)
+    scores = tf.random.stateless_uniform([len(COLOURS)], seed)
+    index = tf.argmax(tf.where(distance > _MIN_TURN, scores, -1.0))
+    return tf.constant(list(COLOURS))[index], targets[index]
+
+
+def _composed(label, style, tags, seed):
+    """Draws a caption: the label, perhaps with tags, perhaps with the style."""
+    seeds = tf.random.experimental.stateless_split(seed, 3)
+    kind = tf.random.stateless_uniform([], seeds[0])
+    styled = tf.random.stateless_uniform([], seeds[1]) < 0.5
+    words = tf.strings.split(tags, "|")
+    words = tf.boolean_mask(words, words != "")
+    words = tf.random.experimental.stateless_shuffle(words, seeds[2])
+    with_tags = kind >= 0.75
+    with_style = (kind < 0.5) | (with_tags & styled)
+    num_tags, num_styles = tf.where(with_tags, 2, 0), tf.where(with_style, 1, 0)
+    parts = [label[None], words[:num_tags], style[None][:num_styles]]
+    return tf.strings.reduce_join(tf.concat(parts, axis=0), separator=", ")
