@@ -1,0 +1,7 @@
+"""Conditions: what a generative model is told, and how it learns to do without."""
+
+from kgen.conditioning.conditioner import Conditioner
+from kgen.conditioning.dropout import drop_condition
+from kgen.conditioning.text_encoder import TextEncoder
+
+__all__ = ["Conditioner", "TextEncoder", "drop_condition"]

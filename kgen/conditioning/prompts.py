@@ -1,0 +1,56 @@
+"""Prompts at the door: every accepted form becomes a string tensor `[B]`, the rest an error."""
+
+import numpy as np
+import tensorflow as tf
+
+
+def as_strings(prompts):
+    """Makes a string tensor of prompts.
+
+    Args:
+        prompts: a string, a list of strings, or a string array or tensor of rank 0 or 1.
+
+    Returns:
+        A string tensor `[B]`.
+
+    Raises:
+        TypeError: if a prompt is not a string.
+        ValueError: if there is none, or the rank is higher.
+
+    Example:
+        >>> as_strings("a red heart").numpy().tolist()
+        [b'a red heart']
+    """
+    if isinstance(prompts, (str, bytes)):
+        prompts = [prompts]
+    if isinstance(prompts, np.ndarray):
+        prompts = prompts.tolist() if prompts.ndim else [prompts.item()]
+    if isinstance(prompts, (list, tuple)):
+        for prompt in prompts:
+            if not isinstance(prompt, (str, bytes)):
+                raise TypeError(
+                    "`prompts` must be a string, a list of strings or a string tensor; the empty "
+                    f"prompt is ''. Received: {prompt!r} of type {type(prompt).__name__} in it."
+                )
+        if not prompts:
+            raise ValueError("`prompts` must hold at least one prompt. Received: an empty list.")
+    elif not tf.is_tensor(prompts):
+        raise TypeError(
+            "`prompts` must be a string, a list of strings or a string tensor; the empty prompt is "
+            f"''. Received: prompts={prompts!r} of type {type(prompts).__name__}."
+        )
+    tensor = tf.convert_to_tensor(prompts)
+    if tensor.dtype != tf.string:
+        raise TypeError(
+            f"`prompts` must be strings. Received: a tensor of dtype {tensor.dtype.name}."
+        )
+    if tensor.shape.rank is None:
+        return tf.ensure_shape(tensor, [None])
+    if tensor.shape.rank == 0:
+        tensor = tensor[tf.newaxis]
+    if tensor.shape.rank != 1 or tensor.shape[0] == 0:
+        raise ValueError(
+            "`prompts` must be one row of at least one prompt. "
+            f"Received: a tensor of shape {tuple(tensor.shape)}."
+        )
+    return tensor

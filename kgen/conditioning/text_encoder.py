@@ -1,0 +1,397 @@
+"""Text encoder: how a sentence becomes numbers that a network can attend to.
+
+    prompt --tokenizer--> ids [L] --embedding, transformer--> tokens [L, D] --mean--> pooled [D]
+
+1. The tokenizer cuts a text into pieces of a fixed vocabulary ("apples" -> "apple", "##s"), puts a
+   start and an end mark around them and pads the row to L ids; `mask` is true for the real ones.
+2. The transformer mixes the pieces: the vector of "bank" in "river bank" is another than in
+   "savings bank". The rows, `tokens`, are what cross-attention reads, one vector for each piece.
+   Rows of padding are zero.
+3. `pooled` is the mean of the real rows, scaled to length 1, so that the cosine of two sentences is
+   the dot product of their `pooled` vectors. (`pooling="last"` takes the row of the end mark
+   instead, which is where CLIP's causal transformer has seen the whole text.)
+
+The empty text is a text like any other, two marks around nothing. Its encoding is the null
+condition.
+
+Any KerasHub text backbone whose inputs are among token_ids, segment_ids and padding_mask will do,
+in particular the BERT family and CLIP. A frozen encoder belongs to a model without being part of
+it: the model's files name the encoder's preset by path and sha256 and hold no copy of its weights,
+and `embed` computes each distinct prompt once.
+
+References:
+  BERT: Devlin et al. (2018), https://arxiv.org/abs/1810.04805.
+  CLIP: Radford et al. (2021), section 2.4, https://arxiv.org/abs/2103.00020.
+  Mean pooling: Reimers and Gurevych, Sentence-BERT (2019), https://arxiv.org/abs/1908.10084.
+  Text in diffusion: Rombach et al. (2022), section 3.3, https://arxiv.org/abs/2112.10752.
+"""
+
+import json
+import pathlib
+import warnings
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kgen.conditioning import text_presets
+from kgen.conditioning.conditioner import Conditioner
+from kgen.conditioning.packing import Packer
+from kgen.conditioning.prompts import as_strings
+from kgen.serialization import serializable
+
+ACTIVATIONS = (None, "gelu_erf")
+POOLINGS = ("mean", "last")
+
+
+@serializable
+class TextEncoder(Conditioner):
+    """A KerasHub text backbone and its tokenizer as a conditioner.
+
+    Args:
+        backbone: a text backbone of KerasHub, such as `BertBackbone` or `CLIPTextEncoder`.
+        tokenizer: the matching `keras_hub.tokenizers.Tokenizer`.
+        sequence_length: L, ids in a row, the start and end marks included.
+        trainable: whether the backbone is trained and saved with the model it is part of.
+        activation: `"gelu_erf"` for the exact GELU in the feed-forward blocks, None to leave them.
+        pooling: `"mean"` of the real tokens, or `"last"`, the end mark's.
+        normalize: whether `pooled` is scaled to length 1.
+        **kwargs: options of a Keras layer, such as `name`.
+
+    Call arguments:
+        inputs: a string, a list of strings or a string tensor `[B]`; or the output of `tokenize`;
+            or a condition, which is returned as it is (prompts that were encoded beforehand).
+        training: whether a trainable backbone uses dropout.
+
+    Returns:
+        A dictionary: `"tokens"` float32 `[B, L, D]`, `"mask"` bool `[B, L]` and `"pooled"` float32
+        `[B, D]`.
+
+    Raises:
+        TypeError: if a prompt is not a string.
+        ValueError: if there is no prompt, or an option is not one of those above.
+
+    Example:
+        >>> encoder = TextEncoder.from_preset("saved_models/minilm_l6_v2")
+        >>> encoder(["a red apple", "a ripe fruit"])["tokens"].shape
+        TensorShape([2, 32, 384])
+    """
+
+    batch_key = "prompts"
+
+    def __init__(
+        self,
+        backbone,
+        tokenizer,
+        *,
+        sequence_length=32,
+        trainable=False,
+        activation=None,
+        pooling="mean",
+        normalize=True,
+        **kwargs,
+    ):
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(trainable=trainable, **kwargs)
+        if activation not in ACTIVATIONS:
+            raise ValueError(
+                f"`activation` must be one of {ACTIVATIONS}. Received: activation={activation!r}."
+            )
+        if pooling not in POOLINGS:
+            raise ValueError(f"`pooling` must be one of {POOLINGS}. Received: pooling={pooling!r}.")
+        longest = getattr(backbone, "max_sequence_length", None) or sequence_length
+        if not isinstance(sequence_length, int) or not 3 <= sequence_length <= longest:
+            raise ValueError(
+                f"`sequence_length` must be an integer from 3 to {longest}, the backbone's limit. "
+                f"Received: sequence_length={sequence_length!r}."
+            )
+        text_presets.check_inputs(backbone)
+        if activation == "gelu_erf":
+            text_presets.use_exact_gelu(backbone)
+        self._convert_input_args = False
+        self._allow_non_tensor_positional_args = True
+        self.sequence_length = sequence_length
+        self.activation = activation
+        self.pooling = pooling
+        self.normalize = normalize
+        self.frozen = not trainable
+        self.hidden_dim = int(_sequence_output(backbone.output).shape[-1])
+
+        backbone.trainable = trainable
+        self.parts = _Parts(backbone, tokenizer)
+        if trainable:
+            self.trained_backbone = backbone
+        packer = Packer(tokenizer, sequence_length)
+        self._compiled = _Compiled(
+            room=packer.room,
+            tokenize=tf.function(
+                packer.__call__, input_signature=[tf.TensorSpec([None], tf.string)]
+            ),
+            encode=tf.function(
+                self.encode,
+                input_signature=[
+                    tf.TensorSpec([None, None], tf.int32),
+                    tf.TensorSpec([None, None], tf.bool),
+                ],
+            ),
+        )
+        self._cache = _Cache()
+        self._origin = None
+        with tf.init_scope():
+            self._null_ids, self._null_mask = packer.empty()
+        self.built = True
+
+    @classmethod
+    def from_preset(cls, preset, *, sequence_length=None, trainable=False, **kwargs):
+        """Loads an encoder from a directory, or by the name of a published KerasHub preset.
+
+        Args:
+            preset: a directory, looked for from the working directory and from the root of the
+                checkout; or a name that `keras_hub.models.Backbone.from_preset` knows.
+            sequence_length: L; None for what the preset recommends, else 32.
+            trainable: whether the backbone is trained.
+            **kwargs: options of a Keras layer, such as `name`.
+
+        Returns:
+            A `TextEncoder` in float32, whatever the type of the weights in the file.
+        """
+        import keras_hub
+
+        folder = text_presets.locate(preset)
+        source = str(folder or preset)
+        backbone = keras_hub.models.Backbone.from_preset(source, dtype="float32")
+        backbone = getattr(backbone, "text_encoder", backbone)
+        settings = text_presets.read_settings(folder) | {"trainable": trainable, **kwargs}
+        if sequence_length is not None:
+            settings["sequence_length"] = sequence_length
+        encoder = cls(backbone, text_presets.load_tokenizer(source), **settings)
+        encoder._origin = (
+            text_presets.portable(preset, folder),
+            text_presets.fingerprint(folder, backbone),
+        )
+        return encoder
+
+    def save_to_preset(self, folder, dtype=None):
+        """Writes a KerasHub preset with kgen's settings beside it; the encoder's config names it.
+
+        Args:
+            folder: directory to write, made if it does not exist.
+            dtype: type of the weights in the file, for example `"float16"`; None leaves it.
+        """
+        backbone = self.parts.backbone
+        if dtype is not None:
+            config = backbone.get_config() | {"dtype": dtype}
+            backbone = type(backbone).from_config(config)
+            backbone.set_weights(self.parts.backbone.get_weights())
+        backbone.save_to_preset(str(folder))
+        self.parts.tokenizer.save_to_preset(str(folder))
+        settings = {
+            "activation": self.activation,
+            "pooling": self.pooling,
+            "normalize": self.normalize,
+            "sequence_length": self.sequence_length,
+        }
+        folder = pathlib.Path(folder)
+        path = folder / text_presets.SETTINGS_FILE
+        path.write_text(json.dumps(settings, indent=4) + "\n", encoding="utf-8")
+        self._origin = (
+            text_presets.portable(folder, folder),
+            text_presets.fingerprint(folder, backbone),
+        )
+
+    def tokenize(self, prompts):
+        """Cuts prompts into ids. Needs TensorFlow Text's operations in the process that runs it.
+
+        Args:
+            prompts: a string, a list of strings or a string tensor `[B]`.
+
+        Returns:
+            A dictionary: `"token_ids"` int32 `[B, L]`, `"padding_mask"` bool `[B, L]`. Longer
+            prompts are truncated, with a warning outside of `tf.function`.
+        """
+        prompts = as_strings(prompts)
+        ids, mask, lengths = self._compiled.tokenize(prompts)
+        if tf.executing_eagerly():
+            too_long = np.flatnonzero(lengths.numpy() > self._compiled.room)
+            if len(too_long):
+                first = prompts[too_long[0]].numpy().decode("utf-8", "replace")
+                warnings.warn(
+                    f"{len(too_long)} of {len(lengths)} `prompts` are longer than the encoder's "
+                    f"{self._compiled.room} tokens and are truncated, the first of them {first!r}.",
+                    stacklevel=2,
+                )
+        return {"token_ids": ids, "padding_mask": mask}
+
+    def encode(self, token_ids, padding_mask, training=False):
+        """Encodes ids with TensorFlow's core operations only.
+
+        Args:
+            token_ids: int32 `[B, L]`.
+            padding_mask: bool `[B, L]`, true for real tokens.
+            training: whether a trainable backbone uses dropout.
+
+        Returns:
+            The condition: `"tokens"` `[B, L, D]`, `"mask"` `[B, L]`, `"pooled"` `[B, D]`.
+        """
+        backbone = self.parts.backbone
+        ids, mask = tf.cast(token_ids, tf.int32), tf.cast(padding_mask, tf.bool)
+        inputs = {
+            "token_ids": ids,
+            "segment_ids": tf.zeros_like(ids),
+            "padding_mask": tf.cast(mask, tf.int32),
+        }
+        outputs = backbone(
+            {name: inputs[name] for name in backbone.input},
+            training=bool(training) and not self.frozen,
+        )
+        tokens = tf.cast(_sequence_output(outputs), tf.float32)
+        tokens *= tf.cast(mask, tf.float32)[:, :, tf.newaxis]
+        if self.frozen:
+            tokens = tf.stop_gradient(tokens)
+        return {"tokens": tokens, "mask": mask, "pooled": self._pool(tokens, mask)}
+
+    def call(self, inputs, training=False):
+        """Encodes prompts; see the class."""
+        if not isinstance(inputs, dict):
+            return self.encode(**self.tokenize(inputs), training=training)
+        if set(inputs) == {"tokens", "mask", "pooled"}:
+            return {key: tf.convert_to_tensor(value) for key, value in inputs.items()}
+        if set(inputs) == {"token_ids", "padding_mask"}:
+            return self.encode(**inputs, training=training)
+        raise ValueError(
+            "`inputs` must be prompts, or a dictionary of token_ids and padding_mask, or a "
+            f"condition (tokens, mask, pooled). Received: a dictionary of {sorted(inputs)}."
+        )
+
+    def null(self, batch_size):
+        """The encoding of the empty prompt, `batch_size` times; core operations only."""
+        cond = self.encode(tf.constant([self._null_ids]), tf.constant([self._null_mask]))
+        return {
+            key: tf.tile(row, [batch_size] + [1] * (row.shape.rank - 1))
+            for key, row in cond.items()
+        }
+
+    def embed(self, prompts, batch_size=256, progress=True):
+        """Encodes many prompts, each distinct one once, in small batches of like length.
+
+        A frozen encoder keeps the real tokens of every distinct prompt until `clear_cache`, so a
+        second call does not run the network.
+
+        Args:
+            prompts: a string, a list of strings or a string tensor `[N]`.
+            batch_size: rows in one run of the network.
+            progress: whether to print a progress bar, if there is more than one batch.
+
+        Returns:
+            The condition as numpy arrays with N rows.
+        """
+        prompts = [prompt.decode("utf-8") for prompt in as_strings(prompts).numpy()]
+        rows = self._cache.rows if self.frozen else {}
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in rows]
+        if missing:
+            rows |= self._run(missing, batch_size, progress)
+        tokens = np.zeros([len(prompts), self.sequence_length, self.hidden_dim], "float32")
+        for i, prompt in enumerate(prompts):
+            tokens[i, : len(rows[prompt][0])] = rows[prompt][0]
+        lengths = np.array([len(rows[prompt][0]) for prompt in prompts])
+        return {
+            "tokens": tokens,
+            "mask": np.arange(self.sequence_length) < lengths[:, np.newaxis],
+            "pooled": np.stack([rows[prompt][1] for prompt in prompts]),
+        }
+
+    def clear_cache(self):
+        """Forgets the embeddings that `embed` has kept."""
+        self._cache.rows.clear()
+
+    def get_config(self):
+        """Names the preset by path and sha256; the weights stay where they are."""
+        if self._origin is None:
+            raise ValueError(
+                "A TextEncoder built from a backbone in memory has no preset that its config could "
+                "name. Call `encoder.save_to_preset(folder)` first."
+            )
+        preset, sha256 = self._origin
+        return {
+            "name": self.name,
+            "preset": preset,
+            "sha256": sha256,
+            "sequence_length": self.sequence_length,
+            "trainable": not self.frozen,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Loads the preset again and refuses one whose weights have another sha256."""
+        config = dict(config)
+        preset, expected = config.pop("preset"), config.pop("sha256")
+        encoder = cls.from_preset(preset, **config)
+        received = encoder._origin[1]
+        if received != expected:
+            raise ValueError(
+                "The text encoder's weights are not those the model was trained with. "
+                f"Expected sha256={expected}. Received: sha256={received}, "
+                f"preset={str(text_presets.locate(preset) or preset)!r}."
+            )
+        return encoder
+
+    def _run(self, prompts, batch_size, progress):
+        """Runs the network, shortest prompts first: `{prompt: (real tokens, pooled)}`."""
+        ids = {key: value.numpy() for key, value in self.tokenize(prompts).items()}
+        lengths = ids["padding_mask"].sum(axis=1)
+        order = np.argsort(lengths, kind="stable")
+        starts = range(0, len(order), batch_size)
+        bar = keras.utils.Progbar(len(starts)) if progress and len(starts) > 1 else None
+        rows = {}
+        for start in starts:
+            part = order[start : start + batch_size]
+            width = lengths[part[-1]]
+            cond = self._compiled.encode(*(ids[key][part, :width] for key in ids))
+            tokens, pooled = cond["tokens"].numpy(), cond["pooled"].numpy()
+            for row, i in enumerate(part):
+                rows[prompts[i]] = (tokens[row, : lengths[i]].copy(), pooled[row].copy())
+            if bar is not None:
+                bar.add(1)
+        return rows
+
+    def _pool(self, tokens, mask):
+        weights = tf.cast(mask, tf.float32)[:, :, tf.newaxis]
+        if self.pooling == "last":
+            weights -= tf.concat([weights[:, 1:], tf.zeros_like(weights[:, :1])], axis=1)
+        pooled = tf.reduce_sum(tokens * weights, axis=1) / tf.reduce_sum(weights, axis=1)
+        return tf.math.l2_normalize(pooled, axis=-1) if self.normalize else pooled
+
+
+class _Parts(tf.Module):
+    """Backbone and tokenizer, seen by a SavedModel but not by Keras or checkpoints.
+
+    Keras finds layers by their type, so what a `tf.Module` holds is in no model's weights or files.
+    """
+
+    def __init__(self, backbone, tokenizer):
+        super().__init__(name="parts")
+        self.backbone = backbone
+        self.tokenizer = tokenizer
+
+    def _trackable_children(self, save_type="checkpoint", **kwargs):
+        return {} if save_type == "checkpoint" else super()._trackable_children(save_type, **kwargs)
+
+
+class _Compiled:
+    """Compiled functions in a plain object, which a SavedModel does not write out unasked."""
+
+    def __init__(self, room, tokenize, encode):
+        self.room = room
+        self.tokenize = tokenize
+        self.encode = encode
+
+
+class _Cache:
+    """Rows of `embed`, in a plain object that no tracker walks."""
+
+    def __init__(self):
+        self.rows = {}
+
+
+def _sequence_output(outputs):
+    return outputs["sequence_output"] if isinstance(outputs, dict) else outputs
