@@ -1,0 +1,1 @@
+"""The models: one station of the road a file."""

@@ -1,0 +1,232 @@
+"""What every model of kgen shares: one training step, one evaluation step, averaged weights, seeds.
+
+A model states its loss as named terms per example, `loss_terms(batch) -> {name: [B]}`, in the
+words of its paper; the training loss is the mean over the batch of their sum. All else that a
+Keras training step owes its user is here: loss scaling under mixed precision and over devices,
+gradient accumulation through `optimizer.apply`, one running mean for every term.
+
+The exponential moving average of the weights (`ema_decay`) is what evaluation, sampling, presets
+and exports use:
+
+    ema <- d ema + (1 - d) weights,    d = min(ema_decay, (1 + n) / (10 + n)) after n updates
+
+References:
+  Luo (2022), https://arxiv.org/abs/2208.11970: every loss here is a sum of terms of its ELBO.
+  Polyak and Juditsky (1992), https://doi.org/10.1137/0330046 (averaging).
+"""
+
+import abc
+import contextlib
+import types
+
+import keras
+import tensorflow as tf
+
+from kgen.presets import save_preset
+from kgen.tensors import SeedStream
+
+
+class GenerativeModel(keras.Model, abc.ABC):
+    """Base class: a subclass defines `loss_terms`, and calls `start_averaging` once it has weights.
+
+    Args:
+        ema_decay: decay of the averaged weights, in [0, 1), or None for no averaging.
+        seed: integer seed of all randomness in training, or None.
+        **kwargs: `name` and `dtype` of a Keras model.
+    """
+
+    def __init__(self, *, ema_decay=None, seed=None, **kwargs):
+        super().__init__(**kwargs)
+        self.autocast = False
+        if ema_decay is not None and not 0 <= ema_decay < 1:
+            raise ValueError(f"`ema_decay` must be in [0, 1) or None. Received: {ema_decay}.")
+        self.ema_decay = ema_decay
+        self.ema_weights = []
+        self.seeds = SeedStream(seed, name="seeds")
+        self._means = {}
+
+    @property
+    def term_names(self):
+        """Names of what training reports beside the loss, where they are known beforehand."""
+        return ()
+
+    @abc.abstractmethod
+    def loss_terms(self, batch, training=False, seed=None):
+        """Returns the terms of the loss for each example.
+
+        Args:
+            batch: what the data set yields.
+            training: whether layers such as dropout are active.
+            seed: an int32 pair; None takes the next one of the model.
+
+        Returns:
+            A dictionary of tensors `[B]` whose sum is the training loss of each example.
+        """
+
+    def start_averaging(self):
+        """Creates the averaged weights; a subclass calls it at the end of its construction."""
+        if self.ema_decay is None:
+            return
+        self.ema_updates = self.add_weight(
+            shape=(), dtype="int32", trainable=False, name="ema_updates", initializer="zeros"
+        )
+        # By path: a network that Keras rebuilds may hold its variables in another order.
+        variables = sorted(self.trainable_variables, key=lambda v: v.path)
+        # A namespace, so that Keras does not take the variables for the model's own.
+        self._averaging = types.SimpleNamespace(variables=variables)
+        self.ema_weights = [
+            self.add_weight(
+                shape=v.shape, dtype=v.dtype, trainable=False, name=f"ema_{i}", initializer="zeros"
+            )
+            for i, v in enumerate(variables)
+        ]
+        self.reset_averages()
+
+    def reset_averages(self):
+        """Sets the averaged weights to the present ones."""
+        for variable, average in self._averages():
+            average.assign(variable)
+
+    def _averages(self):
+        if not self.ema_weights:
+            return []
+        return list(zip(self._averaging.variables, self.ema_weights, strict=True))
+
+    def averaged(self):
+        """A context in which the averaged weights stand in for the trained ones.
+
+        Variables assigned inside keep their old values outside.
+        """
+        if not self.ema_weights:
+            return contextlib.nullcontext()
+        return keras.StatelessScope([(v, average.value) for v, average in self._averages()])
+
+    def save_to_preset(self, directory, dtype="float16"):
+        """Writes the model as a preset; see `kgen.presets.save_preset`."""
+        save_preset(self, directory, dtype)
+
+    def compile(self, optimizer="adam", *, jit_compile=False, **kwargs):
+        """As `keras.Model.compile`, without a loss: a generative model brings its own.
+
+        Raises:
+            ValueError: for a `loss`, or an optimizer with `use_ema`.
+        """
+        if kwargs.get("loss") is not None:
+            raise ValueError(
+                f"{type(self).__name__} brings its own loss. Received: loss={kwargs['loss']!r}."
+            )
+        optimizer = keras.optimizers.get(optimizer)
+        if optimizer.use_ema:
+            raise ValueError(
+                "`optimizer` must not have `use_ema`, which overwrites the weights at the end of "
+                "`fit`: pass `ema_decay` to the model instead."
+            )
+        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        # A variable that first appears in the training step would make TensorFlow trace it twice.
+        self.optimizer.build(self.optimized_variables)
+        for name in ("loss", *self.term_names):
+            self._mean(name)
+
+    def compile_from_config(self, config):
+        """Compiles a model that `keras.saving.load_model` has rebuilt."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+
+    @property
+    def optimized_variables(self):
+        """What the optimizer of `compile` trains: all trainable variables."""
+        return self.trainable_variables
+
+    def train_step(self, data):
+        """One step of gradient descent on the mean of the summed loss terms."""
+        batch = unpack(data)
+        variables = self.optimized_variables
+        with tf.GradientTape() as tape:
+            terms = self.loss_terms(batch, training=True)
+            loss = mean_of_sum(terms)
+            scaled = self.optimizer.scale_loss(loss / num_replicas())
+        self.apply_gradients(self.optimizer, tape.gradient(scaled, variables), variables)
+        return self.logs(terms)
+
+    def test_step(self, data):
+        """The same terms, without training and with the averaged weights."""
+        batch, seed = unpack(data), self.seeds.next()
+        with self.averaged():
+            terms = self.loss_terms(batch, training=False, seed=seed)
+        return self.logs(terms)
+
+    def apply_gradients(self, optimizer, gradients, variables):
+        """Applies one update and lets the averaged weights follow."""
+        optimizer.apply(gradients, variables)
+        if self.ema_weights:
+            n = tf.cast(self.ema_updates.value, tf.float32)
+            decay = tf.minimum(self.ema_decay, (1 + n) / (10 + n))
+            for variable, average in self._averages():
+                average.assign(average + (1 - decay) * (variable - average))
+            self.ema_updates.assign_add(1)
+
+    def logs(self, terms, **others):
+        """Updates the running means of the loss, of its terms and of `others`; returns them."""
+        values = {"loss": mean_of_sum(terms), **terms, **others}
+        for name, value in values.items():
+            self._mean(name).update_state(value)
+        return {name: self._mean(name).result() for name in values}
+
+    def _mean(self, name):
+        if name not in self._means:
+            self._means[name] = keras.metrics.Mean(name=name)
+        return self._means[name]
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Nothing: the model is built. Keras would average a batch over devices, even strings."""
+
+    @property
+    def metrics(self):
+        """The running means, which Keras resets at the start of every epoch."""
+        return list(self._means.values())
+
+
+def freeze(layer):
+    """Makes a layer and all inside it not trainable.
+
+    One by one: TensorFlow skips the assignment of a value that an attribute already has, so that
+    setting it on a frozen model that Keras has rebuilt does not reach the layers inside.
+    """
+    for part in layer._flatten_layers():
+        part.trainable = False
+
+
+def mean_of_sum(terms):
+    """The training loss: the mean over the batch of the sum of the terms, a scalar."""
+    return tf.reduce_mean(tf.add_n(list(terms.values())))
+
+
+def num_replicas():
+    """Number of devices a global batch is spread over; gradients are summed over them."""
+    return tf.cast(tf.distribute.get_strategy().num_replicas_in_sync, tf.float32)
+
+
+def unpack(data):
+    """The batch of a data set; kgen's models take no targets."""
+    x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+    if y is not None:
+        raise ValueError(
+            "The data must yield inputs only: kgen's models bring their own targets, so "
+            "`fit(x, x)` becomes `fit(x)`."
+        )
+    return x
+
+
+def images_of(batch):
+    """The pictures of a batch: the batch itself, or its entry `"images"`."""
+    return entry(batch, "images") if isinstance(batch, dict) else batch
+
+
+def entry(batch, key):
+    """An entry of a batch that is a dictionary.
+
+    Raises:
+        ValueError: if the batch has none of that name.
+    """
+    if key not in batch:
+        raise ValueError(f'A batch must have the key "{key}". Received keys: {sorted(batch)}.')
+    return batch[key]

@@ -1,0 +1,303 @@
+"""The autoencoder under a latent diffusion model: a VAE whose KL is a light regulariser.
+
+    z = mean(x) + std(x) eps,    x_hat = decoder(z)
+
+    loss = l1 |x - x_hat| + l2 (x - x_hat)^2 + perceptual |phi(x) - phi(x_hat)|^2
+           + kl_weight KL(q(z|x) || N(0, I)) - adversarial D(x_hat)
+
+Every term is a mean over the values of the picture (the KL, in nats, is divided by their number
+too), so that weights do not depend on the size. The latents handed on are standardised per channel
+by numbers measured on data and kept with the weights; `encode` returns them, `decode` takes them:
+
+    latent = (mean(x) - m) / s
+
+A decoder that has only seen its own encoder's codes breaks on the slightly wrong ones of a
+diffusion model. `latent_noise` adds noise of that standard deviation, in units of the standardised
+latents, to half of each training batch.
+
+Shapes: pictures `[B, H, W, C]` in [-1, 1], latents `[B, h, w, c]`.
+
+References:
+  Rombach et al. (2022), https://arxiv.org/abs/2112.10752, section 3.1 and appendix G.
+  Esser et al. (2021), https://arxiv.org/abs/2012.09841, eq. 5-7 (discriminator after a warm-up).
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kgen.gaussian import Gaussian, standard_normal
+from kgen.models.generative_model import (
+    GenerativeModel,
+    freeze,
+    images_of,
+    mean_of_sum,
+    num_replicas,
+    unpack,
+)
+from kgen.serialization import serializable
+from kgen.tensors import expand_to, normal, split, sum_event
+
+
+@serializable
+class KLAutoencoder(GenerativeModel):
+    """KL-regularised autoencoder for latent diffusion.
+
+    Args:
+        encoder: network `[B, H, W, C]` -> `[B, h, w, 2 c]`, mean and log standard deviation.
+        decoder: network `[B, h, w, c]` -> `[B, H, W, C]`.
+        l1: weight of the mean absolute error.
+        l2: weight of the mean squared error.
+        kl_weight: weight of the KL, in nats per value of the picture.
+        latent_noise: standard deviation of noise on half of the standardised latents in training.
+        features: None, or a network of pictures for the perceptual term; it is kept frozen.
+        perceptual: weight of the mean squared distance of the features.
+        discriminator: None, or a network `[B, H, W, C]` -> `[B, ...]` of logits, one per patch.
+        adversarial: weight of the discriminator's term.
+        adversarial_start: number of training steps before the discriminator joins.
+        ema_decay: decay of the averaged weights, or None.
+        seed: integer seed of all randomness in training, or None.
+        **kwargs: `name` and `dtype` of a Keras model.
+
+    Example:
+        >>> from kgen.networks.conv import decoder, encoder
+        >>> model = KLAutoencoder(
+        ...     encoder((16, 16, 3), 4, channels=(8, 16)), decoder((8, 8, 4), channels=(8, 16))
+        ... )
+        >>> model.reconstruct(tf.zeros([2, 16, 16, 3])).shape
+        TensorShape([2, 16, 16, 3])
+    """
+
+    def __init__(
+        self,
+        encoder,
+        decoder,
+        *,
+        l1=1.0,
+        l2=1.0,
+        kl_weight=1e-2,
+        latent_noise=0.0,
+        features=None,
+        perceptual=0.0,
+        discriminator=None,
+        adversarial=0.1,
+        adversarial_start=0,
+        ema_decay=None,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(ema_decay=ema_decay, seed=seed, **kwargs)
+        moments, codes = encoder.output_shape, decoder.input_shape
+        if moments[1:-1] != codes[1:-1] or moments[-1] != 2 * codes[-1]:
+            raise ValueError(
+                "`encoder` must return twice the channels that `decoder` takes, at the same size. "
+                f"Received: encoder.output_shape={moments}, decoder.input_shape={codes}."
+            )
+        if perceptual and features is None:
+            raise ValueError(
+                f"`features` must be a network when `perceptual` is not 0. "
+                f"Received: features=None, perceptual={perceptual}."
+            )
+        self.encoder = encoder
+        self.decoder = decoder
+        self.l1 = l1
+        self.l2 = l2
+        self.kl_weight = kl_weight
+        self.latent_noise = latent_noise
+        self.features = features
+        self.perceptual = perceptual
+        self.discriminator = discriminator
+        self.adversarial = adversarial
+        self.adversarial_start = adversarial_start
+        if features is not None:
+            freeze(features)
+        channels = codes[-1]
+        self.latent_mean = self.add_weight(
+            shape=(channels,), trainable=False, name="latent_mean", initializer="zeros"
+        )
+        self.latent_std = self.add_weight(
+            shape=(channels,), trainable=False, name="latent_std", initializer="ones"
+        )
+        self.built = True
+        self.start_averaging()
+
+    @property
+    def image_shape(self):
+        """`(H, W, C)`."""
+        return tuple(self.encoder.input_shape[1:])
+
+    @property
+    def latent_shape(self):
+        """`(h, w, c)`."""
+        return tuple(self.decoder.input_shape[1:])
+
+    def posterior(self, x):
+        """The Gaussian q(z | x), not standardised."""
+        return Gaussian.from_moments(self.encoder(x))
+
+    def encode(self, x, seed=None):
+        """Standardised latents of pictures: the posterior's mean, or a sample if a seed is given.
+
+        Args:
+            x: `[B, H, W, C]` in [-1, 1].
+            seed: an int32 pair or None.
+
+        Returns:
+            `[B, h, w, c]` of zero mean and unit variance per channel over the data.
+        """
+        q = self.posterior(x)
+        z = q.mean if seed is None else q.sample(seed)
+        return (z - self.latent_mean) / self.latent_std
+
+    def decode(self, z):
+        """Pictures `[B, H, W, C]` of standardised latents `[B, h, w, c]`."""
+        return self.decoder(z * self.latent_std + self.latent_mean)
+
+    def reconstruct(self, x):
+        """Pictures through the code and back."""
+        return self.decode(self.encode(x))
+
+    def call(self, x, training=False):
+        """The reconstruction."""
+        return self.reconstruct(x)
+
+    def export_functions(self):
+        """What a SavedModel of the model offers: `encode`, `decode` and `reconstruct`.
+
+        They are the methods of these names, with the averaged weights, in dictionaries: `images`
+        float32 `[B, H, W, C]` in [-1, 1] and `latents` `[B, h, w, c]`. `serving_default` is
+        `reconstruct`.
+
+        Returns:
+            The functions, by name, and an empty list: they use nothing but variables.
+        """
+        images = [tf.TensorSpec([None, *self.image_shape], tf.float32, "images")]
+        latents = [tf.TensorSpec([None, *self.latent_shape], tf.float32, "latents")]
+
+        @tf.function(input_signature=images)
+        def encode(images):
+            with self.averaged():
+                return {"latents": self.encode(images)}
+
+        @tf.function(input_signature=latents)
+        def decode(latents):
+            with self.averaged():
+                return {"images": self.decode(latents)}
+
+        @tf.function(input_signature=images)
+        def reconstruct(images):
+            return decode(encode(images)["latents"])
+
+        functions = {"encode": encode, "decode": decode, "reconstruct": reconstruct}
+        return {**functions, "serving_default": reconstruct}, []
+
+    def measure_latents(self, dataset, max_batches=200):
+        """Measures mean and standard deviation of each latent channel, and keeps them.
+
+        Args:
+            dataset: batches of pictures, or of dictionaries with `"images"`.
+            max_batches: how many batches to look at.
+        """
+
+        @tf.function(reduce_retracing=True)
+        def encoder(x):
+            with self.averaged():
+                return self.posterior(x).mean
+
+        count, total, squares = 0, 0.0, 0.0
+        for batch in dataset.take(max_batches):
+            z = (
+                encoder(images_of(batch))
+                .numpy()
+                .reshape(-1, self.latent_shape[-1])
+                .astype("float64")
+            )
+            count += len(z)
+            total += z.sum(0)
+            squares += (z**2).sum(0)
+        if count == 0:
+            raise ValueError("`dataset` must yield at least one batch. Received an empty one.")
+        mean = total / count
+        self.latent_mean.assign(mean)
+        self.latent_std.assign(np.sqrt(np.maximum(squares / count - mean**2, 1e-12)))
+
+    @property
+    def term_names(self):
+        """The terms of the loss that are switched on."""
+        perceptual = ("perceptual",) if self.perceptual else ()
+        adversarial = ("adversarial", "discriminator") if self.discriminator is not None else ()
+        return ("l1", "l2", "kl", *perceptual, *adversarial)
+
+    def loss_terms(self, batch, training=False, seed=None):
+        """Returns the weighted terms of the loss, `[B]` each."""
+        return self._loss_terms(images_of(batch), training, seed)[0]
+
+    def _loss_terms(self, x, training, seed):
+        sample_seed, noise_seed = split(self.seeds.next() if seed is None else seed, 2)
+        q = Gaussian.from_moments(self.encoder(x, training=training))
+        z = q.sample(sample_seed) if training else q.mean
+        if training and self.latent_noise:
+            z = z + self._noise(z, noise_seed)
+        x_hat = tf.cast(self.decoder(z, training=training), tf.float32)
+        values = tf.cast(tf.size(x[0]), tf.float32)
+        terms = {
+            "l1": self.l1 * sum_event(tf.abs(x - x_hat)) / values,
+            "l2": self.l2 * sum_event((x - x_hat) ** 2) / values,
+            "kl": self.kl_weight * q.kl(standard_normal(q.mean)) / values,
+        }
+        if self.perceptual:
+            distance = tf.square(self.features(x) - self.features(x_hat))
+            distance = tf.reduce_mean(tf.reshape(distance, [tf.shape(x)[0], -1]), axis=1)
+            terms["perceptual"] = self.perceptual * tf.cast(distance, tf.float32)
+        return terms, x_hat
+
+    def _noise(self, z, seed):
+        """Noise for the first half of the batch, in units of the batch's own spread per channel."""
+        axes = list(range(z.shape.rank - 1))
+        spread = tf.stop_gradient(tf.math.reduce_std(z, axes))
+        half = tf.cast(tf.range(tf.shape(z)[0]) < tf.shape(z)[0] // 2, z.dtype)
+        return self.latent_noise * spread * expand_to(half, z) * normal(tf.shape(z), seed)
+
+    def compile(self, optimizer="adam", discriminator_optimizer=None, **kwargs):
+        """As `GenerativeModel.compile`, with a second optimizer where there is a discriminator."""
+        super().compile(optimizer, **kwargs)
+        if self.discriminator is not None:
+            optimizer = discriminator_optimizer or keras.optimizers.Adam(1e-4, beta_1=0.5)
+            self.discriminator_optimizer = keras.optimizers.get(optimizer)
+            self.discriminator_optimizer.build(self.discriminator.trainable_variables)
+
+    @property
+    def optimized_variables(self):
+        """The autoencoder's variables; the discriminator has an optimizer of its own."""
+        return self.encoder.trainable_variables + self.decoder.trainable_variables
+
+    def train_step(self, data):
+        """One step of the autoencoder and, where there is one, one of the discriminator.
+
+        The autoencoder lowers its terms minus the discriminator's logits on x_hat; the
+        discriminator lowers the hinge loss `max(0, 1 - D(x)) + max(0, 1 + D(x_hat))`. Both wait
+        for the warm-up.
+        """
+        if self.discriminator is None:
+            return super().train_step(data)
+        x = images_of(unpack(data))
+        joined = tf.cast(self.optimizer.iterations >= self.adversarial_start, tf.float32)
+        variables = self.optimized_variables
+        with tf.GradientTape() as tape:
+            terms, x_hat = self._loss_terms(x, True, None)
+            logits = self._logits(x_hat)
+            terms["adversarial"] = -joined * self.adversarial * logits
+            scaled = self.optimizer.scale_loss(mean_of_sum(terms) / num_replicas())
+        self.apply_gradients(self.optimizer, tape.gradient(scaled, variables), variables)
+        variables = self.discriminator.trainable_variables
+        with tf.GradientTape() as tape:
+            hinge = tf.nn.relu(1 - self._logits(x)) + tf.nn.relu(1 + self._logits(x_hat))
+            hinge = joined * hinge
+            loss = tf.reduce_mean(hinge) / num_replicas()
+            scaled = self.discriminator_optimizer.scale_loss(loss)
+        self.discriminator_optimizer.apply(tape.gradient(scaled, variables), variables)
+        return self.logs(terms, discriminator=hinge)
+
+    def _logits(self, x):
+        logits = tf.cast(self.discriminator(x, training=True), tf.float32)
+        return tf.reduce_mean(tf.reshape(logits, [tf.shape(x)[0], -1]), axis=1)

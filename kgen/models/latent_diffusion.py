@@ -1,0 +1,287 @@
+"""Latent diffusion: a variational diffusion model of an autoencoder's latents, told a text.
+
+    z_0 = encode(picture),   z_t = alpha_t z_0 + sigma_t eps,   cond = text encoder(prompt)
+
+    loss = 1/2 E_t[ w(l) (-dl/dt) |eps - eps_hat(z_t, l, cond)|^2 ] / dim(z),    l = log_snr(t)
+
+This is the denoising term of the bound of a diffusion model, weighted, and divided by the number
+of latent values. For a share of the examples the condition is the empty text, so that one network
+is both the conditional and the unconditional model and can be guided (`kgen.diffusion.guidance`).
+
+`generate` runs the solver from z_1 ~ process.prior to t = 0, takes x_hat there and decodes it.
+
+References:
+  Rombach et al. (2022), https://arxiv.org/abs/2112.10752, eq. 3.
+  Salimans and Ho (2022), https://arxiv.org/abs/2202.00512 (v-prediction).
+  Ho and Salimans (2022), https://arxiv.org/abs/2207.12598 (guidance).
+  Luo (2022), https://arxiv.org/abs/2208.11970, eq. 100-108 (the three equivalent objectives).
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from kgen import solvers
+from kgen.conditioning import drop_condition
+from kgen.diffusion import classifier_free, denoiser, prediction, sample_times, time_grid
+from kgen.diffusion.timesteps import TIME_SAMPLERS
+from kgen.diffusion.weighting import WEIGHTINGS, error_factor
+from kgen.gaussian import Gaussian
+from kgen.models.generative_model import GenerativeModel, entry, freeze
+from kgen.models.latent_cache import LatentCache
+from kgen.models.serving import text_to_image
+from kgen.serialization import serializable
+from kgen.tensors import as_seed, expand_to, fold_in, normal, split, sum_event
+
+
+@serializable
+class LatentDiffusion(GenerativeModel):
+    """Text-conditional diffusion model in the latent space of a frozen autoencoder.
+
+    Args:
+        autoencoder: a trained `KLAutoencoder`, with its latents measured; it is frozen.
+        network: called as `network(z, log_snr, cond, training)`, output of the shape of `z`.
+        process: a `GaussianDiffusion`.
+        conditioner: a `TextEncoder` or another `Conditioner`.
+        prediction: what the network's output means: `"x"`, `"eps"`, `"v"`, `"score"` or `"flow"`.
+        weighting: a key of `kgen.diffusion.weighting.WEIGHTINGS`; the default is the plain mean
+            squared error of v.
+        times: how training draws t, a key of `kgen.diffusion.timesteps.TIME_SAMPLERS`.
+        cond_drop_rate: share of the examples that are shown the empty text in training.
+        ema_decay: decay of the averaged weights, which evaluation, sampling and export use.
+        seed: integer seed of all randomness in training, or None.
+        **kwargs: `name` and `dtype` of a Keras model.
+
+    A batch is `{"images": [B, H, W, C] in [-1, 1], "prompts": string [B]}`, or what
+    `precompute(...)` yields.
+    """
+
+    def __init__(
+        self,
+        autoencoder,
+        network,
+        process,
+        conditioner,
+        *,
+        prediction="v",
+        weighting="snr_plus_one",
+        times="stratified",
+        cond_drop_rate=0.1,
+        ema_decay=0.999,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(ema_decay=ema_decay, seed=seed, **kwargs)
+        if not 0 <= cond_drop_rate <= 1:
+            raise ValueError(f"`cond_drop_rate` must be in [0, 1]. Received: {cond_drop_rate}.")
+        options = {"times": (times, TIME_SAMPLERS), "weighting": (weighting, WEIGHTINGS)}
+        for name, (value, table) in options.items():
+            if value not in table:
+                raise ValueError(
+                    f"`{name}` must be one of {sorted(table)}. Received: {name}={value!r}."
+                )
+        self.autoencoder = autoencoder
+        freeze(autoencoder)
+        self.network = network
+        self.process = process
+        self.conditioner = conditioner
+        self.prediction = prediction
+        self.weighting = weighting
+        self.times = times
+        self.cond_drop_rate = cond_drop_rate
+        self._sampler = denoiser(network, process, prediction)
+        self._steps = {}
+        self.built = True
+        self.start_averaging()
+
+    @property
+    def term_names(self):
+        """The one term of the loss."""
+        return ("denoising",)
+
+    def loss_terms(self, batch, training=False, seed=None):
+        """Returns `{"denoising": [B]}`, with the weighting `"elbo"` in nats per latent value."""
+        seeds = split(self.seeds.next() if seed is None else seed, 4)
+        latents = self._latents(batch, seeds[0])
+        cond = self._condition(batch, training)
+        if training and self.cond_drop_rate:
+            null = self.conditioner.null(1)
+            cond = drop_condition(cond, null, self.cond_drop_rate, seeds[1])
+        t, density = sample_times(self.times, tf.shape(latents)[0], seeds[2])
+        log_snr = self.process.log_snr(t)
+        alpha, sigma = (expand_to(a, latents) for a in self.process.alpha_sigma_of(log_snr))
+        eps = normal(tf.shape(latents), seeds[3])
+        output = self.network(alpha * latents + sigma * eps, log_snr, cond, training=training)
+        target = prediction.target(self.prediction, latents, eps, alpha, sigma)
+        error = (
+            prediction.error_scale(self.prediction, alpha, sigma)
+            * (tf.cast(output, tf.float32) - target) ** 2
+        )
+        factor = error_factor(self.weighting, log_snr, self.process.schedule.slope(t))
+        values = tf.cast(tf.size(latents[0]), tf.float32)
+        return {"denoising": 0.5 * factor / density * sum_event(error) / values}
+
+    def _latents(self, batch, seed):
+        if "moments" in batch:
+            return self._standardise(Gaussian.from_moments(batch["moments"]).sample(seed))
+        with self.autoencoder.averaged():
+            return tf.stop_gradient(self.autoencoder.encode(entry(batch, "images"), seed))
+
+    def _standardise(self, z):
+        return (z - self.autoencoder.latent_mean) / self.autoencoder.latent_std
+
+    def _condition(self, batch, training):
+        if "condition" in batch:
+            return batch["condition"]
+        return self.conditioner(entry(batch, self.conditioner.batch_key), training=training)
+
+    def precompute(self, dataset, directory, batch_size=64, seed=0):
+        """Runs the frozen encoders once, so that training reads latents and embeddings from disk.
+
+        Args:
+            dataset: finite batches of pictures and prompts. Repeat it to have pictures with several
+                of the captions that are drawn on the fly.
+            directory: where the arrays go. A complete cache that is already there is used as it is.
+            batch_size: of the batches that are returned.
+            seed: of their order.
+
+        Returns:
+            A `tf.data.Dataset` for `fit`, shuffled anew every epoch.
+
+        Raises:
+            ValueError: if the conditioner is trainable, since its embeddings will change.
+        """
+        if self.conditioner.trainable:
+            raise ValueError(
+                "`precompute` needs a frozen conditioner. Received one with `trainable=True`."
+            )
+
+        @tf.function(reduce_retracing=True)
+        def moments(images):
+            with self.autoencoder.averaged():
+                return self.autoencoder.encoder(images)
+
+        def embed(prompts):
+            cond = self.conditioner.embed(prompts, progress=False)
+            self.conditioner.clear_cache()
+            return cond
+
+        if not LatentCache.exists(directory):
+            LatentCache.write(directory, dataset, moments, embed)
+        return LatentCache(directory).dataset(batch_size, seed=seed)
+
+    def generate(
+        self,
+        prompts,
+        num_steps=20,
+        solver="dpm",
+        guidance_scale=3.0,
+        negative_prompts=None,
+        seed=None,
+        batch_size=32,
+    ):
+        """Makes a picture for each prompt.
+
+        Args:
+            prompts: a string, or a list of B strings.
+            num_steps: solver steps, at least 1; a change does not retrace.
+            solver: a `kgen.solvers.Solver` or a name in `kgen.solvers.SOLVERS`.
+            guidance_scale: 1 is the plain conditional model, more follows the text more closely.
+            negative_prompts: None, or a string or B strings to move away from.
+            seed: an integer for reproducible pictures; picture i depends on it and on i alone.
+            batch_size: pictures made at once.
+
+        Returns:
+            A uint8 array `[B, H, W, 3]`.
+
+        Raises:
+            TypeError: if a prompt is not a string.
+            ValueError: if there is no prompt, or an argument is out of range.
+        """
+        if not isinstance(num_steps, (int, np.integer)) or num_steps < 1:
+            raise ValueError(
+                f"`num_steps` must be an integer of at least 1. Received: {num_steps!r}."
+            )
+        guidance_scale = float(guidance_scale)
+        if not np.isfinite(guidance_scale):
+            raise ValueError(f"`guidance_scale` must be finite. Received: {guidance_scale}.")
+        prompts = _strings("prompts", prompts)
+        negative = _strings(
+            "negative_prompts", "" if negative_prompts is None else negative_prompts
+        )
+        if len(negative) == 1:
+            negative = negative * len(prompts)
+        if len(negative) != len(prompts):
+            raise ValueError(
+                "`negative_prompts` must be one string or as many as `prompts`. "
+                f"Received: {len(negative)} for {len(prompts)} prompts."
+            )
+        step, seed = self.generate_step(solver), as_seed(seed)
+        images = []
+        for start in range(0, len(prompts), batch_size):
+            part = slice(start, start + batch_size)
+            images.append(
+                step(
+                    self.conditioner(prompts[part]),
+                    self.conditioner(negative[part]),
+                    tf.constant(num_steps, tf.int32),
+                    tf.constant(guidance_scale, tf.float32),
+                    seed,
+                    tf.range(start, start + len(prompts[part])),
+                ).numpy()
+            )
+        return np.concatenate(images)
+
+    def generate_step(self, solver="dpm"):
+        """The compiled function behind `generate` and the export, one for each solver.
+
+        Returns:
+            A function of the condition, the negative condition, the number of steps, the guidance
+            scale, the seed `[2]` and the indices `[B]` of the pictures, all tensors, that returns
+            uint8 pictures `[B, H, W, 3]`.
+        """
+        solver = solvers.get(solver)
+        if solver not in self._steps:
+            function = tf.function(
+                lambda *arguments: self._generate(solver, *arguments), reduce_retracing=True
+            )
+            self._steps[solver] = function
+        return self._steps[solver]
+
+    def export_functions(self, inputs="prompts", solver="dpm"):
+        """What a SavedModel of the model offers; see `kgen.models.serving.text_to_image`."""
+        return text_to_image(self, inputs, solver)
+
+    def _generate(self, solver, cond, negative_cond, num_steps, guidance_scale, seed, indices):
+        noise_seed, solver_seed = split(seed, 2)
+        shape = self.autoencoder.latent_shape
+
+        def noise(index):
+            return normal(shape, fold_in(noise_seed, index))
+
+        eps = tf.map_fn(noise, indices, fn_output_signature=tf.TensorSpec(shape, tf.float32))
+        z = self.process.prior(eps).std * eps
+        with self.averaged():
+            sampler = tf.function(self._sampler)  # its graph is traced once, however often called
+            denoise = classifier_free(sampler, cond, negative_cond, guidance_scale)
+            times = time_grid(self.process, num_steps)
+            z = solvers.solve(solver, denoise, self.process, z, times, seed=solver_seed)
+            z = denoise(z, times[-1])
+        with self.autoencoder.averaged():
+            images = self.autoencoder.decode(z)
+        return tf.cast(tf.round(tf.clip_by_value((images + 1) * 127.5, 0, 255)), tf.uint8)
+
+
+def _strings(name, value):
+    """A list of strings, from a string or a list, tuple or array of them."""
+    value = [value] if isinstance(value, str) else value
+    if not isinstance(value, (list, tuple, np.ndarray)):
+        raise TypeError(f"`{name}` must be a string or a list of strings. Received: {value!r}.")
+    value = list(value)
+    if not value:
+        raise ValueError(f"`{name}` must have at least one string. Received: an empty list.")
+    for item in value:
+        if not isinstance(item, str):
+            raise TypeError(
+                f"`{name}` must be a string or a list of strings. Received an item: {item!r}."
+            )
+    return value

@@ -1,0 +1,187 @@
+"""Latent diffusion: one compiled sampler, the cache of latents, guidance, prompts, seeds."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kgen
+from kgen.models.latent_cache import LatentCache
+
+
+@pytest.fixture(scope="module")
+def model(make_diffusion, dataset):
+    """Trained for a moment; some of the tests train it further."""
+    model = make_diffusion()
+    model.compile(keras.optimizers.Adam(3e-3))
+    model.fit(dataset(), epochs=2, verbose=0)
+    return model
+
+
+PROMPTS = ["red heart", "blue bird", "dog face"]
+
+
+def test_pictures_are_uint8_and_follow_the_seed(model):
+    one = model.generate(PROMPTS, num_steps=4, seed=1)
+    assert one.shape == (3, 16, 16, 3)
+    assert one.dtype == np.uint8
+    np.testing.assert_array_equal(one, model.generate(PROMPTS, num_steps=4, seed=1))
+    assert np.any(one != model.generate(PROMPTS, num_steps=4, seed=2))
+
+
+def test_other_steps_scale_or_seed_do_not_retrace_and_are_right(model, make_diffusion):
+    step = model.generate_step()
+    settings = [(4, 3.0, 1), (2, 3.0, 1), (7, 1.0, 2), (1, 0.0, 3)]
+    first = [model.generate(PROMPTS, num_steps=n, guidance_scale=g, seed=s) for n, g, s in settings]
+    assert step.experimental_get_tracing_count() == 1
+    tf.config.run_functions_eagerly(True)
+    try:
+        for (n, g, s), images in zip(settings, first, strict=True):
+            eager = model.generate(PROMPTS, num_steps=n, guidance_scale=g, seed=s)
+            assert np.abs(eager.astype(int) - images).max() <= 1
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+def test_a_picture_depends_on_its_prompt_and_place_alone(model):
+    whole = model.generate(PROMPTS, num_steps=3, seed=5).astype(int)
+    pieces = model.generate(PROMPTS, num_steps=3, seed=5, batch_size=2).astype(int)
+    single = model.generate(PROMPTS[0], num_steps=3, seed=5).astype(int)
+    assert np.abs(whole - pieces).max() <= 1
+    assert np.abs(whole[:1] - single).max() <= 1
+
+
+def test_negative_prompts_take_the_place_of_the_empty_one(model):
+    plain = model.generate(PROMPTS, num_steps=3, seed=5)
+    empty = model.generate(PROMPTS, num_steps=3, seed=5, negative_prompts="")
+    other = model.generate(PROMPTS, num_steps=3, seed=5, negative_prompts="green cat")
+    np.testing.assert_array_equal(plain, empty)
+    assert np.any(plain != other)
+    listed = model.generate(PROMPTS, num_steps=3, seed=5, negative_prompts=["green cat"] * 3)
+    np.testing.assert_array_equal(other, listed)
+
+
+@pytest.mark.parametrize("solver", ["ddim", "heun", "dpm", kgen.solvers.DDIM(eta=1.0)])
+def test_every_solver_makes_pictures(model, solver):
+    images = model.generate(PROMPTS, num_steps=3, solver=solver, seed=0)
+    assert images.shape == (3, 16, 16, 3)
+    np.testing.assert_array_equal(
+        images, model.generate(PROMPTS, num_steps=3, solver=solver, seed=0)
+    )
+
+
+def test_a_reloaded_preset_makes_the_same_pictures(model, tmp_path):
+    model.save_to_preset(tmp_path, dtype="float32")
+    again = kgen.from_preset(tmp_path)
+    expected = model.generate(PROMPTS, num_steps=3, seed=4).astype(int)
+    assert np.abs(again.generate(PROMPTS, num_steps=3, seed=4) - expected).max() <= 1
+
+
+def test_generation_uses_the_averaged_weights(model):
+    before = model.generate(PROMPTS, num_steps=2, seed=4)
+    trained = [variable.numpy() for variable in model.trainable_variables]
+    for variable in model.trainable_variables:
+        variable.assign(tf.zeros_like(variable))
+    after = model.generate(PROMPTS, num_steps=2, seed=4)
+    for variable, value in zip(model.trainable_variables, trained, strict=True):
+        variable.assign(value)
+    np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize("weighting", ["simple", "snr_plus_one"])
+def test_loss_of_a_silent_network_is_known(make_diffusion, dataset, weighting):
+    """A new network says 0, so v_hat = 0 and the error of v is E[alpha^2 eps^2 + sigma^2 z^2].
+
+    By the substitution t -> 1 - t, alpha and sigma change places: E sigma^2 = E alpha^2 = 1/2.
+    """
+    model = make_diffusion(weighting=weighting)
+    batch = next(iter(dataset(128)))
+    q = model.autoencoder.posterior(batch["images"])
+    z = np.mean(q.mean**2 + q.std**2)
+    losses = [model.loss_terms(batch, seed=tf.constant([s, 1]))["denoising"] for s in range(8)]
+    # For "simple", |eps - eps_hat|^2 = alpha^2 |v - v_hat|^2: E alpha^4 + z E alpha^2 sigma^2.
+    expected = {"snr_plus_one": 0.5 * (1 + z) / 2, "simple": 0.5 * (3 + z) / 8}[weighting]
+    np.testing.assert_allclose(np.mean(losses), expected, rtol=0.02)
+
+
+def test_frozen_parts_do_not_train(model, dataset):
+    names = {v.path.split("/")[0] for v in model.trainable_variables}
+    assert not any("encoder" in name or "decoder" in name for name in names)
+    before = [w.numpy() for w in model.autoencoder.encoder.weights]
+    model.fit(dataset(), verbose=0)
+    for a, b in zip(before, model.autoencoder.encoder.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+class TestLatentCache:
+    def test_training_on_it_equals_training_on_pictures(self, model, dataset, tmp_path):
+        cached = model.precompute(dataset(), tmp_path, batch_size=32)
+        rows = list(cached)
+        assert sum(len(b["moments"]) for b in rows) == 128
+        batch = next(iter(dataset(128)))
+        moments = model.autoencoder.encoder(batch["images"]).numpy()
+        stored = LatentCache(tmp_path)
+        np.testing.assert_allclose(stored.moments, moments, atol=2e-3)
+        tokens = model.conditioner(batch["prompts"])["tokens"].numpy()
+        np.testing.assert_allclose(stored.conditions["tokens"][stored.rows], tokens, atol=2e-3)
+        model.fit(cached, verbose=0)
+
+    def test_each_epoch_has_every_row_once_in_another_order(self, model, dataset, tmp_path):
+        cached = model.precompute(dataset(), tmp_path, batch_size=32)
+        epochs = [np.concatenate([b["moments"] for b in cached]) for _ in range(2)]
+        assert np.any(epochs[0] != epochs[1])
+        keys = [np.sort(e.reshape(128, -1)[:, 0]) for e in epochs]
+        np.testing.assert_array_equal(*keys)
+
+    def test_a_complete_cache_is_used_again(self, model, dataset, tmp_path):
+        model.precompute(dataset(), tmp_path)
+        stamp = (tmp_path / "moments.npy").stat().st_mtime_ns
+        model.precompute(dataset(), tmp_path)
+        assert (tmp_path / "moments.npy").stat().st_mtime_ns == stamp
+
+    def test_an_incomplete_cache_is_written_anew(self, model, dataset, tmp_path):
+        model.precompute(dataset(), tmp_path)
+        (tmp_path / "meta.json").unlink()
+        with pytest.raises(FileNotFoundError, match="complete cache"):
+            LatentCache(tmp_path)
+        model.precompute(dataset(), tmp_path)
+        assert len(LatentCache(tmp_path).moments) == 128
+
+    def test_it_needs_data(self, model, dataset, tmp_path):
+        with pytest.raises(ValueError, match="`dataset` must yield"):
+            model.precompute(dataset().take(0), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"prompts": []}, ValueError, "`prompts` must have at least one"),
+        ({"prompts": None}, TypeError, "`prompts` must be a string"),
+        ({"prompts": 3}, TypeError, "`prompts` must be a string"),
+        ({"prompts": ["a", 3]}, TypeError, "`prompts` must be a string"),
+        ({"prompts": "a", "num_steps": 0}, ValueError, "`num_steps` must be"),
+        ({"prompts": "a", "num_steps": 2.5}, ValueError, "`num_steps` must be"),
+        ({"prompts": "a", "guidance_scale": float("nan")}, ValueError, "`guidance_scale` must be"),
+        ({"prompts": "a", "solver": "euler"}, ValueError, "`solver` must be"),
+        ({"prompts": ["a"] * 3, "negative_prompts": ["b"] * 2}, ValueError, "`negative_prompts`"),
+        ({"prompts": "a", "negative_prompts": 7}, TypeError, "`negative_prompts` must be"),
+        ({"prompts": "a", "seed": 1.5}, ValueError, "`seed` must be"),
+    ],
+)
+def test_wrong_arguments_of_generate(make_diffusion, arguments, error, message):
+    with pytest.raises(error, match=message):
+        make_diffusion().generate(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cond_drop_rate": 1.5}, "`cond_drop_rate` must be"),
+        ({"prediction": "noise"}, "`prediction` must be one of"),
+        ({"weighting": "none"}, "`weighting` must be one of"),
+        ({"times": "never"}, "`times` must be one of"),
+    ],
+)
+def test_wrong_options(make_diffusion, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_diffusion(**options)

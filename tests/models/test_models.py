@@ -1,0 +1,174 @@
+"""Every model: it learns from real pictures, saves, reloads, and explains wrong input."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kgen
+
+MODELS = ["make_autoencoder", "make_diffusion"]
+
+
+@pytest.fixture(params=MODELS)
+def make(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("make_autoencoder", {}), ("make_diffusion", {"dtype": "mixed_bfloat16"})]
+)
+def test_fit_lowers_the_loss(request, kind, options, dataset):
+    model = request.getfixturevalue(kind)(**options)
+    model.compile(keras.optimizers.Adam(3e-3))
+    before = model.evaluate(dataset(), verbose=0, return_dict=True)
+    history = model.fit(dataset(), epochs=6, verbose=0).history
+    assert history["loss"][-1] < 0.95 * history["loss"][0]
+    assert before["loss"] > history["loss"][-1]
+    assert {v.dtype for v in model.trainable_variables} == {"float32"}
+
+
+def test_terms_are_per_example_and_sum_to_the_loss(make, dataset):
+    model = make()
+    model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
+    batch = next(iter(dataset(128)))
+    terms = model.loss_terms(batch, seed=tf.constant([1, 2]))
+    assert {value.shape for value in terms.values()} == {tf.TensorShape([128])}
+    logs = model.evaluate(dataset(128), verbose=0, return_dict=True)
+    assert set(logs) == {"loss", *terms}
+    np.testing.assert_allclose(logs["loss"], sum(logs[name] for name in terms), rtol=1e-5)
+
+
+def test_the_same_seed_trains_the_same_weights(make, dataset):
+    weights = []
+    for seed in (3, 3, 4):
+        model = make(seed=seed)
+        model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
+        model.fit(dataset().take(2), verbose=0)
+        weights.append(np.concatenate([w.numpy().ravel() for w in model.trainable_variables]))
+    np.testing.assert_allclose(weights[0], weights[1], atol=1e-6)
+    assert np.abs(weights[0] - weights[2]).max() > 1e-5
+
+
+def test_averages_follow_the_recursion(make, dataset):
+    model = make(ema_decay=0.5)
+    model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
+    variables = {v.path: v for v in model.trainable_variables}
+    expected = {path: v.numpy() for path, v in variables.items()}
+    for n in range(4):
+        model.fit(dataset().take(1), verbose=0)
+        decay = min(0.5, (1 + n) / (10 + n))
+        for path, v in variables.items():
+            expected[path] = decay * expected[path] + (1 - decay) * v.numpy()
+    with model.averaged():
+        for path, v in variables.items():
+            np.testing.assert_allclose(tf.convert_to_tensor(v), expected[path], atol=1e-5)
+    assert max(np.abs(v.numpy() - expected[path]).max() for path, v in variables.items()) > 1e-3
+
+
+def test_averaged_weights_are_used_inside_the_context_only(make):
+    model = make(ema_decay=0.9)
+    variable = model.trainable_variables[0]
+    for weight in model.ema_weights:
+        weight.assign(tf.ones_like(weight))
+    before = variable.numpy()
+    with model.averaged():
+        np.testing.assert_array_equal(tf.convert_to_tensor(variable), np.ones_like(before))
+    np.testing.assert_array_equal(variable, before)
+
+
+def test_presets_hold_the_averaged_weights(make, tmp_path):
+    model = make(ema_decay=0.9)
+    randomise_averages(model)
+    model.save_to_preset(tmp_path, dtype="float32")
+    again = kgen.from_preset(tmp_path)
+    expected, trained = averages(model), {v.path: v.numpy() for v in again.trainable_variables}
+    restored = averages(again)
+    assert set(trained) == set(restored) == set(expected)
+    for path, value in expected.items():
+        np.testing.assert_array_equal(trained[path], value)
+        np.testing.assert_array_equal(restored[path], value)
+
+
+def randomise_averages(model):
+    rng = np.random.default_rng(0)
+    for weight in model.ema_weights:
+        weight.assign(rng.normal(0, 0.1, weight.shape))
+
+
+def averages(model):
+    with model.averaged():
+        return {v.path: tf.convert_to_tensor(v).numpy() for v in model.trainable_variables}
+
+
+def test_gradients_are_averaged_over_devices(make_autoencoder, dataset):
+    """With the same noise for each half of the batch, two devices equal one.
+
+    The batches hold prompts too, of which Keras would take the mean over the devices.
+    """
+    weights = []
+    for devices in (1, 2):
+        names = [device.name for device in tf.config.list_logical_devices("CPU")[:devices]]
+        with tf.distribute.MirroredStrategy(names).scope():
+            model = make_autoencoder()
+            model.compile(keras.optimizers.SGD(0.1))
+        model.loss_terms = _by_halves(model.loss_terms, 2 // devices)
+        model.fit(dataset(32).take(1), verbose=0)
+        weights.append(np.concatenate([w.numpy().ravel() for w in model.trainable_variables]))
+    np.testing.assert_allclose(weights[0], weights[1], atol=1e-5)
+
+
+def _by_halves(loss_terms, parts):
+    """The loss of 16 examples after the other, each time with the same noise."""
+
+    def by_halves(batch, training=False, seed=None):
+        halves = [{k: v[16 * i : 16 * (i + 1)] for k, v in batch.items()} for i in range(parts)]
+        terms = [loss_terms(half, seed=tf.constant([5, 6])) for half in halves]
+        return {name: tf.concat([term[name] for term in terms], 0) for name in terms[0]}
+
+    return by_halves
+
+
+@pytest.mark.parametrize(
+    ("action", "error", "message"),
+    [
+        (lambda m, d: m.compile("adam", loss="mse"), ValueError, "brings its own loss"),
+        (
+            lambda m, d: m.compile(keras.optimizers.Adam(use_ema=True)),
+            ValueError,
+            "must not have `use_ema`",
+        ),
+        (lambda m, d: m.fit(d.map(lambda b: (b, b)), verbose=0), ValueError, "inputs only"),
+        (lambda m, d: m.fit(d.map(lambda b: {"x": b["images"]}), verbose=0), ValueError, "images"),
+    ],
+)
+def test_misuse_is_explained(make, dataset, action, error, message):
+    model = make()
+    model.compile("adam", run_eagerly=True)
+    with pytest.raises(error, match=message):
+        action(model, dataset())
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, 2.0])
+def test_ema_decay_is_checked(make, decay):
+    with pytest.raises(ValueError, match="`ema_decay` must be"):
+        make(ema_decay=decay)
+
+
+def test_keras_file_round_trips(make, tmp_path, dataset):
+    model = make(ema_decay=0.9)
+    randomise_averages(model)
+    path = tmp_path / "model.keras"
+    model.save(path)
+    again = keras.saving.load_model(path, compile=False)
+    restored = averages(again)
+    for name, value in averages(model).items():
+        np.testing.assert_array_equal(restored[name], value)
+    batch = next(iter(dataset(8)))
+    seed = tf.constant([1, 2])
+    for a, b in zip(
+        model.loss_terms(batch, seed=seed).values(),
+        again.loss_terms(batch, seed=seed).values(),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-6)

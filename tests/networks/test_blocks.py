@@ -1,0 +1,159 @@
+"""The blocks against Keras' own layers with the same weights."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kgen.networks import blocks
+from kgen.networks.conv import decoder, encoder
+from kgen.networks.embeddings import SinusoidalEmbedding, noise_position
+from kgen.networks.unet import UNet
+
+
+def noise(shape, seed=0):
+    return tf.random.stateless_normal(shape, [seed, 1])
+
+
+@pytest.mark.parametrize("groups", [1, 4, 12])
+def test_group_norm_equals_keras(groups):
+    x = 3 * noise([2, 5, 6, 12]) + 1
+    ours = blocks.GroupNorm(groups, 1e-5)
+    theirs = keras.layers.GroupNormalization(groups, epsilon=1e-5)
+    ours(x), theirs(x)
+    for layer in (ours, theirs):
+        layer.gamma.assign(noise([12], 1))
+        layer.beta.assign(noise([12], 2))
+    np.testing.assert_allclose(ours(x), theirs(x), atol=2e-5)
+
+
+def test_group_norm_refuses_groups_that_do_not_divide():
+    with pytest.raises(ValueError, match="`groups` must divide"):
+        blocks.GroupNorm(5)(noise([1, 2, 2, 12]))
+
+
+def test_attention_equals_keras():
+    x, context = noise([2, 7, 16]), noise([2, 5, 12], 1)
+    mask = tf.constant([[True] * 3 + [False] * 2, [True] * 5])
+    ours, theirs = blocks.Attention(4), keras.layers.MultiHeadAttention(4, 4)
+    ours(x, context, mask)
+    theirs(x, context, attention_mask=mask[:, None, :])
+    pairs = [
+        (ours.to_q, theirs._query_dense),
+        (ours.to_k, theirs._key_dense),
+        (ours.to_v, theirs._value_dense),
+        (ours.to_out, theirs._output_dense),
+    ]
+    for a, b in pairs:
+        b.kernel.assign(tf.reshape(a.kernel, b.kernel.shape))
+        b.bias.assign(tf.zeros_like(b.bias))
+    expected = theirs(x, context, attention_mask=mask[:, None, :])
+    np.testing.assert_allclose(ours(x, context, mask), expected, atol=1e-5)
+
+
+def test_masked_tokens_do_not_matter():
+    x, context = noise([1, 4, 8]), noise([1, 3, 8], 1)
+    attention = blocks.Attention(2)
+    mask = tf.constant([[True, True, False]])
+    changed = tf.concat([context[:, :2], 100 * context[:, 2:]], 1)
+    np.testing.assert_array_equal(attention(x, context, mask), attention(x, changed, mask))
+
+
+def test_embedding_is_published_formula_at_zero_and_orthogonal_pairs():
+    embedding = SinusoidalEmbedding(8)(tf.constant([0.0, 3.0])).numpy()
+    np.testing.assert_array_equal(embedding[0], [1, 1, 1, 1, 0, 0, 0, 0])
+    np.testing.assert_allclose(embedding[1, :4] ** 2 + embedding[1, 4:] ** 2, 1, rtol=1e-5)
+    np.testing.assert_allclose(embedding[1, 4], np.sin(3.0), rtol=1e-5)
+
+
+def test_noise_position_rises_with_the_noise():
+    position = noise_position(tf.linspace(-15.0, 15.0, 50)).numpy()
+    assert np.all(np.diff(position) < 0)
+    assert position.min() > 0
+    assert position.max() < 1000
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+def test_encoder_and_decoder_mirror_each_other(patch):
+    code = encoder((16, 16, 3), 4, channels=(8, 16), patch=patch)
+    size = 8 // patch
+    assert code.output_shape == (None, size, size, 8)
+    picture = decoder((size, size, 4), channels=(8, 16), patch=patch)
+    assert picture.output_shape == (None, 16, 16, 3)
+    assert picture(code(noise([2, 16, 16, 3]))[..., :4]).shape == (2, 16, 16, 3)
+
+
+def test_folding_pixels_and_unfolding_them_is_the_identity():
+    from kgen.networks.conv import _fold, _unfold
+
+    x = noise([2, 4, 6, 3])
+    folded = _fold(x, 2)
+    np.testing.assert_array_equal(folded, tf.nn.space_to_depth(x, 2))
+    np.testing.assert_array_equal(_unfold(folded, 2), x)
+
+
+@pytest.fixture(scope="module")
+def network():
+    network = UNet((8, 8, 4), channels=(16, 32), attention=(False, True), tokens=(5, 12), pooled=6)
+    for weight in network.trainable_variables:
+        if np.all(weight.numpy() == 0) and len(weight.shape) > 1:
+            weight.assign(0.1 * noise(weight.shape))
+    return network
+
+
+def condition(batch, seed=3):
+    return {
+        "tokens": noise([batch, 5, 12], seed),
+        "mask": tf.ones([batch, 5], tf.bool),
+        "pooled": noise([batch, 6], seed + 1),
+    }
+
+
+def test_unet_hears_every_input(network):
+    z, log_snr, cond = noise([2, 8, 8, 4]), tf.constant([0.0, 1.0]), condition(2)
+    base = network(z, log_snr, cond).numpy()
+    assert base.shape == (2, 8, 8, 4)
+    others = [
+        network(z + 1, log_snr, cond),
+        network(z, log_snr + 2, cond),
+        network(z, log_snr, {**cond, "tokens": -cond["tokens"]}),
+        network(z, log_snr, {**cond, "pooled": -cond["pooled"]}),
+        network(z, log_snr, {**cond, "mask": tf.constant([[True] + [False] * 4] * 2)}),
+    ]
+    for other in others:
+        assert np.abs(other - base).max() > 1e-3
+
+
+def test_unet_treats_examples_alone(network):
+    z, log_snr, cond = noise([3, 8, 8, 4]), tf.constant([0.0, 1.0, -2.0]), condition(3)
+    whole = network(z, log_snr, cond)
+    for i in range(3):
+        row = {key: value[i : i + 1] for key, value in cond.items()}
+        np.testing.assert_allclose(
+            network(z[i : i + 1], log_snr[i : i + 1], row)[0], whole[i], atol=1e-4
+        )
+
+
+def test_unet_round_trips_its_config(network):
+    again = UNet.from_config(network.get_config())
+    again.set_weights(network.get_weights())
+    z, log_snr, cond = noise([1, 8, 8, 4]), tf.zeros([1]), condition(1)
+    np.testing.assert_array_equal(network(z, log_snr, cond), again(z, log_snr, cond))
+
+
+def test_unet_asks_for_a_missing_condition(network):
+    with pytest.raises(ValueError, match="`cond` must have the key 'tokens'"):
+        network(noise([1, 8, 8, 4]), tf.zeros([1]), {"pooled": tf.zeros([1, 6])})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shape": (8, 8, 4), "channels": (16, 32), "attention": (True,)}, "`attention` must"),
+        ({"shape": (7, 8, 4), "channels": (16, 32)}, "`shape` must be divisible by 2"),
+        ({"shape": (8, 8, 4), "channels": (16, 32), "heads": 3}, "`heads` must divide"),
+    ],
+)
+def test_unet_refuses_sizes_that_do_not_fit(options, message):
+    with pytest.raises(ValueError, match=message):
+        UNet(**options)

@@ -1,0 +1,96 @@
+"""Sample sheets in a real `fit`: when they are drawn, with what, and what is on them."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kgen.callbacks import SampleGrid
+from kgen.pictures import contact_sheet
+
+PROMPTS = ["a red heart", "a blue apple"]
+
+
+class Painter(keras.Model):
+    """Has one weight to train; its pictures are of one grey, 10 times the number of calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1)
+        self.calls = []
+
+    def call(self, x):
+        return self.dense(x)
+
+    def generate(self, prompts, **options):
+        self.calls.append((list(prompts), options))
+        return np.full((len(prompts), 16, 16, 3), 10 * len(self.calls), "uint8")
+
+
+def fit(callback, **options):
+    model = Painter()
+    model.compile("sgd", "mse", run_eagerly=True)
+    x = np.ones((2, 1), "float32")
+    model.fit(x, x, verbose=0, callbacks=[callback], **options)
+    return model
+
+
+def sheet_of(path):
+    return tf.io.decode_png(path.read_bytes()).numpy()
+
+
+def test_draws_every_epoch_from_the_same_prompts_and_seed(tmp_path):
+    callback = SampleGrid(tmp_path / "new", PROMPTS, num_steps=7, guidance_scale=2.0, seed=5)
+    model = fit(callback, epochs=2)
+    options = {"num_steps": 7, "guidance_scale": 2.0, "seed": 5}
+    assert model.calls == [(PROMPTS, options)] * 2
+    files = sorted((tmp_path / "new").iterdir())
+    assert [file.name for file in files] == ["epoch_0001.png", "epoch_0002.png"]
+    for i, file in enumerate(files):
+        images = np.full((2, 16, 16, 3), 10 * (i + 1), "uint8")
+        np.testing.assert_array_equal(sheet_of(file), contact_sheet(images, PROMPTS))
+
+
+@pytest.mark.parametrize(
+    ("every", "start", "epochs", "names"),
+    [
+        (2, 0, 5, ["0002", "0004", "0005"]),
+        (2, 0, 4, ["0002", "0004"]),
+        (3, 4, 7, ["0006", "0007"]),
+        (9, 0, 2, ["0002"]),
+        (1, 3, 3, []),
+    ],
+)
+def test_draws_when_asked_and_at_the_end(tmp_path, every, start, epochs, names):
+    fit(SampleGrid(tmp_path, PROMPTS, every=every), initial_epoch=start, epochs=epochs)
+    assert sorted(file.stem for file in tmp_path.iterdir()) == [f"epoch_{name}" for name in names]
+
+
+def test_a_second_training_draws_its_end_too(tmp_path):
+    callback = SampleGrid(tmp_path, PROMPTS, every=9)
+    assert len(fit(callback, epochs=3).calls) == 1
+    assert len(fit(callback, epochs=2).calls) == 1
+
+
+def test_tensorboard_gets_the_sheets(tmp_path):
+    pytest.importorskip("tensorboard")
+    logs = tmp_path / "logs"
+    fit(SampleGrid(tmp_path / "png", PROMPTS, tensorboard=logs), epochs=2)
+    images = {}
+    for file in logs.iterdir():
+        for record in tf.data.TFRecordDataset(str(file)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                assert value.tag == "samples"
+                images[event.step] = tf.io.decode_png(value.tensor.string_val[2]).numpy()
+    assert sorted(images) == [1, 2]
+    np.testing.assert_array_equal(images[2], sheet_of(tmp_path / "png" / "epoch_0002.png"))
+
+
+def test_wrong_arguments(tmp_path):
+    with pytest.raises(ValueError, match="`prompts` must be a sequence of strings"):
+        SampleGrid(tmp_path, [])
+    with pytest.raises(ValueError, match="`prompts` must be a sequence of strings"):
+        SampleGrid(tmp_path, ["a", 3])
+    with pytest.raises(ValueError, match="`every` must be at least 1"):
+        SampleGrid(tmp_path, PROMPTS, every=0)

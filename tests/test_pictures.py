@@ -1,0 +1,93 @@
+"""Contact sheets: every pixel in its place, every label under its tile and no wider."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kgen.pictures import GAP, GREY, contact_sheet, save_png
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (5, 6, 8, 3), dtype=np.uint8)
+
+
+def test_tiles_lie_row_by_row(images):
+    sheet = contact_sheet(images, columns=2)
+    assert sheet.shape == (3 * 6 + 4 * GAP, 2 * 8 + 3 * GAP, 3)
+    assert sheet.dtype == np.uint8
+    for i, (row, column) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)]):
+        top, left = GAP + row * (6 + GAP), GAP + column * (8 + GAP)
+        np.testing.assert_array_equal(sheet[top : top + 6, left : left + 8], images[i])
+        sheet[top : top + 6, left : left + 8] = GREY
+    assert np.all(sheet == GREY)
+
+
+def test_scale_repeats_pixels(images):
+    sheet = contact_sheet(images[:1], scale=3)
+    tile = sheet[GAP:-GAP, GAP:-GAP]
+    assert tile.shape == (18, 24, 3)
+    for i in range(3):
+        for j in range(3):
+            np.testing.assert_array_equal(tile[i::3, j::3], images[0])
+
+
+def test_columns_default_to_a_square_and_never_exceed_the_pictures(images):
+    assert contact_sheet(images).shape[1] == 3 * 8 + 4 * GAP
+    assert contact_sheet(images, columns=9).shape[1] == 5 * 8 + 6 * GAP
+
+
+def test_labels_stand_under_their_tiles_and_no_wider():
+    images = np.full((4, 10, 60, 3), 255, "uint8")
+    labels = [
+        "red heart",
+        "",
+        "Donaudampfschifffahrt",
+        "one two three four five six seven eight nine",
+    ]
+    sheet = contact_sheet(images, labels, columns=4)
+    text = sheet[GAP + 10 : -GAP]
+    widths = [slice(GAP + i * (60 + GAP), (i + 1) * (60 + GAP)) for i in range(4)]
+    ink = [int(np.sum(text[:, width] < 100)) for width in widths]
+    assert ink[1] == 0
+    assert min(ink[0], ink[2], ink[3]) > 50
+    gaps = [i * (60 + GAP) + j for i in range(5) for j in range(GAP)]
+    assert np.all(sheet[:, gaps] == GREY)
+
+
+def test_a_label_too_long_takes_three_lines_and_ends_in_dots():
+    images = np.full((1, 10, 60, 3), 255, "uint8")
+    three = contact_sheet(images, ["one two three four five six seven eight nine"])
+    more = contact_sheet(images, ["one two three four five six seven eight nine ten " * 9])
+    one = contact_sheet(images, ["one"])
+    line = one.shape[0] - 10 - 2 * GAP
+    assert three.shape[0] == more.shape[0] == 10 + 3 * line + 2 * GAP
+    np.testing.assert_array_equal(three[: 10 + GAP + 2 * line], more[: 10 + GAP + 2 * line])
+
+
+def test_png_holds_the_pixels(tmp_path, images):
+    path = tmp_path / "new" / "folder" / "picture.png"
+    save_png(path, images[0])
+    np.testing.assert_array_equal(tf.io.decode_png(path.read_bytes()), images[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"images": np.zeros((2, 4, 4, 3))}, "must be uint8"),
+        ({"images": np.zeros((4, 4, 3), "uint8")}, "must be uint8"),
+        ({"images": np.zeros((0, 4, 4, 3), "uint8")}, "must be uint8"),
+        ({"labels": ["a"]}, "one string for each"),
+        ({"labels": ["a", 2]}, "one string for each"),
+        ({"columns": 0}, "`columns` must be a positive"),
+        ({"scale": 1.5}, "`scale` must be a positive"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        contact_sheet(**{"images": np.zeros((2, 4, 4, 3), "uint8"), **arguments})
+
+
+def test_only_uint8_pictures_are_written(tmp_path):
+    with pytest.raises(ValueError, match="`image` must be uint8"):
+        save_png(tmp_path / "a.png", np.zeros((4, 4, 3)))

@@ -1,0 +1,85 @@
+"""Damaged and missing presets are named."""
+
+import json
+
+import numpy as np
+import pytest
+
+import kgen
+from kgen.networks.conv import decoder, encoder
+
+
+@pytest.fixture
+def preset(tmp_path):
+    model = kgen.KLAutoencoder(
+        encoder((8, 8, 3), 4, channels=(8, 8)), decoder((4, 4, 4), channels=(8, 8))
+    )
+    model.save_to_preset(tmp_path)
+    return tmp_path
+
+
+def test_weights_are_half_precision_and_load_as_float32(preset):
+    with np.load(preset / "weights.npz") as archive:
+        assert {archive[key].dtype for key in archive.files} == {np.dtype("float16")}
+    assert {w.dtype for w in kgen.from_preset(preset).trainable_weights} == {"float32"}
+
+
+def test_a_mixed_policy_of_training_is_not_forced_on_the_user(tmp_path):
+    from kgen.networks.blocks import dtype_policy
+
+    with dtype_policy("mixed_bfloat16"):
+        model = kgen.KLAutoencoder(
+            encoder((8, 8, 3), 4, channels=(8, 8)), decoder((4, 4, 4), channels=(8, 8))
+        )
+    model.save_to_preset(tmp_path)
+
+    def policies(model):
+        return {layer.dtype_policy.name for layer in model._flatten_layers()}
+
+    assert policies(kgen.from_preset(tmp_path)) == {"float32"}
+    assert "mixed_bfloat16" in policies(kgen.from_preset(tmp_path, dtype="mixed_bfloat16"))
+
+
+@pytest.mark.parametrize("name", ["config.json", "weights.npz"])
+def test_a_missing_file_is_named(preset, name):
+    (preset / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name):
+        kgen.from_preset(preset)
+
+
+def test_truncated_weights(preset):
+    data = (preset / "weights.npz").read_bytes()
+    (preset / "weights.npz").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match=r"weights\.npz is damaged"):
+        kgen.from_preset(preset)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"versions": {}}'])
+def test_a_damaged_config(preset, text):
+    (preset / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json is not"):
+        kgen.from_preset(preset)
+
+
+def test_weights_of_another_model(preset, tmp_path):
+    with np.load(preset / "weights.npz") as archive:
+        arrays = {key: archive[key] for key in sorted(archive.files)[:-1]}
+    np.savez(preset / "weights.npz", **arrays)
+    with pytest.raises(ValueError, match="does not fit its configuration"):
+        kgen.from_preset(preset)
+
+
+def test_code_in_a_config_is_refused(preset):
+    config = json.loads((preset / "config.json").read_text())
+    config["model"]["config"]["encoder"] = {
+        "class_name": "__lambda__",
+        "config": {"value": "e30=", "defaults": None, "closure": None},
+    }
+    (preset / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="unsafe|lambda"):
+        kgen.from_preset(preset)
+
+
+def test_an_unknown_dtype(preset):
+    with pytest.raises(ValueError, match="`dtype` must be"):
+        kgen.from_preset(preset).save_to_preset(preset, dtype="int8")
