@@ -1,0 +1,106 @@
+"""Export: a model as a SavedModel, which runs without kgen and without Keras.
+
+A SavedModel is a folder with graphs and the variables they read, for TensorFlow in any language and
+for TensorFlow Serving. A model says what it has to offer in `export_functions`; here it is written
+down:
+
+    model.export_functions(**options) -> functions {name: tf.function}, resources [trackable]
+
+Every function has one input signature and so one graph, which serves every batch size, number of
+steps and guidance scale. The folder holds the variables that the functions read and no others: of a
+model that averages its weights the averaged ones, and no optimizer.
+
+    loaded = tf.saved_model.load(directory)
+    loaded.signatures[name](prompts=..., ...)     # keyword arguments, a dictionary comes back
+    getattr(loaded, name)(prompts, ...)           # the same function, with positional arguments
+
+TensorFlow Serving wants one folder per version: `directory` = `<models>/<name>/<number>`.
+`examples/export_and_serve.py` shows the whole way.
+
+References:
+  https://www.tensorflow.org/guide/saved_model
+  https://www.tensorflow.org/tfx/serving/api_rest
+"""
+
+import os
+import pathlib
+import shutil
+
+import tensorflow as tf
+
+SAVED_MODEL_FILES = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
+
+
+def export_saved_model(model, directory, **options):
+    """Writes `model` as a SavedModel.
+
+    The folder appears complete or not at all. A SavedModel that is already there is replaced.
+
+    Args:
+        model: a model with `export_functions`, such as `LatentDiffusion` or `KLAutoencoder`.
+        directory: folder to write; its parents are made.
+        **options: arguments of `model.export_functions`. Of a `LatentDiffusion`: `inputs`,
+            `"prompts"` (strings; the default) or `"token_ids"` (TensorFlow's core operations only),
+            and `solver`.
+
+    Raises:
+        TypeError: if the model cannot be exported, or has no such option.
+        ValueError: if an option has another value than those above.
+        FileExistsError: if `directory` is a file, or holds anything else than a SavedModel.
+
+    Example:
+        >>> import tempfile
+        >>> from kgen import KLAutoencoder
+        >>> from kgen.networks.conv import decoder, encoder
+        >>> model = KLAutoencoder(
+        ...     encoder((8, 8, 3), 2, channels=(8,)), decoder((8, 8, 2), channels=(8,))
+        ... )
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     export_saved_model(model, folder)
+        ...     loaded = tf.saved_model.load(folder)
+        >>> loaded.reconstruct(tf.zeros([2, 8, 8, 3]))["images"].shape
+        TensorShape([2, 8, 8, 3])
+    """
+    if not callable(getattr(model, "export_functions", None)):
+        raise TypeError(
+            "`model` must have a method `export_functions`, as LatentDiffusion and KLAutoencoder "
+            f"do. Received: model={model!r} of type {type(model).__name__}."
+        )
+    directory = pathlib.Path(directory).absolute()
+    _check_free(directory)
+    functions, resources = model.export_functions(**options)
+    graphs = [function.get_concrete_function().graph for function in functions.values()]
+    module = tf.Module()
+    module.resources = list(resources)
+    module.weights = list({id(v): v for graph in graphs for v in graph.variables}.values())
+    for name, function in functions.items():
+        setattr(module, name, function)
+
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
+    try:
+        tf.saved_model.save(
+            module,
+            str(partial),
+            signatures=functions,
+            options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
+        )
+        if directory.exists():
+            shutil.rmtree(directory)
+        partial.rename(directory)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_free(directory):
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise FileExistsError(f"`directory` must be a folder. Received: {directory}, a file.")
+    names = sorted(path.name for path in directory.iterdir())
+    other = [name for name in names if name not in SAVED_MODEL_FILES]
+    if names and (other or "saved_model.pb" not in names):
+        raise FileExistsError(
+            "`directory` must be new, empty or a SavedModel, which is replaced. "
+            f"Received: {directory}, which holds {(other or names)[:5]}."
+        )

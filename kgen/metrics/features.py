@@ -1,0 +1,42 @@
+"""Features of many pictures, in batches: what every measure in this package starts from.
+
+images [N, H, W, 3]  ->  extractor  ->  features [N, D]
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+def extract(extractor, images, batch_size=32, progress=False):
+    """Runs a feature extractor over pictures.
+
+    Args:
+        extractor: a function or Keras model from `[B, H, W, C]` to `[B, D]`, such as
+            `efficientnet_lite0()`.
+        images: an array `[N, H, W, C]` in the range that the extractor expects.
+        batch_size: pictures at once.
+        progress: whether to draw a progress bar.
+
+    Returns:
+        An array `[N, D]`.
+
+    Raises:
+        ValueError: if `images` is not an array of at least one picture.
+
+    Example:
+    >>> extract(lambda x: tf.reduce_mean(x, axis=(1, 2)), np.ones((5, 8, 8, 3)), batch_size=2).shape
+    (5, 3)
+    """
+    images = np.asarray(images)
+    if images.ndim != 4 or not len(images):
+        raise ValueError(f"`images` must be [N, H, W, C]. Received: shape {images.shape}.")
+    run = tf.function(lambda x: extractor(x), reduce_retracing=True)
+    bar = keras.utils.Progbar(len(images)) if progress else None
+    features = []
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        features.append(run(tf.constant(batch)).numpy())
+        if bar:
+            bar.add(len(batch))
+    return np.concatenate(features)

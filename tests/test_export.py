@@ -1,0 +1,288 @@
+"""SavedModels in fresh processes that know neither kgen nor Keras, against the models."""
+
+import subprocess
+import sys
+
+import keras
+import keras_hub
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_text
+
+import kgen
+from kgen.conditioning.conditioner import Conditioner
+from kgen.diffusion import CosineLogSNR, GaussianDiffusion
+from kgen.networks.conv import decoder, encoder
+from kgen.networks.unet import UNet
+
+# Keras 3.15 turns TensorFlow variables into arrays in a way that numpy 2.4 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+PROMPTS = ["a red apple", "", "apples"]
+# (number of prompts, num_steps, guidance_scale, seed)
+CALLS = [(3, 2, 3.0, 7), (3, 1, 3.0, 7), (1, 5, 3.0, 7), (3, 2, 1.0, 7), (3, 2, 3.0, 8)]
+LENGTH = 6
+
+RUN = """
+import sys
+sys.modules["kgen"] = sys.modules["keras"] = sys.modules["tensorflow_text"] = None
+import numpy as np
+import tensorflow as tf
+{operations}
+folder, output, prompts = sys.argv[1], sys.argv[2], sys.argv[3:]
+loaded = tf.saved_model.load(folder)
+inputs = {inputs}
+results = {{}}
+for index, (count, num_steps, guidance_scale, seed) in enumerate({calls}):
+    arguments = {{key: tf.constant(value[:count]) for key, value in inputs.items()}}
+    arguments |= {{
+        "num_steps": tf.constant(num_steps),
+        "guidance_scale": tf.constant(guidance_scale),
+        "seed": tf.constant([seed, 0]),
+    }}
+    images = loaded.signatures["serving_default"](**arguments)["images"]
+    png = loaded.signatures["generate_png"](**arguments)["png_bytes"]
+    results[f"images_{{index}}"] = images.numpy()
+    results[f"png_{{index}}"] = np.stack([tf.io.decode_png(p).numpy() for p in png])
+{extra}
+np.savez(output, **results)
+"""
+# The operations of TensorFlow Text without its Python package, which imports Keras.
+TEXT_OPERATIONS = """
+import pathlib
+for library in sorted(pathlib.Path({path!r}).glob("python/ops/*.so")):
+    tf.load_op_library(str(library))
+"""
+
+
+def tiny_text_encoder():
+    backbone = keras_hub.models.BertBackbone(
+        vocabulary_size=9,
+        num_layers=1,
+        num_heads=2,
+        hidden_dim=8,
+        intermediate_dim=16,
+        max_sequence_length=8,
+    )
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "apple", "##s"]
+    tokenizer = keras_hub.models.BertTokenizer(vocabulary=vocabulary, lowercase=True)
+    return kgen.TextEncoder(backbone, tokenizer, sequence_length=LENGTH)
+
+
+def tiny_autoencoder():
+    return kgen.KLAutoencoder(
+        encoder((16, 16, 3), 4, channels=(8, 16)),
+        decoder((8, 8, 4), channels=(8, 16)),
+        ema_decay=0.9,
+    )
+
+
+def randomise(variables, seed):
+    """The output layer of a new U-Net is zero and biases are: nothing would depend on the text."""
+    rng = np.random.default_rng(seed)
+    for variable in variables:
+        fan_in = max(1, int(np.prod(variable.shape[:-1])))
+        variable.assign(rng.normal(0, 1.5 / np.sqrt(fan_in), variable.shape))
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Its averaged weights, the autoencoder's too, differ from the trained ones."""
+    autoencoder = tiny_autoencoder()
+    randomise(autoencoder.trainable_variables, 0)
+    autoencoder.reset_averages()
+    randomise(autoencoder.trainable_variables, 1)
+    autoencoder.latent_mean.assign([0.1, -0.2, 0.3, 0.0])
+    autoencoder.latent_std.assign([0.5, 2.0, 1.0, 1.5])
+    text_encoder = tiny_text_encoder()
+    randomise(text_encoder.parts.backbone.trainable_variables, 2)
+    network = UNet(
+        autoencoder.latent_shape,
+        channels=(16, 32),
+        blocks=1,
+        attention=(False, True),
+        heads=2,
+        tokens=(LENGTH, 8),
+        pooled=8,
+    )
+    process = GaussianDiffusion(CosineLogSNR())
+    model = kgen.LatentDiffusion(autoencoder, network, process, text_encoder)
+    randomise(network.trainable_variables, 3)
+    model.reset_averages()
+    randomise(network.trainable_variables, 4)
+    return model
+
+
+@pytest.fixture(scope="module")
+def expected(model):
+    return [
+        model.generate(PROMPTS[:count], num_steps=steps, guidance_scale=scale, seed=seed)
+        for count, steps, scale, seed in CALLS
+    ]
+
+
+def run(folder, output, operations="", inputs="{'prompts': prompts}", extra=""):
+    """Calls the SavedModel in a process in which an import of kgen or Keras fails."""
+    code = RUN.format(operations=operations, inputs=inputs, calls=CALLS, extra=extra)
+    command = [sys.executable, "-c", code, str(folder), str(output), *PROMPTS]
+    done = subprocess.run(command, cwd=output.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    with np.load(output) as results:
+        return dict(results)
+
+
+def assert_same_pictures(images, expected):
+    """Equal, up to the last bit of a float that falls on the border between two of 256 values."""
+    difference = np.abs(images.astype(int) - expected.astype(int))
+    assert images.dtype == np.uint8
+    assert images.shape == expected.shape
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 1e-3
+
+
+@pytest.fixture(scope="module")
+def from_prompts(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prompts")
+    kgen.export_saved_model(model, folder / "models" / "1")
+    return run(
+        folder / "models" / "1",
+        folder / "results.npz",
+        operations=TEXT_OPERATIONS.format(path=tensorflow_text.__path__[0]),
+        extra="""
+try:
+    loaded.serving_default(tf.constant(prompts), 0, 3.0, tf.constant([7, 0]))
+except tf.errors.InvalidArgumentError as error:
+    results["error"] = str(error)
+""",
+    )
+
+
+@pytest.fixture(scope="module")
+def from_tokens(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokens")
+    kgen.export_saved_model(model, folder, inputs="token_ids")
+    np.savez(folder.with_suffix(".npz"), **model.conditioner.tokenize(PROMPTS))
+    return run(
+        folder,
+        folder.with_suffix(".results.npz"),
+        inputs="dict(np.load(folder + '.npz'))",
+        extra="""
+ids, mask = (inputs[key] for key in ("token_ids", "padding_mask"))
+results["method"] = loaded.generate_from_tokens(ids, mask, 2, 3.0, [7, 0])["images"]
+""",
+    )
+
+
+@pytest.mark.parametrize("form", ["from_prompts", "from_tokens"])
+class TestTextToImage:
+    def test_equals_generate_for_every_number_of_steps(self, request, form, expected):
+        results = request.getfixturevalue(form)
+        for index, images in enumerate(expected):
+            assert_same_pictures(results[f"images_{index}"], images)
+
+    def test_png_is_the_picture(self, request, form):
+        results = request.getfixturevalue(form)
+        for index in range(len(CALLS)):
+            np.testing.assert_array_equal(results[f"png_{index}"], results[f"images_{index}"])
+
+
+def test_pictures_depend_on_text_seed_steps_and_guidance(expected):
+    """Or the comparisons above would say nothing."""
+    first, one_step, five_steps, unguided, other_seed = expected
+    for other in (one_step, unguided, other_seed):
+        assert np.abs(first.astype(int) - other).mean() > 2
+    assert np.abs(one_step[:1].astype(int) - five_steps).mean() > 2
+    assert first.std() > 10
+
+
+def test_prompts_matter(model):
+    images = [model.generate(p, num_steps=2, seed=7).astype(int) for p in ("a red apple", "a")]
+    assert np.abs(images[0] - images[1]).mean() > 0.5
+
+
+def test_number_of_steps_is_checked(from_prompts):
+    assert "`num_steps` must be at least 1" in str(from_prompts["error"])
+
+
+def test_method_with_positional_arguments(from_tokens, expected):
+    assert_same_pictures(from_tokens["method"], expected[0])
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("autoencoder")
+    kgen.export_saved_model(model.autoencoder, folder)
+    return folder
+
+
+class TestAutoencoder:
+    def test_is_the_averaged_model(self, model, folder):
+        x = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype("float32")
+        loaded = tf.saved_model.load(folder)
+        with model.autoencoder.averaged():
+            z = model.autoencoder.encode(x)
+            x_hat = model.autoencoder.decode(z)
+        encoded = loaded.signatures["encode"](images=x)["latents"]
+        np.testing.assert_allclose(encoded, z, atol=1e-4)
+        decoded = loaded.signatures["decode"](latents=z)["images"]
+        np.testing.assert_allclose(decoded, x_hat, atol=1e-4)
+        for name in ("reconstruct", "serving_default"):
+            pictures = loaded.signatures[name](images=x)["images"]
+            np.testing.assert_allclose(pictures, x_hat, atol=1e-4)
+        assert np.abs(model.autoencoder.reconstruct(x) - x_hat).max() > 0.1
+
+    def test_holds_each_weight_once(self, model, folder):
+        """Neither the trained weights beside the averaged ones, nor seeds, nor an optimizer."""
+        stored = tf.train.list_variables(str(folder / "variables" / "variables"))
+        numbers = sum(int(np.prod(shape)) for name, shape in stored if "weights" in name)
+        parts = (model.autoencoder.encoder, model.autoencoder.decoder)
+        assert numbers == sum(part.count_params() for part in parts) + 2 * 4
+
+    def test_replaces_a_saved_model(self, folder):
+        (folder / "variables" / "stale").touch()
+        kgen.export_saved_model(tiny_autoencoder(), folder)
+        assert not (folder / "variables" / "stale").exists()
+        loaded = tf.saved_model.load(folder)
+        assert loaded.reconstruct(tf.zeros([1, 16, 16, 3]))["images"].shape == (1, 16, 16, 3)
+        assert [path.name for path in folder.parent.iterdir() if "partial" in path.name] == []
+
+
+@keras.saving.register_keras_serializable("test_export")
+class Labels(Conditioner):
+    batch_key = "labels"
+
+
+class TestErrors:
+    @pytest.mark.parametrize("other", [None, "saved_models/text_to_image", keras.Sequential()])
+    def test_model(self, tmp_path, other):
+        with pytest.raises(TypeError, match="`model` must have a method `export_functions`.*type"):
+            kgen.export_saved_model(other, tmp_path / "new")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_conditioner(self, model, tmp_path):
+        other = kgen.LatentDiffusion(model.autoencoder, model.network, model.process, Labels())
+        with pytest.raises(TypeError, match="is a TextEncoder. Received one of type Labels"):
+            kgen.export_saved_model(other, tmp_path / "new")
+
+    def test_options(self, model, tmp_path):
+        with pytest.raises(ValueError, match="`inputs` must be one of.*inputs='text'"):
+            kgen.export_saved_model(model, tmp_path / "new", inputs="text")
+        with pytest.raises(ValueError, match="`solver` must be.*'euler'"):
+            kgen.export_saved_model(model, tmp_path / "new", solver="euler")
+        with pytest.raises(TypeError, match="inputs"):
+            kgen.export_saved_model(model.autoencoder, tmp_path / "new", inputs="prompts")
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("names", [["notes.txt"], ["saved_model.pb", "notes.txt"], ["assets"]])
+    def test_folder_that_is_not_a_saved_model(self, model, tmp_path, names):
+        for name in names:
+            (tmp_path / name).write_text("precious")
+        with pytest.raises(FileExistsError, match="new, empty or a SavedModel.*" + names[-1]):
+            kgen.export_saved_model(model, tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+    def test_file(self, model, tmp_path):
+        (tmp_path / "file").write_text("precious")
+        with pytest.raises(FileExistsError, match="`directory` must be a folder. Received:.*file"):
+            kgen.export_saved_model(model, tmp_path / "file")
