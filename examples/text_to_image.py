@@ -68,7 +68,7 @@ def train(
     start=None,
     epochs=100,
     batch_size=64,
-    passes=2,
+    passes=4,
     learning_rate=1e-3,
     sheet_every=5,
     steps_per_epoch=None,
@@ -96,7 +96,7 @@ def train(
     """
     output = pathlib.Path(output)
     if start is not None:
-        model = kgen.from_preset(start)
+        model = _further(kgen.from_preset(start), **options)
     elif autoencoder is None:
         model = build(kgen.from_preset(SAVED / "text_to_image").autoencoder, **options)
     else:
@@ -122,6 +122,18 @@ def train(
     ]
     model.fit(data.repeat(), epochs=epochs, steps_per_epoch=steps, callbacks=callbacks)
     model.save_to_preset(output)
+    return model
+
+
+def _further(trained, **options):
+    """A new model for training, with the weights of a trained one."""
+    model = build(trained.autoencoder, **options)
+    weights = {v.path: v for v in trained.network.weights}
+    for variable in model.network.weights:
+        variable.assign(weights.pop(variable.path))
+    if weights:
+        raise ValueError(f"`start` must be a preset of this network. It also has: {[*weights]}.")
+    model.reset_averages()
     return model
 
 
