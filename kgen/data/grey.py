@@ -1,0 +1,146 @@
+"""Small grey pictures, 28 x 28: the digits of MNIST, the clothes of Fashion-MNIST, and emoji.
+
+The three have one size and one interface. MNIST and Fashion-MNIST come through `tfds.load`, which
+downloads them (`kgen.data.offline` fills its cache where it cannot); 50,000 pictures train, 10,000
+validate and 10,000 test. The emoji ship with kgen and need no download: ink on black, 8,926 to
+train and 991 to test, whose captions are held out; there the validation split is the test split.
+
+What a pixel is depends on the likelihood, so `values` must say it, for a grey level g in 0..255:
+
+    "binary"   x ~ Bernoulli(g / 255), drawn anew each epoch; drawn once, from `seed`, where not
+               shuffled, so that an evaluation is the same every time
+    "unit"     x = g / 255, in [0, 1]
+    "signed"   x = g / 127.5 - 1, in [-1, 1]
+
+References:
+  Salakhutdinov and Murray (2008), https://doi.org/10.1145/1390156.1390266 (binarised by sampling).
+  Burda et al. (2015), https://arxiv.org/abs/1509.00519, section 5 (dynamic binarisation).
+  Xiao et al. (2017), https://arxiv.org/abs/1708.07747 (Fashion-MNIST).
+"""
+
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+from kgen.data import emoji
+
+NAMES = ("mnist", "fashion_mnist", "emoji")
+SPLITS = ("train", "validation", "test")
+VALUES = ("binary", "unit", "signed")
+_TFDS_SPLITS = {"train": "train[:50000]", "validation": "train[50000:]", "test": "test"}
+
+
+def load(
+    name="mnist",
+    split="train",
+    *,
+    values="binary",
+    batch_size=100,
+    labels=False,
+    shuffle=None,
+    seed=0,
+    data_dir=None,
+):
+    """Returns the batches of one split, ready for `model.fit`.
+
+    Args:
+        name: `"mnist"`, `"fashion_mnist"` or `"emoji"`.
+        split: `"train"`, `"validation"` or `"test"`.
+        values: `"binary"`, `"unit"` or `"signed"`.
+        batch_size: pictures in a batch, a positive integer.
+        labels: whether batches are `{"images", "labels"}`.
+        shuffle: whether to shuffle (and binarise) anew each epoch; None means only in training.
+        seed: integer from which the order and the binarisation follow.
+        data_dir: cache of TensorFlow Datasets; None means its default.
+
+    Returns:
+        A `tf.data.Dataset` of float32 `[B, 28, 28, 1]`, with `labels` of dictionaries that also
+        hold int32 `[B]`.
+
+    Raises:
+        ValueError: if an argument is none of the above.
+        RuntimeError: if the data are neither in the cache nor to be downloaded.
+
+    Example:
+        >>> next(iter(load("emoji", "test", values="signed", batch_size=4))).shape
+        TensorShape([4, 28, 28, 1])
+    """
+    if values not in VALUES:
+        raise ValueError(f"`values` must be one of {VALUES}. Received: values={values!r}.")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"`batch_size` must be a positive integer. Received: {batch_size=}.")
+    arrays = load_arrays(name, split, data_dir=data_dir)
+    images, classes = tf.constant(arrays["images"]), tf.constant(arrays["labels"])
+    if shuffle is None:
+        shuffle = split == "train"
+    # Whole batches are gathered at once, which is much faster than picture by picture.
+    order = tf.data.Dataset.range(len(arrays["images"]))
+    if shuffle:
+        order = order.shuffle(len(arrays["images"]), seed=seed, reshuffle_each_iteration=True)
+    draws = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=bool(shuffle))
+    rows = tf.data.Dataset.zip(order.batch(batch_size), draws.batch(2, drop_remainder=True))
+
+    def batch(index, draw):
+        x = tf.cast(tf.gather(images, index), tf.float32)
+        if values == "binary":
+            x = tf.cast(tf.random.stateless_uniform(tf.shape(x), draw) * 255 < x, tf.float32)
+        else:
+            x = x / 255 if values == "unit" else x / 127.5 - 1
+        return {"images": x, "labels": tf.gather(classes, index)} if labels else x
+
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    batches = rows.map(batch, num_parallel_calls=tf.data.AUTOTUNE)
+    return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
+
+
+@functools.lru_cache(maxsize=4)
+def load_arrays(name="mnist", split="train", *, data_dir=None):
+    """Returns one split in memory; the arrays are shared between calls, so do not write to them.
+
+    Args:
+        name: `"mnist"`, `"fashion_mnist"` or `"emoji"`.
+        split: `"train"`, `"validation"` or `"test"`.
+        data_dir: cache of TensorFlow Datasets; None means its default.
+
+    Returns:
+        A dictionary of arrays: `images` uint8 `[N, 28, 28, 1]` and `labels` int32 `[N]` (of emoji
+        the index of the style in `kgen.data.emoji.STYLES`).
+
+    Raises:
+        ValueError: if an argument is none of the above.
+        RuntimeError: if the data are neither in the cache nor to be downloaded.
+    """
+    if name not in NAMES:
+        raise ValueError(f"`name` must be one of {NAMES}. Received: name={name!r}.")
+    if split not in SPLITS:
+        raise ValueError(f"`split` must be one of {SPLITS}. Received: split={split!r}.")
+    images, labels = _emoji(split) if name == "emoji" else _tfds(name, split, data_dir)
+    for array in (images, labels):
+        array.setflags(write=False)
+    return {"images": images, "labels": labels}
+
+
+def _tfds(name, split, data_dir):
+    import tensorflow_datasets as tfds
+
+    try:
+        tensors = tfds.load(name, split=_TFDS_SPLITS[split], batch_size=-1, data_dir=data_dir)
+    except Exception as error:  # of whatever stands between here and the server
+        raise RuntimeError(
+            f"`{name}` is not in the cache of TensorFlow Datasets and could not be downloaded. "
+            f"`python -m kgen.data.offline {name}` gets it another way; `name='emoji'` needs no "
+            "download."
+        ) from error
+    return tensors["image"].numpy(), tensors["label"].numpy().astype("int32")
+
+
+def _emoji(split):
+    """Ink, 255 minus luma, of the pictures at 28 x 28."""
+    arrays = emoji.load_arrays("train" if split == "train" else "test")
+    ink = 255 - arrays["images"].astype("float32") @ np.array([0.299, 0.587, 0.114], "float32")
+    small = tf.image.resize(ink[..., None], [28, 28], method="area")
+    images = np.round(np.clip(small.numpy(), 0, 255)).astype("uint8")
+    styles = {style: index for index, style in enumerate(emoji.STYLES)}
+    return images, np.array([styles[str(style)] for style in arrays["styles"]], "int32")
