@@ -1,0 +1,83 @@
+"""Checks at the door: an error that names the argument, what it must be and what came."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+def check_positive(name, value, zero=False):
+    """Checks a number.
+
+    Raises:
+        TypeError: if it is no number.
+        ValueError: if it is not finite, or negative, or 0 where that is not allowed.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}.")
+    if not np.isfinite(value) or value < 0 or (value == 0 and not zero):
+        bound = "at least 0" if zero else "positive"
+        raise ValueError(f"`{name}` must be finite and {bound}. Received: {name}={value}.")
+
+
+def check_likelihood(likelihood, decoder, data_shape):
+    """Checks that a decoder returns the parameters of a likelihood over the data.
+
+    Raises:
+        ValueError: if it does not, or ends in a sigmoid where logits are expected.
+    """
+    channels = likelihood.parameter_channels(data_shape[-1])
+    expected, received = (*data_shape[:-1], channels), tuple(decoder.output_shape[1:])
+    if received != expected:
+        raise ValueError(
+            f"`decoder` must return {expected} for {type(likelihood).__name__} and data of shape "
+            f"{tuple(data_shape)}. Received: decoder.output_shape={decoder.output_shape}."
+        )
+    shaping = (keras.layers.Reshape, keras.layers.Flatten, keras.layers.Permute)
+    layers = [v for v in getattr(decoder, "layers", [decoder]) if not isinstance(v, shaping)]
+    last = layers[-1]
+    if getattr(getattr(last, "activation", None), "__name__", "") == "sigmoid":
+        raise ValueError(
+            "`decoder` must return logits, not probabilities: leave out the sigmoid of its last "
+            f"layer. Received: a decoder that ends in {last.name!r} with a sigmoid."
+        )
+
+
+def check_data(name, x, shape, likelihood=None):
+    """Checks examples: floating, of the right shape, finite, in the range of a likelihood.
+
+    Args:
+        name: name of the argument, for the message.
+        x: examples `[N, ...]`.
+        shape: shape of one.
+        likelihood: None, or the likelihood whose range they must be in; a density puts bounds on
+            pictures only.
+
+    Raises:
+        TypeError: if `x` does not hold floating-point numbers.
+        ValueError: if it fails another check.
+    """
+    dtype = tf.as_dtype(x.dtype) if hasattr(x, "dtype") else None
+    if dtype is None or not dtype.is_floating:
+        raise TypeError(
+            f"`{name}` must be a floating-point array. Received: "
+            f"{dtype.name if dtype else type(x).__name__}."
+        )
+    if tuple(x.shape[1:]) != tuple(shape) or len(x.shape) != len(shape) + 1:
+        raise ValueError(f"`{name}` must have shape [N, {_list(shape)}]. Received: {x.shape}.")
+    x = np.asarray(x)
+    if not len(x):
+        raise ValueError(f"`{name}` must hold at least one example. Received: none.")
+    low, high = x.min(), x.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError(f"`{name}` must be finite. Received: NaN or infinite values.")
+    if likelihood is None or (likelihood.bin_width is not None and len(shape) != 3):
+        return
+    if low < likelihood.low - 1e-5 or high > likelihood.high + 1e-5:
+        raise ValueError(
+            f"`{name}` must be in [{likelihood.low:g}, {likelihood.high:g}] for "
+            f"{type(likelihood).__name__}. Received: values in [{low:g}, {high:g}]."
+        )
+
+
+def _list(shape):
+    return ", ".join(map(str, shape))

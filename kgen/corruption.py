@@ -1,0 +1,76 @@
+"""Corruptions of the input of a denoising autoencoder, which must give back the clean one.
+
+    GaussianNoise     x + std eps
+    Masking           x_i = 0 with probability `rate`
+    SaltAndPepper     x_i = low or high, each with probability `rate / 2`
+
+A corruption is a function of `x`, `[B, ...]`, and a seed, an int32 pair.
+
+Reference:
+  Vincent et al. (2010), https://www.jmlr.org/papers/v11/vincent10a.html, section 3.3.
+"""
+
+import dataclasses
+
+import tensorflow as tf
+
+from kgen.serialization import serializable
+from kgen.tensors import normal, uniform
+
+
+@serializable
+@dataclasses.dataclass(frozen=True)
+class GaussianNoise:
+    """Adds noise of standard deviation `std`."""
+
+    std: float
+
+    def __post_init__(self):
+        """Checks the standard deviation."""
+        if not self.std > 0:
+            raise ValueError(f"`std` must be positive. Received: std={self.std}.")
+
+    def __call__(self, x, seed):
+        """The corrupted `x`."""
+        return x + self.std * normal(tf.shape(x), seed)
+
+
+@serializable
+@dataclasses.dataclass(frozen=True)
+class Masking:
+    """Sets values to zero with probability `rate`."""
+
+    rate: float
+
+    def __post_init__(self):
+        """Checks the rate."""
+        _check_rate(self.rate)
+
+    def __call__(self, x, seed):
+        """The corrupted `x`."""
+        return tf.where(uniform(tf.shape(x), seed) < self.rate, 0.0, x)
+
+
+@serializable
+@dataclasses.dataclass(frozen=True)
+class SaltAndPepper:
+    """Sets values to `low` or `high`, each with probability `rate / 2`."""
+
+    rate: float
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self):
+        """Checks the rate."""
+        _check_rate(self.rate)
+
+    def __call__(self, x, seed):
+        """The corrupted `x`."""
+        u = uniform(tf.shape(x), seed)
+        x = tf.where(u < self.rate / 2, self.low, x)
+        return tf.where(u > 1 - self.rate / 2, self.high, x)
+
+
+def _check_rate(rate):
+    if not 0 < rate <= 1:
+        raise ValueError(f"`rate` must be in (0, 1]. Received: rate={rate}.")

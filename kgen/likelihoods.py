@@ -1,0 +1,209 @@
+"""Likelihoods p(x | z): what the numbers that a decoder returns say about the data.
+
+    Bernoulli         l = decoder(z)             log p = sum_i [ x_i l_i - softplus(l_i) ]
+    GaussianLikelihood  (m, log s) = decoder(z)    log p = sum_i log N(x_i; m_i, s_i^2)
+    LogisticMixture   per pixel K logistic distributions, integrated over the bin of each of the
+                      256 grey levels:
+                      p(x) = sum_k w_k prod_c [ F((x_c + h - m_kc) / s_kc)
+                                                - F((x_c - h - m_kc) / s_kc) ]
+                      F = sigmoid, h = 1/255 half a bin; the first and the last bin are open
+
+Data are `[B, ..., C]`, in [0, 1] for `Bernoulli` and in [-1, 1] for the others; a decoder's output
+has `parameter_channels(C)` channels. Densities are sums over the event, `[B]`, in nats.
+
+References:
+  Kingma and Welling (2013), https://arxiv.org/abs/1312.6114, appendix C.
+  Salimans et al. (2017), https://arxiv.org/abs/1701.05517, section 2.1 (discretised logistic
+  mixture; the channels of a pixel share the weights and are independent within a component).
+"""
+
+import dataclasses
+import math
+
+import tensorflow as tf
+
+from kgen.gaussian import Gaussian
+from kgen.serialization import serializable
+from kgen.tensors import split, sum_event, uniform
+
+BIN = 2 / 255
+_MIN_LOG_STD = -7.0
+
+
+@serializable
+@dataclasses.dataclass(frozen=True)
+class Bernoulli:
+    """Independent binary values; the decoder returns logits.
+
+    A value between 0 and 1 is taken as a probability, whose expected log likelihood is returned.
+
+    Example:
+        >>> Bernoulli().log_prob(tf.zeros([1, 2]), tf.constant([[0.0, 1.0]])).numpy().round(4)
+        array([-1.3863], dtype=float32)
+    """
+
+    low, high, bin_width = 0.0, 1.0, None
+
+    def parameter_channels(self, channels):
+        """Channels of the decoder's output for data of `channels` channels."""
+        return channels
+
+    def log_prob(self, parameters, x):
+        """Log likelihood of `x`, `[B]` nats."""
+        return -sum_event(tf.nn.softplus(parameters) - x * parameters)
+
+    def mean(self, parameters):
+        """Expected value of the data."""
+        return tf.sigmoid(parameters)
+
+    def sample(self, parameters, seed):
+        """Draws data; `seed` is an int32 pair."""
+        probability = tf.sigmoid(parameters)
+        drawn = uniform(tf.shape(probability), seed) < probability
+        return tf.cast(drawn, tf.float32)
+
+
+@serializable
+@dataclasses.dataclass(frozen=True)
+class GaussianLikelihood:
+    """Independent normal values of a fixed standard deviation, or of one that the decoder returns.
+
+    Args:
+        std: standard deviation, or None: then the decoder returns mean and log standard deviation.
+
+    Raises:
+        ValueError: if `std` is not positive.
+    """
+
+    std: float | None = None
+
+    low, high, bin_width = -1.0, 1.0, BIN
+
+    def __post_init__(self):
+        """Checks the standard deviation."""
+        if self.std is not None and not self.std > 0:
+            raise ValueError(f"`std` must be positive, or None. Received: std={self.std}.")
+
+    def parameter_channels(self, channels):
+        """Channels of the decoder's output for data of `channels` channels."""
+        return channels if self.std is not None else 2 * channels
+
+    def distribution(self, parameters):
+        """The Gaussian p(x | z). A learned log standard deviation is at least -7."""
+        if self.std is not None:
+            return Gaussian(parameters, tf.constant(math.log(self.std), parameters.dtype))
+        q = Gaussian.from_moments(parameters)
+        return Gaussian(q.mean, _MIN_LOG_STD + tf.nn.softplus(q.log_std - _MIN_LOG_STD))
+
+    def log_prob(self, parameters, x):
+        """Log density of `x`, `[B]` nats."""
+        p = self.distribution(parameters)
+        return Gaussian(p.mean, tf.zeros_like(p.mean) + p.log_std).log_prob(x)
+
+    def mean(self, parameters):
+        """Expected value of the data."""
+        return self.distribution(parameters).mean
+
+    def sample(self, parameters, seed):
+        """Draws data; `seed` is an int32 pair."""
+        return self.distribution(parameters).sample(seed)
+
+
+@serializable
+@dataclasses.dataclass(frozen=True)
+class LogisticMixture:
+    """A mixture of discretised logistic distributions, for 8-bit pixels.
+
+    Args:
+        components: number of logistic distributions.
+
+    Raises:
+        ValueError: if `components` is less than 1.
+    """
+
+    components: int = 5
+
+    low, high, bin_width = -1.0, 1.0, None
+
+    def __post_init__(self):
+        """Checks the number of components."""
+        if self.components < 1:
+            raise ValueError(
+                f"`components` must be at least 1. Received: components={self.components}."
+            )
+
+    def parameter_channels(self, channels):
+        """Channels of the decoder's output for data of `channels` channels."""
+        return self.components * (1 + 2 * channels)
+
+    def split(self, parameters):
+        """Log weights `[B, ..., K]`, means and log scales `[B, ..., K, C]`."""
+        weights, means, log_scales = self._raw(parameters)
+        return tf.nn.log_softmax(weights), means, _MIN_LOG_STD + tf.nn.softplus(log_scales + 4)
+
+    def _raw(self, parameters):
+        k = self.components
+        channels = (parameters.shape[-1] // k - 1) // 2
+        weights, means, log_scales = tf.split(parameters, [k, k * channels, k * channels], -1)
+        shape = tf.concat([tf.shape(parameters)[:-1], [k, channels]], 0)
+        return weights, tf.reshape(means, shape), tf.reshape(log_scales, shape)
+
+    def log_prob(self, parameters, x):
+        """Log probability of the grey levels `x`, `[B]` nats."""
+        log_weights, means, log_scales = self.split(parameters)
+        x = x[..., None, :]
+        inverse = tf.exp(-log_scales)
+        upper, lower = (x + BIN / 2 - means) * inverse, (x - BIN / 2 - means) * inverse
+        # log(F(u) - F(l)) = log F(u) + log F(-l) + log(1 - exp(l - u)), exact in both tails
+        inside = tf.math.log_sigmoid(upper) + tf.math.log_sigmoid(-lower)
+        inside += tf.math.log(-tf.math.expm1(-BIN * inverse))
+        first, last = x < -1 + BIN / 2, x > 1 - BIN / 2
+        log_p = tf.where(first, tf.math.log_sigmoid(upper), inside)
+        log_p = tf.where(last, tf.math.log_sigmoid(-lower), log_p)
+        return sum_event(tf.reduce_logsumexp(log_weights + tf.reduce_sum(log_p, -1), axis=-1))
+
+    def mean(self, parameters):
+        """Expected value of the data, before rounding, cut to [-1, 1]."""
+        log_weights, means, _ = self.split(parameters)
+        mean = tf.reduce_sum(tf.exp(log_weights)[..., None] * means, axis=-2)
+        return tf.clip_by_value(mean, -1, 1)
+
+    def sample(self, parameters, seed):
+        """Draws data on the 256 grey levels; `seed` is an int32 pair."""
+        log_weights, means, log_scales = self.split(parameters)
+        choice, noise = split(seed, 2)
+        u = uniform(tf.shape(log_weights), choice, 1e-6, 1 - 1e-6)
+        k = tf.argmax(log_weights - tf.math.log(-tf.math.log(u)), axis=-1)
+        means, log_scales = (tf.gather(a, k, batch_dims=k.shape.rank) for a in (means, log_scales))
+        u = uniform(tf.shape(means), noise, 1e-6, 1 - 1e-6)
+        x = means + tf.exp(log_scales) * (tf.math.log(u) - tf.math.log1p(-u))
+        return tf.round((tf.clip_by_value(x, -1, 1) + 1) / BIN) * BIN - 1
+
+
+LIKELIHOODS = {
+    "bernoulli": Bernoulli,
+    "gaussian": GaussianLikelihood,
+    "logistic_mixture": LogisticMixture,
+}
+
+
+def get(likelihood):
+    """A likelihood by name, or the object itself.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if isinstance(likelihood, tuple(LIKELIHOODS.values())):
+        return likelihood
+    if likelihood not in LIKELIHOODS:
+        raise ValueError(
+            f"`likelihood` must be one of {sorted(LIKELIHOODS)} or an object of kgen.likelihoods. "
+            f"Received: likelihood={likelihood!r}."
+        )
+    return LIKELIHOODS[likelihood]()
+
+
+def to_uint8(likelihood, x):
+    """Data of a likelihood as pixels in 0..255."""
+    unit = (x - likelihood.low) / (likelihood.high - likelihood.low)
+    return tf.cast(tf.round(255 * tf.clip_by_value(unit, 0, 1)), tf.uint8)

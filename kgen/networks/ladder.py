@@ -1,0 +1,170 @@
+"""The networks of a hierarchical VAE: a pass up over the data, and levels on the way down.
+
+dense, two levels or more: the state is all latents so far, side by side
+
+    features   x -> h_0 ... h_L        one for each level, the top one deepest
+    prior      state -> 2 C            none on top
+    posterior  [state, h_l] -> 2 C     on top h_0 -> 2 C
+    merge      [state, z] -> state + z side by side
+
+convolutional, levels on several sizes: the state is a map of features that every level refines
+
+    features   x -> [residual blocks, halve] ...     one map for each size
+    prior      block(state) -> 2 C
+    posterior  block([state, h]) -> 2 C
+    merge      state + conv(z), block, and doubled before the first level of the next size
+
+Each returns an encoder, a list of `(prior, posterior, merge, state_shape)`, and a decoder from the
+last state; `kgen.GaussianLevel` makes a level of four.
+
+References:
+  Sonderby et al. (2016), https://arxiv.org/abs/1602.02282, figure 1 d (shared way down).
+  Child (2020), https://arxiv.org/abs/2011.10650, figure 3 and section 3.3 (blocks of a quarter of
+  the width inside, last convolution scaled by 1 / sqrt(number of levels)).
+"""
+
+import math
+
+import keras
+from keras import layers, ops
+
+from kgen.networks.mlp import mlp
+
+
+def dense_ladder(shape, latents, output_channels, *, hidden=(300, 300), gated=True):
+    """Dense networks of a hierarchical VAE.
+
+    Args:
+        shape: shape of an example, such as `(28, 28, 1)`.
+        latents: number of latents of each level, the top one first.
+        output_channels: channels of the decoder's output.
+        hidden: width of the hidden layers of every network.
+        gated: whether they are gated linear units.
+
+    Returns:
+        The encoder, the networks of the levels, the decoder; see the module.
+
+    Example:
+        >>> encoder, levels, decoder = dense_ladder((4, 4, 1), (2, 3), 1, hidden=(8,))
+        >>> len(levels), decoder.input_shape
+        (2, (None, 5))
+    """
+    options = {"gated": gated, "activation": "relu"}
+    x = keras.Input(shape, name="x")
+    h, features = x, []
+    for i in range(len(latents)):
+        network = mlp(tuple(h.shape[1:]), (hidden[-1],), hidden=hidden, name=f"up_{i}", **options)
+        h = network(h)
+        features.insert(0, h)
+    encoder = keras.Model(x, features, name="encoder")
+    levels, width = [], 0
+    for i, size in enumerate(latents):
+        h_shape = (hidden[-1],)
+        if i == 0:
+            posterior = mlp(h_shape, (2 * size,), hidden=hidden[:1], name="posterior_0", **options)
+            levels.append((None, posterior, None, ()))
+        else:
+            prior = mlp((width,), (2 * size,), hidden=hidden, name=f"prior_{i}", **options)
+            both = [(width,), h_shape]
+            posterior = mlp(both, (2 * size,), hidden=hidden, name=f"posterior_{i}", **options)
+            state, z = keras.Input((width,)), keras.Input((size,))
+            merge = keras.Model([state, z], layers.Concatenate()([state, z]), name=f"merge_{i}")
+            levels.append((prior, posterior, merge, ()))
+        width += size
+    output = (*shape[:-1], output_channels)
+    decoder = mlp((width,), output, hidden=hidden, name="decoder", **options)
+    return encoder, levels, decoder
+
+
+def conv_ladder(
+    shape, output_channels, *, sizes=(7, 14), counts=(6, 6), channels=(64, 32), latents=(8, 4)
+):
+    """Convolutional networks of a hierarchical VAE, residual all the way down.
+
+    Args:
+        shape: shape of a picture, `(H, W, C)`.
+        output_channels: channels of the decoder's output.
+        sizes: sides of the maps of features, from the top down, each a divisor of the next and the
+            last one of H.
+        counts: how many levels there are on each size.
+        channels: channels of the state on each size.
+        latents: channels of each latent on each size.
+
+    Returns:
+        The encoder, the networks of the levels, the decoder; see the module.
+
+    Example:
+        >>> encoder, levels, decoder = conv_ladder((8, 8, 1), 1, sizes=(2, 4), counts=(1, 2))
+        >>> [posterior.output_shape[1:] for _, posterior, _, _ in levels]
+        [(2, 2, 16), (4, 4, 8), (4, 4, 8)]
+    """
+    scale = 1 / math.sqrt(sum(counts))
+    x = keras.Input(shape, name="x")
+    factor = shape[0] // sizes[-1]
+    h = layers.Conv2D(channels[-1], factor + 2, factor, "same", name="conv_in")(x)
+    maps = []
+    for i in reversed(range(len(sizes))):
+        width = channels[i]
+        if i < len(sizes) - 1:
+            ratio = sizes[i + 1] // sizes[i]
+            h = layers.Conv2D(width, ratio, ratio, name=f"halve_{i}")(h)
+        for k in range(2):
+            h = _residual(h, width, f"up_{i}_{k}", 1.0)
+        maps.insert(0, h)
+    features = [maps[i] for i, count in enumerate(counts) for _ in range(count)]
+    encoder = keras.Model(x, features, name="encoder")
+
+    levels = []
+    for i, count in enumerate(counts):
+        for k in range(count):
+            last = k == count - 1
+            name, width = f"{i}_{k}", channels[i]
+            map_shape, latent = (sizes[i], sizes[i], width), latents[i]
+            state, h, z = (
+                keras.Input(map_shape),
+                keras.Input(map_shape),
+                keras.Input((*map_shape[:2], latent)),
+            )
+            prior = keras.Model(
+                state, _block(state, width, 2 * latent, "prior", 0.0), name=f"prior_{name}"
+            )
+            both = layers.Concatenate()([state, h])
+            posterior = keras.Model(
+                [state, h], _block(both, width, 2 * latent, "post", scale), name=f"post_{name}"
+            )
+            merged = state + layers.Conv2D(
+                width, 1, kernel_initializer=_scaled(scale), name="conv_z"
+            )(z)
+            merged = _residual(merged, width, "out", scale)
+            if last and i < len(counts) - 1:
+                ratio = sizes[i + 1] // sizes[i]
+                merged = layers.Conv2D(channels[i + 1], 1, name="widen")(merged)
+                merged = layers.UpSampling2D(ratio, name="double")(merged)
+            merge = keras.Model([state, z], merged, name=f"merge_{name}")
+            levels.append((prior, posterior, merge, map_shape if not levels else ()))
+
+    state = keras.Input((sizes[-1], sizes[-1], channels[-1]), name="state")
+    h = _residual(state, channels[-1], "last", scale)
+    output = layers.Conv2DTranspose(
+        output_channels, factor + 2, factor, "same", dtype="float32", name="conv_out"
+    )(ops.gelu(h, approximate=True))
+    return encoder, levels, keras.Model(state, output, name="decoder")
+
+
+def _scaled(scale):
+    return keras.initializers.VarianceScaling(max(scale, 1e-3) ** 2, "fan_in", "truncated_normal")
+
+
+def _residual(x, width, name, scale):
+    return x + _block(x, width, width, name, scale)
+
+
+def _block(x, width, outputs, name, scale):
+    """1x1 - 3x3 - 3x3 - 1x1, half as wide inside; the last one starts at `scale`."""
+    inner = width // 2
+    for i, kernel in enumerate((1, 3, 3)):
+        x = layers.Conv2D(inner, kernel, padding="same", name=f"{name}_{i}")(
+            ops.gelu(x, approximate=True)
+        )
+    last = layers.Conv2D(outputs, 1, kernel_initializer=_scaled(scale), name=f"{name}_3")
+    return last(ops.gelu(x, approximate=True))

@@ -1,0 +1,101 @@
+"""Penalties on the code of an autoencoder: what else than reconstruction shapes it.
+
+    L1             weight |h|_1
+    TargetRate     weight sum_j KL(Bernoulli(rate) || Bernoulli(mean over the batch of h_j))
+    Contractive    weight |dh/dx|_F^2
+
+with the code h = encoder(x). The Jacobian is exact, one backward pass for each value of the code,
+or estimated with `num_probes` Rademacher vectors v by |dh/dx|_F^2 = E |v^T dh/dx|^2 (Hutchinson).
+
+A penalty is a function of `encode`, `x`, and a seed (an int32 pair) and returns the code and the
+penalty, `[B]`.
+
+References:
+  Ng (2011), https://web.stanford.edu/class/cs294a/sparseAutoencoder.pdf (target rate).
+  Rifai et al. (2011), https://icml.cc/2011/papers/455_icmlpaper.pdf, eq. 7 (contractive).
+  Hutchinson (1990), https://doi.org/10.1080/03610919008812866.
+"""
+
+import dataclasses
+
+import tensorflow as tf
+
+from kgen.serialization import serializable
+from kgen.tensors import fold_in, sum_event, uniform
+
+
+@serializable
+@dataclasses.dataclass(frozen=True)
+class L1:
+    """The sum of the absolute values of the code."""
+
+    weight: float
+    name = "l1"
+
+    def __call__(self, encode, x, seed):
+        """The code and the penalty `[B]`."""
+        code = encode(x)
+        return code, self.weight * sum_event(tf.abs(code))
+
+
+@serializable
+@dataclasses.dataclass(frozen=True)
+class TargetRate:
+    """How far the mean activity of each unit is from `rate`; the code must be in (0, 1)."""
+
+    rate: float
+    weight: float
+    name = "target_rate"
+
+    def __post_init__(self):
+        """Checks the rate."""
+        if not 0 < self.rate < 1:
+            raise ValueError(f"`rate` must be in (0, 1). Received: rate={self.rate}.")
+
+    def __call__(self, encode, x, seed):
+        """The code and the penalty `[B]`, the same for all of the batch."""
+        code, rate = encode(x), self.rate
+        mean = tf.clip_by_value(tf.reduce_mean(code, axis=0), 1e-6, 1 - 1e-6)
+        kl = rate * tf.math.log(rate / mean) + (1 - rate) * tf.math.log((1 - rate) / (1 - mean))
+        return code, tf.fill([tf.shape(x)[0]], self.weight * tf.reduce_sum(kl))
+
+
+@serializable
+@dataclasses.dataclass(frozen=True)
+class Contractive:
+    """The squared Frobenius norm of the Jacobian of the encoder.
+
+    Args:
+        weight: factor of the penalty.
+        num_probes: number of random vectors of the estimate, or None for the exact norm.
+    """
+
+    weight: float
+    num_probes: int | None = None
+    name = "contractive"
+
+    def __post_init__(self):
+        """Checks the number of probes."""
+        if self.num_probes is not None and self.num_probes < 1:
+            raise ValueError(
+                "`num_probes` must be at least 1, or None for the exact norm. "
+                f"Received: num_probes={self.num_probes}."
+            )
+
+    def __call__(self, encode, x, seed):
+        """The code and the penalty `[B]`."""
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(x)
+            code = encode(x)
+            flat = tf.reshape(code, [tf.shape(x)[0], -1])
+            if self.num_probes is None:
+                # Each value of the code depends on its own example only.
+                outputs = [tf.reduce_sum(flat[:, i]) for i in range(code[0].shape.num_elements())]
+            else:
+                outputs = []
+                for i in range(self.num_probes):
+                    sign = tf.sign(uniform(tf.shape(flat), fold_in(seed, i)) - 0.5)
+                    outputs.append(tf.reduce_sum(sign * flat))
+        squares = [sum_event(tape.gradient(output, x) ** 2) for output in outputs]
+        norm = tf.add_n(squares) / (1 if self.num_probes is None else self.num_probes)
+        return code, self.weight * norm

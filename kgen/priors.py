@@ -1,0 +1,150 @@
+"""Priors p(z) of a VAE.
+
+    StandardNormal        p(z) = N(0, I)
+    GaussianMixture       p(z) = sum_k w_k N(z; m_k, s_k^2), learned
+    VampPrior             p(z) = 1/K sum_k q(z | u_k), the encoder at K learned pseudo-inputs u_k
+
+A prior has `log_prob(z, posterior) -> [B]`, `sample(num, seed, posterior, temperature)` and
+`kl(q, z, posterior)`, where `posterior` is the model's function x -> q(z | x). The KL from q to
+N(0, I) is exact; to the others it is estimated at the sample z ~ q, log q(z) - log p(z).
+
+References:
+  Kingma and Welling (2013), https://arxiv.org/abs/1312.6114, appendix B.
+  Tomczak and Welling (2018), https://arxiv.org/abs/1705.07120, eq. 9 (VampPrior).
+"""
+
+import dataclasses
+import math
+
+import keras
+import tensorflow as tf
+
+from kgen.gaussian import Gaussian, standard_normal
+from kgen.serialization import serializable
+from kgen.tensors import normal, split, uniform
+
+
+@serializable
+@dataclasses.dataclass(frozen=True)
+class StandardNormal:
+    """N(0, I) over codes of shape `latent_shape`."""
+
+    latent_shape: tuple
+
+    def log_prob(self, z, posterior=None):
+        """Log density of codes `[B, ...]`, `[B]` nats."""
+        return standard_normal(z).log_prob(z)
+
+    def kl(self, q, z, posterior=None):
+        """KL(q || p), exact, `[B]` nats."""
+        return q.kl(standard_normal(q.mean))
+
+    def sample(self, num, seed, posterior=None, temperature=1.0):
+        """Draws `num` codes; `temperature` multiplies the standard deviation."""
+        return temperature * normal(tf.stack([num, *self.latent_shape]), seed)
+
+
+class _Mixture(keras.layers.Layer):
+    """What the two mixtures share, given their components and their log weights."""
+
+    def _log_weights(self):
+        raise NotImplementedError
+
+    def _components(self, posterior):
+        raise NotImplementedError
+
+    def log_prob(self, z, posterior=None):
+        """Log density of codes `[B, ...]`, `[B]` nats."""
+        p = self._components(posterior)
+        size = math.prod(z.shape[1:])
+        z = tf.reshape(z, [-1, 1, size])
+        mean, log_std = (tf.reshape(a, [1, -1, size]) for a in (p.mean, p.log_std))
+        square = ((z - mean) * tf.exp(-log_std)) ** 2
+        log_p = -0.5 * tf.reduce_sum(square + 2 * log_std + math.log(2 * math.pi), -1)
+        return tf.reduce_logsumexp(self._log_weights() + log_p, axis=1)
+
+    def kl(self, q, z, posterior=None):
+        """Estimate of KL(q || p) at the sample `z` of `q`, `[B]` nats."""
+        return q.log_prob(z) - self.log_prob(z, posterior)
+
+    def sample(self, num, seed, posterior=None, temperature=1.0):
+        """Draws `num` codes; `temperature` multiplies the components' standard deviation."""
+        choice, noise = split(seed, 2)
+        p, log_weights = self._components(posterior), self._log_weights()
+        u = uniform(tf.stack([num, tf.size(log_weights)]), choice, 1e-7, 1.0)
+        k = tf.argmax(log_weights - tf.math.log(-tf.math.log(u)), axis=-1)
+        mean, log_std = tf.gather(p.mean, k), tf.gather(p.log_std, k)
+        return Gaussian(mean, log_std + tf.math.log(temperature)).sample(noise)
+
+
+@serializable
+class GaussianMixture(_Mixture):
+    """A learned mixture of diagonal Gaussians.
+
+    Args:
+        num_components: number of Gaussians.
+        latent_shape: shape of a code.
+        seed: integer seed of their initial means.
+    """
+
+    def __init__(self, num_components, latent_shape, *, seed=0, **kwargs):
+        super().__init__(**kwargs)
+        _check_components(num_components)
+        shape = (num_components, *latent_shape)
+        start = keras.initializers.RandomNormal(1.0, seed=seed)
+        self.logits = self.add_weight(shape=(num_components,), initializer="zeros", name="logits")
+        self.means = self.add_weight(shape=shape, initializer=start, name="means")
+        self.log_stds = self.add_weight(shape=shape, initializer="zeros", name="log_stds")
+        self.built = True
+
+    def _log_weights(self):
+        return tf.nn.log_softmax(self.logits)
+
+    def _components(self, posterior):
+        return Gaussian(tf.convert_to_tensor(self.means), tf.convert_to_tensor(self.log_stds))
+
+
+@serializable
+class VampPrior(_Mixture):
+    """The mixture of the posteriors of learned pseudo-inputs, in [0, 1].
+
+    Args:
+        num_components: number of pseudo-inputs.
+        input_shape: shape of one.
+        mean: mean of their initial values; that of the data is a good choice.
+        std: standard deviation of their initial values.
+        seed: integer seed of their initial values.
+    """
+
+    def __init__(self, num_components, input_shape, *, mean=0.1, std=0.05, seed=0, **kwargs):
+        super().__init__(**kwargs)
+        _check_components(num_components)
+        self.pseudo_inputs = self.add_weight(
+            shape=(num_components, *input_shape),
+            initializer=keras.initializers.RandomNormal(mean, std, seed=seed),
+            constraint=_UnitInterval(),
+            name="pseudo_inputs",
+        )
+        self.built = True
+
+    def _log_weights(self):
+        num = self.pseudo_inputs.shape[0]
+        return tf.fill([num], -math.log(num))
+
+    def _components(self, posterior):
+        return posterior(tf.convert_to_tensor(self.pseudo_inputs))
+
+
+@serializable
+class _UnitInterval(keras.constraints.Constraint):
+    """Keeps weights in [0, 1]."""
+
+    def __call__(self, weights):
+        return keras.ops.clip(weights, 0.0, 1.0)
+
+
+def _check_components(num_components):
+    if num_components < 1:
+        raise ValueError(
+            f"`num_components` must be at least 1. Received: num_components={num_components}."
+        )
