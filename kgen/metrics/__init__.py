@@ -3,8 +3,21 @@
 A figure means nothing without its extractor, its sample size and its sampler: say all three.
 """
 
+from kgen.metrics.active_units import active_units
+from kgen.metrics.bits_per_dim import bits_per_dim
 from kgen.metrics.efficientnet import efficientnet_lite0
 from kgen.metrics.features import extract
+from kgen.metrics.frechet import frechet_distance, kernel_distance
+from kgen.metrics.precision_recall import precision_recall
 from kgen.metrics.retrieval import retrieval_ranks
 
-__all__ = ["efficientnet_lite0", "extract", "retrieval_ranks"]
+__all__ = [
+    "active_units",
+    "bits_per_dim",
+    "efficientnet_lite0",
+    "extract",
+    "frechet_distance",
+    "kernel_distance",
+    "precision_recall",
+    "retrieval_ranks",
+]

@@ -40,3 +40,23 @@ def extract(extractor, images, batch_size=32, progress=False):
         if bar:
             bar.add(len(batch))
     return np.concatenate(features)
+
+
+def check_features(a, b):
+    """Two sets of features as float64 arrays `[N, D]` and `[M, D]`.
+
+    Raises:
+        ValueError: if they are no such sets of finite numbers, or have fewer than two rows.
+    """
+    a, b = np.asarray(a, "float64"), np.asarray(b, "float64")
+    for features in (a, b):
+        if features.ndim != 2 or len(features) < 2 or not np.isfinite(features).all():
+            raise ValueError(
+                "Features must be finite numbers [N, D] with N > 1. "
+                f"Received: shape {features.shape}."
+            )
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(
+            f"Both sets must have features of one size. Received: {a.shape} and {b.shape}."
+        )
+    return a, b

@@ -1,0 +1,34 @@
+"""Active units: which numbers of a VAE's code depend on the data at all.
+
+    A_i = Var_x( E_q(z_i|x)[ z_i ] ),    unit i is active if A_i > threshold
+
+A unit whose posterior is the prior for every x carries nothing: it has collapsed.
+
+Reference:
+  Burda et al. (2015), https://arxiv.org/abs/1509.00519, section 5.2 (threshold 0.01).
+"""
+
+import numpy as np
+
+
+def active_units(means, threshold=0.01):
+    """Says which units are active.
+
+    Args:
+        means: posterior means `[N, D]` of at least two examples.
+        threshold: variance above which a unit is active.
+
+    Returns:
+        A boolean array `[D]`.
+
+    Raises:
+        ValueError: if `means` has another rank, or fewer than two rows.
+
+    Example:
+        >>> active_units([[0.0, 1.0], [0.0, -1.0]]).tolist()
+        [False, True]
+    """
+    means = np.asarray(means)
+    if means.ndim != 2 or len(means) < 2:
+        raise ValueError(f"`means` must be [N, D] with N > 1. Received: shape {means.shape}.")
+    return means.var(axis=0) > threshold

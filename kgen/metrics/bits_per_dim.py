@@ -1,0 +1,43 @@
+"""Bits per dimension: nats of a whole example as bits of one of its numbers.
+
+    bits/dim = -log p(x) / (D log 2)
+
+for a discrete x. A density says nothing about discrete values until it is integrated over the bin
+of each; for a density that varies little over bins of width w, P(x) = p(x) w^D, so
+
+    bits/dim = (-log p(x) - D log w) / (D log 2)
+
+and w = 2/255 for 8-bit data in [-1, 1].
+
+Reference:
+  Theis et al. (2016), https://arxiv.org/abs/1511.01844, section 3.1.
+"""
+
+import math
+
+
+def bits_per_dim(nats, dimensions, bin_width=None):
+    """Converts a negative log likelihood, or a bound on it, to bits per dimension.
+
+    Args:
+        nats: -log p(x), a number or an array.
+        dimensions: D, how many numbers an example has.
+        bin_width: None if p is a probability, else the width of the bins of the data under the
+            density p: 2/255 for 8-bit data in [-1, 1].
+
+    Returns:
+        Bits per dimension, of the kind of `nats`.
+
+    Raises:
+        ValueError: if `dimensions` or `bin_width` is not positive.
+
+    Example:
+        >>> bits_per_dim(100 * math.log(256), 100)
+        8.0
+    """
+    if dimensions < 1:
+        raise ValueError(f"`dimensions` must be at least 1. Received: dimensions={dimensions}.")
+    if bin_width is not None and not bin_width > 0:
+        raise ValueError(f"`bin_width` must be positive. Received: bin_width={bin_width}.")
+    offset = math.log(bin_width) if bin_width else 0.0
+    return (nats / dimensions - offset) / math.log(2)

@@ -1,0 +1,83 @@
+"""Distances between two sets of pictures, by their features.
+
+    Frechet   |m_a - m_b|^2 + tr( C_a + C_b - 2 (C_a^1/2 C_b C_a^1/2)^1/2 )
+    KID       E k(a, a') + E k(b, b') - 2 E k(a, b),    k(x, y) = (<x, y> / D + 1)^3
+
+with means m and covariances C of the features `[N, D]`. The first is biased by the number of
+samples, the second is not. Name the extractor and the number of samples beside either: a Frechet
+distance on other features than those of Inception is no FID.
+
+References:
+  Heusel et al. (2017), https://arxiv.org/abs/1706.08500, eq. 6.
+  Binkowski et al. (2018), https://arxiv.org/abs/1801.01401, section 4 (the unbiased estimate).
+"""
+
+import numpy as np
+
+from kgen.metrics.features import check_features
+
+
+def frechet_distance(a, b):
+    """Frechet distance between the Gaussians of two sets of features.
+
+    Args:
+        a: features `[N, D]`, N > 1.
+        b: features `[M, D]`, M > 1.
+
+    Returns:
+        A float, at least 0.
+
+    Raises:
+        ValueError: if shapes do not fit, or a feature is not finite.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> x = rng.normal(size=(50, 3))
+        >>> round(frechet_distance(x, x + [1.0, 2.0, 2.0]), 6)
+        9.0
+    """
+    a, b = check_features(a, b)
+    mean = a.mean(axis=0) - b.mean(axis=0)
+    c_a, c_b = np.cov(a, rowvar=False, ddof=1), np.cov(b, rowvar=False, ddof=1)
+    c_a, c_b = np.atleast_2d(c_a), np.atleast_2d(c_b)
+    values, vectors = np.linalg.eigh(c_a)
+    root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+    cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ c_b @ root), 0, None)).sum()
+    return float(max(mean @ mean + np.trace(c_a) + np.trace(c_b) - 2 * cross, 0.0))
+
+
+def kernel_distance(a, b, *, num_subsets=100, subset_size=1000, seed=0):
+    """Kernel (Inception) distance: the unbiased squared maximum mean discrepancy.
+
+    Args:
+        a: features `[N, D]`.
+        b: features `[M, D]`.
+        num_subsets: how many random subsets to average over.
+        subset_size: examples of each set in a subset; no more than there are.
+        seed: integer seed of the choice of subsets.
+
+    Returns:
+        The mean over subsets and its standard error. The mean can be below 0.
+
+    Raises:
+        ValueError: if shapes do not fit, or a feature is not finite.
+    """
+    a, b = check_features(a, b)
+    rng, size = np.random.default_rng(seed), min(subset_size, len(a), len(b))
+    values = []
+    for _ in range(num_subsets):
+        x = a[rng.choice(len(a), size, replace=False)]
+        y = b[rng.choice(len(b), size, replace=False)]
+        within = _mean_of_others(_kernel(x, x)) + _mean_of_others(_kernel(y, y))
+        values.append(within - 2 * _kernel(x, y).mean())
+    return float(np.mean(values)), float(np.std(values) / np.sqrt(num_subsets))
+
+
+def _mean_of_others(kernel):
+    """The mean off the diagonal: of pairs of two different examples."""
+    size = len(kernel)
+    return (kernel.sum() - np.trace(kernel)) / (size * (size - 1))
+
+
+def _kernel(x, y):
+    return (x @ y.T / x.shape[1] + 1) ** 3
