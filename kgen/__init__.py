@@ -1,23 +1,37 @@
 """kgen: deep generative models in Keras, from the autoencoder to text-to-image."""
 
-from kgen import callbacks, diffusion, networks, solvers
+from kgen import callbacks, corruption, diffusion, likelihoods, networks, penalties, priors, solvers
 from kgen.conditioning import TextEncoder
 from kgen.export import export_saved_model
 from kgen.gaussian import Gaussian, standard_normal
+from kgen.models.autoencoder import Autoencoder
+from kgen.models.hvae import HVAE
 from kgen.models.kl_autoencoder import KLAutoencoder
 from kgen.models.latent_diffusion import LatentDiffusion
+from kgen.models.levels import GaussianLevel
+from kgen.models.vae import VAE
+from kgen.models.vqvae import VQVAE
 from kgen.presets import from_preset
 
 __all__ = [
+    "HVAE",
+    "VAE",
+    "VQVAE",
+    "Autoencoder",
     "Gaussian",
+    "GaussianLevel",
     "KLAutoencoder",
     "LatentDiffusion",
     "TextEncoder",
     "callbacks",
+    "corruption",
     "diffusion",
     "export_saved_model",
     "from_preset",
+    "likelihoods",
     "networks",
+    "penalties",
+    "priors",
     "solvers",
     "standard_normal",
 ]

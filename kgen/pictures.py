@@ -6,6 +6,7 @@
 +--------+--------+
 """
 
+import csv
 import pathlib
 
 import numpy as np
@@ -21,7 +22,7 @@ def contact_sheet(images, labels=None, columns=None, scale=1):
     """Puts pictures side by side on one sheet.
 
     Args:
-        images: uint8 `[N, H, W, 3]`.
+        images: uint8 `[N, H, W, 3]`, or grey, `[N, H, W, 1]`.
         labels: None, or N strings to write under the pictures.
         columns: pictures in a row; None makes the sheet about square.
         scale: a positive integer: how many pixels of the sheet a pixel becomes, in each direction.
@@ -37,11 +38,14 @@ def contact_sheet(images, labels=None, columns=None, scale=1):
     (28, 40, 3)
     """
     images = np.asarray(images)
-    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or not images.size:
+    picture = images.ndim == 4 and images.shape[-1] in (1, 3)
+    if not picture or images.dtype != np.uint8 or not images.size:
         raise ValueError(
-            "`images` must be uint8 [N, H, W, 3]. "
+            "`images` must be uint8 [N, H, W, 3] or [N, H, W, 1]. "
             f"Received: shape {images.shape}, dtype {images.dtype}."
         )
+    if images.shape[-1] == 1:
+        images = images.repeat(3, axis=-1)
     columns = _positive(
         "columns", int(np.ceil(np.sqrt(len(images)))) if columns is None else columns
     )
@@ -85,6 +89,35 @@ def save_png(path, image):
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(tf.io.encode_png(image).numpy())
+
+
+def training_curves(path, log, names=None):
+    """Draws the columns of a log of `keras.callbacks.CSVLogger` against the epochs.
+
+    Args:
+        path: where to write the PNG file.
+        log: the CSV file.
+        names: which columns; None means all that have numbers.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    with open(log, newline="") as file:
+        rows = list(csv.DictReader(file))
+    epochs = [int(row["epoch"]) + 1 for row in rows]
+    if names is None:
+        # The log has a "val_" column for each name, "NA" where nothing was validated.
+        names = [name for name in rows[0] if name != "epoch" and rows[0][name] not in ("", "NA")]
+    figure, axes = pyplot.subplots(1, len(names), figsize=(3.2 * len(names), 2.6), squeeze=False)
+    for axis, name in zip(axes[0], names):
+        axis.plot(epochs, [float(row[name]) for row in rows])
+        axis.set(title=name, xlabel="epoch")
+    figure.tight_layout()
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
 
 
 def _positive(name, value):

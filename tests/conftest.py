@@ -143,3 +143,10 @@ def mixture_data():
         means=np.array([[-1.0, 0.8], [-0.5, 1.2]]),
         stds=np.array([[0.5, 0.4], [0.3, 0.6]]),
     )
+
+
+@pytest.fixture(scope="session")
+def strategies():
+    """The strategies of one and of two devices. TensorFlow has one set of collectives a process."""
+    names = [device.name for device in tf.config.list_logical_devices("CPU")]
+    return [tf.distribute.MirroredStrategy(names[:num]) for num in (1, 2)]

@@ -10,12 +10,28 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "kgen"
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 
-GROUND = {"tensors", "gaussian", "serialization", "presets", "distribution"}
+GROUND = {
+    "checks",
+    "corruption",
+    "distribution",
+    "gaussian",
+    "likelihoods",
+    "penalties",
+    "presets",
+    "priors",
+    "serialization",
+    "tensors",
+}
 ALLOWED = {
     "serialization": set(),
     "tensors": {"serialization"},
     "gaussian": {"tensors"},
     "presets": set(),
+    "checks": set(),
+    "corruption": {"serialization", "tensors"},
+    "likelihoods": {"gaussian", "serialization", "tensors"},
+    "penalties": {"serialization", "tensors"},
+    "priors": {"gaussian", "serialization", "tensors"},
     "pictures": set(),
     "diffusion": GROUND,
     "solvers": GROUND | {"diffusion"},
@@ -23,8 +39,8 @@ ALLOWED = {
     "networks": GROUND,
     "data": GROUND,
     "metrics": GROUND,
-    "models": GROUND | {"diffusion", "solvers", "conditioning"},
-    "callbacks": GROUND | {"models", "pictures"},
+    "models": GROUND | {"diffusion", "solvers", "conditioning", "metrics"},
+    "callbacks": GROUND | {"metrics", "models", "pictures"},
     "export": GROUND | {"diffusion", "solvers", "conditioning", "models"},
 }
 

@@ -5,6 +5,9 @@ words of its paper; the training loss is the mean over the batch of their sum. A
 Keras training step owes its user is here: loss scaling under mixed precision and over devices,
 gradient accumulation through `optimizer.apply`, one running mean for every term.
 
+A model whose loss is a bound on -log p(x) also states the bound itself, `bound_terms`, whatever the
+weights of its loss; `evaluate` reports both, the sum as `bound` and as `bits_per_dim`.
+
 The exponential moving average of the weights (`ema_decay`) is what evaluation, sampling, presets
 and exports use:
 
@@ -20,10 +23,14 @@ import contextlib
 import types
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from kgen.metrics.bits_per_dim import bits_per_dim
 from kgen.presets import save_preset
 from kgen.tensors import SeedStream
+
+BOUND = ("reconstruction", "prior", "denoising")  # of Luo (2022), eq. 58
 
 
 class GenerativeModel(keras.Model, abc.ABC):
@@ -34,6 +41,8 @@ class GenerativeModel(keras.Model, abc.ABC):
         seed: integer seed of all randomness in training, or None.
         **kwargs: `name` and `dtype` of a Keras model.
     """
+
+    latent_dtype = tf.float32
 
     def __init__(self, *, ema_decay=None, seed=None, **kwargs):
         super().__init__(**kwargs)
@@ -50,6 +59,11 @@ class GenerativeModel(keras.Model, abc.ABC):
         """Names of what training reports beside the loss, where they are known beforehand."""
         return ()
 
+    @property
+    def bound_names(self):
+        """Names of the terms of the bound."""
+        return ("reconstruction", "prior")
+
     @abc.abstractmethod
     def loss_terms(self, batch, training=False, seed=None):
         """Returns the terms of the loss for each example.
@@ -62,6 +76,13 @@ class GenerativeModel(keras.Model, abc.ABC):
         Returns:
             A dictionary of tensors `[B]` whose sum is the training loss of each example.
         """
+
+    def bound_terms(self, batch, training=False, seed=None):
+        """Returns the terms of the bound on -log p(x), `{name: [B]}` in nats, if there is one."""
+        return {}
+
+    def check_batch(self, batch):
+        """Raises an error if a batch is not what the model learns from."""
 
     def start_averaging(self):
         """Creates the averaged weights; a subclass calls it at the end of its construction."""
@@ -105,8 +126,15 @@ class GenerativeModel(keras.Model, abc.ABC):
         """Writes the model as a preset; see `kgen.presets.save_preset`."""
         save_preset(self, directory, dtype)
 
-    def compile(self, optimizer="adam", *, jit_compile=False, **kwargs):
+    def compile(self, optimizer="adam", *, jit_compile=False, skip_above=None, **kwargs):
         """As `keras.Model.compile`, without a loss: a generative model brings its own.
+
+        Args:
+            optimizer: a Keras optimizer or its name.
+            jit_compile: whether XLA compiles the steps: good for dense networks and on GPUs.
+            skip_above: None, or the norm of the gradient above which a step is left out, as is
+                one that is not finite; `skipped_steps` counts them.
+            **kwargs: as of `keras.Model.compile`.
 
         Raises:
             ValueError: for a `loss`, or an optimizer with `use_ema`.
@@ -124,8 +152,14 @@ class GenerativeModel(keras.Model, abc.ABC):
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         # A variable that first appears in the training step would make TensorFlow trace it twice.
         self.optimizer.build(self.optimized_variables)
-        for name in ("loss", *self.term_names):
+        names = ("loss", *self.term_names)
+        if type(self).bound_terms is not GenerativeModel.bound_terms:
+            names += (*self.bound_names, "bound", "bits_per_dim")
+        for name in names:
             self._mean(name)
+        self.skip_above = skip_above
+        if skip_above is not None:
+            self.skipped_steps = tf.Variable(0, trainable=False, name="skipped_steps")
 
     def compile_from_config(self, config):
         """Compiles a model that `keras.saving.load_model` has rebuilt."""
@@ -152,10 +186,54 @@ class GenerativeModel(keras.Model, abc.ABC):
         batch, seed = unpack(data), self.seeds.next()
         with self.averaged():
             terms = self.loss_terms(batch, training=False, seed=seed)
-        return self.logs(terms)
+            bound = self.bound_terms(batch, training=False, seed=seed)
+        return self.logs(terms, **self._bound_logs(bound, images_of(batch)))
+
+    def _bound_logs(self, bound, x):
+        if not bound:
+            return {}
+        nats = tf.add_n([bound[name] for name in BOUND if name in bound])
+        dimensions = x.shape[1:].num_elements()
+        width = self.likelihood.bin_width
+        return {
+            **bound,
+            "bound": nats,
+            "bits_per_dim": bits_per_dim(nats, dimensions, bin_width=width),
+        }
+
+    def fit(self, x=None, *args, **kwargs):
+        """As `keras.Model.fit`, on data that are looked at first."""
+        self._look_at(x)
+        return super().fit(x, *args, **kwargs)
+
+    def evaluate(self, x=None, *args, **kwargs):
+        """As `keras.Model.evaluate`, on data that are looked at first."""
+        self._look_at(x)
+        return super().evaluate(x, *args, **kwargs)
+
+    def _look_at(self, x):
+        """Checks an array, or the first batch of a data set."""
+        if type(self).check_batch is GenerativeModel.check_batch:
+            return
+        if isinstance(x, tf.data.Dataset):
+            x = next(iter(x.take(1)), None)
+            if x is None:
+                raise ValueError("`x` must hold at least one example. Received: an empty data set.")
+            x = unpack(x)
+        if isinstance(x, (np.ndarray, tf.Tensor, dict)):
+            self.check_batch(x)
 
     def apply_gradients(self, optimizer, gradients, variables):
-        """Applies one update and lets the averaged weights follow."""
+        """Applies one update, unless it is to be skipped, and lets the averaged weights follow."""
+        if self.skip_above is None:
+            self._update(optimizer, gradients, variables)
+            return
+        # NaN is not less than anything.
+        good = tf.linalg.global_norm(gradients) < self.skip_above
+        self.skipped_steps.assign_add(tf.cast(~good, tf.int32))
+        tf.cond(good, lambda: self._update(optimizer, gradients, variables), lambda: None)
+
+    def _update(self, optimizer, gradients, variables):
         optimizer.apply(gradients, variables)
         if self.ema_weights:
             n = tf.cast(self.ema_updates.value, tf.float32)
@@ -217,8 +295,8 @@ def unpack(data):
 
 
 def images_of(batch):
-    """The pictures of a batch: the batch itself, or its entry `"images"`."""
-    return entry(batch, "images") if isinstance(batch, dict) else batch
+    """The pictures of a batch, a tensor: the batch itself, or its entry `"images"`."""
+    return tf.convert_to_tensor(entry(batch, "images") if isinstance(batch, dict) else batch)
 
 
 def entry(batch, key):

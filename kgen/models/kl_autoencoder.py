@@ -27,6 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from kgen.gaussian import Gaussian, standard_normal
+from kgen.models import serving
 from kgen.models.generative_model import (
     GenerativeModel,
     freeze,
@@ -122,7 +123,7 @@ class KLAutoencoder(GenerativeModel):
         self.start_averaging()
 
     @property
-    def image_shape(self):
+    def data_shape(self):
         """`(H, W, C)`."""
         return tuple(self.encoder.input_shape[1:])
 
@@ -162,34 +163,8 @@ class KLAutoencoder(GenerativeModel):
         return self.reconstruct(x)
 
     def export_functions(self):
-        """What a SavedModel of the model offers: `encode`, `decode` and `reconstruct`.
-
-        They are the methods of these names, with the averaged weights, in dictionaries: `images`
-        float32 `[B, H, W, C]` in [-1, 1] and `latents` `[B, h, w, c]`. `serving_default` is
-        `reconstruct`.
-
-        Returns:
-            The functions, by name, and an empty list: they use nothing but variables.
-        """
-        images = [tf.TensorSpec([None, *self.image_shape], tf.float32, "images")]
-        latents = [tf.TensorSpec([None, *self.latent_shape], tf.float32, "latents")]
-
-        @tf.function(input_signature=images)
-        def encode(images):
-            with self.averaged():
-                return {"latents": self.encode(images)}
-
-        @tf.function(input_signature=latents)
-        def decode(latents):
-            with self.averaged():
-                return {"images": self.decode(latents)}
-
-        @tf.function(input_signature=images)
-        def reconstruct(images):
-            return decode(encode(images)["latents"])
-
-        functions = {"encode": encode, "decode": decode, "reconstruct": reconstruct}
-        return {**functions, "serving_default": reconstruct}, []
+        """What a SavedModel offers: `encode`, `decode` and `reconstruct`."""
+        return serving.autoencoder(self), []
 
     def measure_latents(self, dataset, max_batches=200):
         """Measures mean and standard deviation of each latent channel, and keeps them.

@@ -8,7 +8,9 @@ import tensorflow as tf
 import kgen
 from kgen.conditioning import Conditioner
 from kgen.data import emoji
+from kgen.networks import mlp
 from kgen.networks.conv import decoder, encoder
+from kgen.networks.ladder import conv_ladder, dense_ladder
 from kgen.networks.unet import UNet
 from kgen.serialization import serializable
 
@@ -96,6 +98,66 @@ def make_diffusion(make_autoencoder):
         process = kgen.diffusion.GaussianDiffusion(kgen.diffusion.CosineLogSNR())
         return kgen.LatentDiffusion(
             autoencoder, network, process, HashedWords(), **{"seed": 0, **options}
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_plain():
+    def make(**options):
+        keras.utils.set_random_seed(1)
+        return kgen.Autoencoder(
+            encoder((16, 16, 3), 4, channels=(8, 16), name="encoder"),
+            decoder((8, 8, 8), channels=(8, 16), name="decoder"),
+            **{"seed": 0, "corruption": kgen.corruption.GaussianNoise(0.3), **options},
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_vae():
+    def make(likelihood="gaussian", **options):
+        keras.utils.set_random_seed(1)
+        channels = kgen.likelihoods.get(likelihood).parameter_channels(3)
+        return kgen.VAE(
+            mlp((16, 16, 3), (16,), hidden=(32,), name="encoder"),
+            mlp((8,), (16, 16, channels), hidden=(32,), name="decoder"),
+            likelihood,
+            **{"seed": 0, **options},
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_hvae():
+    def make(kind="dense", **options):
+        keras.utils.set_random_seed(1)
+        shape = (16, 16, 3)
+        if kind == "dense":
+            networks = dense_ladder(shape, (4, 6), 6, hidden=(32,))
+        else:
+            networks = conv_ladder(shape, 6, sizes=(4, 8), counts=(1, 2), channels=(16, 8))
+        levels = [
+            kgen.GaussianLevel(*level[:3], state_shape=level[3], residual=kind == "conv")
+            for level in networks[1]
+        ]
+        return kgen.HVAE(networks[0], levels, networks[2], "gaussian", **{"seed": 0, **options})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_vqvae():
+    def make(**options):
+        keras.utils.set_random_seed(1)
+        return kgen.VQVAE(
+            encoder((16, 16, 3), 4, channels=(8, 16), name="encoder"),
+            decoder((8, 8, 8), channels=(8, 16), name="decoder"),
+            16,
+            **{"seed": 0, **options},
         )
 
     return make

@@ -7,7 +7,14 @@ import tensorflow as tf
 
 import kgen
 
-MODELS = ["make_autoencoder", "make_diffusion"]
+MODELS = [
+    "make_plain",
+    "make_vae",
+    "make_vqvae",
+    "make_hvae",
+    "make_autoencoder",
+    "make_diffusion",
+]
 
 
 @pytest.fixture(params=MODELS)
@@ -16,7 +23,18 @@ def make(request):
 
 
 @pytest.mark.parametrize(
-    ("kind", "options"), [("make_autoencoder", {}), ("make_diffusion", {"dtype": "mixed_bfloat16"})]
+    ("kind", "options"),
+    [
+        ("make_plain", {}),
+        ("make_vae", {}),
+        ("make_vae", {"likelihood": "logistic_mixture"}),
+        ("make_vae", {"objective": "iwae", "num_samples": 3}),
+        ("make_vqvae", {}),
+        ("make_hvae", {}),
+        ("make_hvae", {"kind": "conv"}),
+        ("make_autoencoder", {}),
+        ("make_diffusion", {"dtype": "mixed_bfloat16"}),
+    ],
 )
 def test_fit_lowers_the_loss(request, kind, options, dataset):
     model = request.getfixturevalue(kind)(**options)
@@ -35,7 +53,7 @@ def test_terms_are_per_example_and_sum_to_the_loss(make, dataset):
     terms = model.loss_terms(batch, seed=tf.constant([1, 2]))
     assert {value.shape for value in terms.values()} == {tf.TensorShape([128])}
     logs = model.evaluate(dataset(128), verbose=0, return_dict=True)
-    assert set(logs) == {"loss", *terms}
+    assert {"loss", *terms} <= set(logs)
     np.testing.assert_allclose(logs["loss"], sum(logs[name] for name in terms), rtol=1e-5)
 
 
@@ -43,16 +61,16 @@ def test_the_same_seed_trains_the_same_weights(make, dataset):
     weights = []
     for seed in (3, 3, 4):
         model = make(seed=seed)
-        model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
+        model.compile(keras.optimizers.Adam(1e-2), run_eagerly=True)
         model.fit(dataset().take(2), verbose=0)
         weights.append(np.concatenate([w.numpy().ravel() for w in model.trainable_variables]))
-    np.testing.assert_allclose(weights[0], weights[1], atol=1e-6)
+    np.testing.assert_allclose(weights[0], weights[1], atol=1e-5)
     assert np.abs(weights[0] - weights[2]).max() > 1e-5
 
 
 def test_averages_follow_the_recursion(make, dataset):
     model = make(ema_decay=0.5)
-    model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
+    model.compile(keras.optimizers.Adam(1e-2), run_eagerly=True)
     variables = {v.path: v for v in model.trainable_variables}
     expected = {path: v.numpy() for path, v in variables.items()}
     for n in range(4):
@@ -101,15 +119,14 @@ def averages(model):
         return {v.path: tf.convert_to_tensor(v).numpy() for v in model.trainable_variables}
 
 
-def test_gradients_are_averaged_over_devices(make_autoencoder, dataset):
+def test_gradients_are_averaged_over_devices(make_autoencoder, dataset, strategies):
     """With the same noise for each half of the batch, two devices equal one.
 
     The batches hold prompts too, of which Keras would take the mean over the devices.
     """
     weights = []
-    for devices in (1, 2):
-        names = [device.name for device in tf.config.list_logical_devices("CPU")[:devices]]
-        with tf.distribute.MirroredStrategy(names).scope():
+    for devices, strategy in enumerate(strategies, 1):
+        with strategy.scope():
             model = make_autoencoder()
             model.compile(keras.optimizers.SGD(0.1))
         model.loss_terms = _by_halves(model.loss_terms, 2 // devices)

@@ -1,0 +1,69 @@
+"""A level of a hierarchical VAE, put together from plain networks.
+
+    prior       p(z | state) = N(m, s),              [m, log s] = prior(state)
+    posterior   q(z | state, x) = N(m', s'),         [m', log s'] = posterior(state, features)
+    merge       what the levels below see:           state <- merge(state, z)
+
+With `residual` the posterior is stated relative to the prior, m' = m + dm, log s' = log s + ds, so
+that an output of zero is a KL of zero.
+
+Reference:
+  Vahdat and Kautz (2020), https://arxiv.org/abs/2007.03898, section 3.2 (residual normal).
+"""
+
+import keras
+import tensorflow as tf
+
+from kgen.gaussian import Gaussian
+from kgen.serialization import serializable
+
+
+@serializable
+class GaussianLevel(keras.layers.Layer):
+    """One level: a Gaussian prior and a Gaussian posterior.
+
+    Args:
+        prior: None for N(0, I), or a network from the state to `[B, ..., 2 C]`.
+        posterior: a network from `[state, features]`, or from features alone, to `[B, ..., 2 C]`.
+        merge: None if the latent itself is the next state, or a network from `[state, z]` to it.
+        state_shape: of the top level: the shape of the state it starts from.
+        residual: whether the posterior is stated relative to the prior.
+        **kwargs: `name` and `dtype` of a Keras layer.
+    """
+
+    def __init__(self, prior, posterior, merge=None, *, state_shape=(), residual=False, **kwargs):
+        super().__init__(**kwargs)
+        self.prior_network = prior
+        self.posterior_network = posterior
+        self.merge_network = merge
+        self.state_shape = tuple(state_shape)
+        self.residual = residual
+        self.built = True
+
+    @property
+    def latent_shape(self):
+        """Shape of the latent."""
+        shape = self.posterior_network.output_shape[1:]
+        return (*shape[:-1], shape[-1] // 2)
+
+    def prior(self, state):
+        """p(z | state)."""
+        if self.prior_network is None:
+            zeros = tf.zeros(tf.concat([tf.shape(state)[:1], self.latent_shape], 0))
+            return Gaussian(zeros, zeros)
+        return Gaussian.from_moments(self.prior_network(state))
+
+    def posterior(self, state, features):
+        """q(z | state, x)."""
+        network = self.posterior_network
+        q = Gaussian.from_moments(
+            network([state, features] if len(network.inputs) == 2 else features)
+        )
+        if self.residual:
+            p = self.prior(state)
+            q = Gaussian(p.mean + q.mean, p.log_std + q.log_std)
+        return q
+
+    def merge(self, state, z):
+        """The state that the next level sees."""
+        return z if self.merge_network is None else self.merge_network([state, z])

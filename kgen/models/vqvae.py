@@ -1,0 +1,227 @@
+"""The VQ-VAE: an autoencoder whose code is a map of whole numbers.
+
+    h = encoder(x),   k = argmin_j |h - e_j|,   x_hat = decoder(h + stop(e_k - h))
+
+    loss = |x - x_hat|^2 + commitment |h - stop(e_k)|^2
+
+Both terms are sums over the event. The gradient passes straight through the choice of k. The codes
+e_j follow the moving averages of the number n_j and the sum m_j of the vectors that choose them,
+
+    n_j <- d n_j + (1 - d) #{h : k = j},    m_j <- d m_j + (1 - d) sum_{h : k = j} h
+    e_j = m_j / n_j
+
+A code that hardly any vector chooses would stay where it is for ever. When n_j falls to
+`revive_below` times the mean it is put on a vector of the batch; as all n_j start from 0, this is
+also how the codes begin.
+
+Shapes: data `[B, ..., C]`, codes int32 `[B, ...]` of the shape of h without its last axis.
+
+References:
+  van den Oord et al. (2017), https://arxiv.org/abs/1711.00937, eq. 1-3 and appendix A.1 (averages).
+  Dhariwal et al. (2020), https://arxiv.org/abs/2005.00341, section 3.1 (random restarts).
+"""
+
+import tensorflow as tf
+
+from kgen.checks import check_data, check_positive
+from kgen.models import serving
+from kgen.models.generative_model import (
+    GenerativeModel,
+    images_of,
+    mean_of_sum,
+    num_replicas,
+    unpack,
+)
+from kgen.serialization import serializable
+from kgen.tensors import sum_event, uniform
+
+
+@serializable
+class VQVAE(GenerativeModel):
+    """Vector-quantised variational autoencoder.
+
+    Args:
+        encoder: network `[B, H, W, C]` -> `[B, h, w, D]` (or data and code of other ranks).
+        decoder: network `[B, h, w, D]` -> `[B, H, W, C]`.
+        num_codes: how many codes there are.
+        commitment: weight of the distance of an encoding from its code.
+        decay: decay of the moving averages of the codes, in [0, 1).
+        revive_below: use of a code, as a share of the mean use, at which it is put elsewhere.
+        ema_decay: decay of the averaged weights of the networks, or None.
+        seed: integer seed of all randomness in training, or None.
+        **kwargs: `name` and `dtype` of a Keras model.
+
+    Raises:
+        ValueError: if the networks do not fit, or a number is out of range.
+
+    Example:
+        >>> from kgen.networks import mlp
+        >>> model = VQVAE(mlp((8,), (4, 2)), mlp((4, 2), (8,)), num_codes=16)
+        >>> model.encode(tf.zeros([3, 8])).shape
+        TensorShape([3, 4])
+    """
+
+    latent_dtype = tf.int32
+
+    def __init__(
+        self,
+        encoder,
+        decoder,
+        num_codes=256,
+        *,
+        commitment=0.25,
+        decay=0.99,
+        revive_below=0.01,
+        ema_decay=None,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(ema_decay=ema_decay, seed=seed, **kwargs)
+        for text, a, b in (
+            ("`encoder` must return what `decoder` takes", encoder, decoder),
+            ("`decoder` must return what `encoder` takes", decoder, encoder),
+        ):
+            if a.output_shape != b.input_shape:
+                raise ValueError(f"{text}. Received: {a.output_shape} and {b.input_shape}.")
+        check_positive("num_codes", num_codes)
+        check_positive("commitment", commitment, zero=True)
+        check_positive("revive_below", revive_below, zero=True)
+        if not 0 <= decay < 1:
+            raise ValueError(f"`decay` must be in [0, 1). Received: decay={decay}.")
+        self.encoder = encoder
+        self.decoder = decoder
+        self.num_codes = num_codes
+        self.commitment = commitment
+        self.decay = decay
+        self.revive_below = revive_below
+        width = decoder.input_shape[-1]
+
+        def statistic(name, shape, initializer="zeros"):
+            return self.add_weight(
+                shape=shape,
+                initializer=initializer,
+                trainable=False,
+                name=name,
+                aggregation="only_first_replica",  # all replicas have the same, see `_follow`
+            )
+
+        self.codes = statistic("codes", (num_codes, width), "random_normal")
+        self.counts = statistic("counts", (num_codes,))
+        self.sums = statistic("sums", (num_codes, width))
+        self.built = True
+        self.start_averaging()
+
+    @property
+    def data_shape(self):
+        """Shape of an example, such as `(28, 28, 1)`."""
+        return tuple(self.encoder.input_shape[1:])
+
+    @property
+    def latent_shape(self):
+        """Shape of the map of codes."""
+        return tuple(self.decoder.input_shape[1:-1])
+
+    @property
+    def term_names(self):
+        """Names of the loss terms and of the metric."""
+        return ("reconstruction", "commitment", "perplexity")
+
+    def loss_terms(self, batch, training=False, seed=None):
+        """`reconstruction` and `commitment`, `[B]`."""
+        return self._forward(images_of(batch), training)[0]
+
+    def _forward(self, x, training):
+        """The loss terms, the encodings `[N, D]` and the numbers of their codes `[N]`."""
+        h = tf.cast(self.encoder(x, training=training), tf.float32)
+        k = self._nearest(h)
+        e = tf.gather(self.codes.value, k)
+        x_hat = tf.cast(self.decoder(h + tf.stop_gradient(e - h), training=training), tf.float32)
+        terms = {
+            "reconstruction": sum_event((x - x_hat) ** 2),
+            "commitment": self.commitment * sum_event((h - e) ** 2),
+        }
+        return terms, tf.reshape(h, [-1, h.shape[-1]]), tf.reshape(k, [-1])
+
+    def _nearest(self, h):
+        """The number of the nearest code of each vector."""
+        codes = self.codes.value
+        # |h - e|^2 without |h|^2, which is the same for all codes
+        distance = tf.reduce_sum(codes**2, axis=-1) - 2 * tf.tensordot(h, codes, [[-1], [-1]])
+        return tf.argmin(distance, axis=-1, output_type=tf.int32)
+
+    def train_step(self, data):
+        """One step of gradient descent on the networks; then the codes follow their vectors."""
+        x = images_of(unpack(data))
+        variables = self.optimized_variables
+        with tf.GradientTape() as tape:
+            terms, h, k = self._forward(x, True)
+            scaled = self.optimizer.scale_loss(mean_of_sum(terms) / num_replicas())
+        self.apply_gradients(self.optimizer, tape.gradient(scaled, variables), variables)
+        counts = self._follow(tf.stop_gradient(h), k, self.seeds.next())
+        return self.logs(terms, perplexity=perplexity(counts))
+
+    def _follow(self, h, k, seed):
+        """Updates the averages and the codes; returns how often each code was chosen."""
+        chosen = tf.one_hot(k, self.num_codes)
+        counts, sums = tf.reduce_sum(chosen, axis=0), tf.matmul(chosen, h, transpose_a=True)
+        replica = tf.distribute.get_replica_context()
+        if replica is not None and replica.num_replicas_in_sync > 1:
+            counts, sums = replica.all_reduce("sum", [counts, sums])
+        n = self.decay * self.counts + (1 - self.decay) * counts
+        m = self.decay * self.sums + (1 - self.decay) * sums
+        mean = tf.reduce_mean(counts)
+        started = tf.reduce_sum(self.counts.value) > 0
+        dead = tf.where(started, n < self.revive_below * mean, True)
+        at = tf.cast(
+            uniform([self.num_codes], seed) * tf.cast(tf.shape(h)[0], tf.float32), tf.int32
+        )
+        others = tf.gather(h, tf.minimum(at, tf.shape(h)[0] - 1))
+        n = tf.where(dead, mean, n)
+        m = tf.where(dead[:, None], mean * others, m)
+        self.counts.assign(n)
+        self.sums.assign(m)
+        self.codes.assign(m / tf.maximum(n, 1e-6)[:, None])
+        return counts
+
+    def test_step(self, data):
+        """The terms and the perplexity, with the averaged weights."""
+        x = images_of(unpack(data))
+        with self.averaged():
+            terms, _, k = self._forward(x, False)
+        counts = tf.reduce_sum(tf.one_hot(k, self.num_codes), axis=0)
+        return self.logs(terms, perplexity=perplexity(counts))
+
+    def encode(self, x):
+        """Numbers of codes, int32 `[B, h, w]`, of data."""
+        return self._nearest(tf.cast(self.encoder(x), tf.float32))
+
+    def decode(self, codes):
+        """Data of numbers of codes."""
+        return tf.cast(self.decoder(tf.gather(self.codes.value, codes)), tf.float32)
+
+    def reconstruct(self, x):
+        """Data through the codes and back."""
+        return self.decode(self.encode(x))
+
+    def call(self, x, training=False):
+        """The reconstruction."""
+        return self.reconstruct(x)
+
+    def check_batch(self, batch):
+        """Checks data before training and evaluation."""
+        check_data("x", images_of(batch), self.data_shape)
+
+    def export_functions(self):
+        """What a SavedModel offers: `encode`, `decode` and `reconstruct`."""
+        return serving.autoencoder(self), []
+
+
+def perplexity(counts):
+    """How many codes are in use: exp of the entropy of their shares, from 1 to their number.
+
+    Example:
+        >>> round(float(perplexity(tf.constant([2.0, 2.0, 0.0]))), 4)
+        2.0
+    """
+    p = counts / tf.reduce_sum(counts)
+    return tf.exp(-tf.reduce_sum(tf.math.xlogy(p, p)))

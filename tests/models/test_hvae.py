@@ -1,0 +1,146 @@
+"""The hierarchical VAE: exact linear chains, free bits, levels, stability."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kgen
+from kgen.gaussian import Gaussian
+from kgen.likelihoods import GaussianLikelihood
+from kgen.networks import mlp
+from kgen.serialization import serializable
+
+SEED = tf.constant([5, 6])
+
+
+@serializable
+class Walk(keras.layers.Layer):
+    """A level of the random walk z_l = z_(l-1) + eps with its exact posterior given x."""
+
+    state_shape = (1,)
+
+    def __init__(self, remaining, **kwargs):
+        super().__init__(**kwargs)
+        self.remaining = remaining  # variance between this level and x
+        self.built = True
+
+    def prior(self, state):
+        return Gaussian(state, tf.zeros_like(state))
+
+    def posterior(self, state, features):
+        """N(state, 1) times N(x; z, remaining)."""
+        gain = 1 / (1 + self.remaining)
+        mean = state + gain * (features - state)
+        return Gaussian(mean, tf.zeros_like(mean) + 0.5 * np.log(self.remaining * gain))
+
+    def merge(self, state, z):
+        return z
+
+
+def random_walk(levels=3):
+    """x = eps_1 + ... + eps_levels + 0.5 eps: N(0, levels + 0.25)."""
+    identity = mlp((1,), (1,), hidden=())
+    identity.set_weights([np.ones((1, 1)), np.zeros(1)])
+    chain = [Walk(levels - 1 - i + 0.25) for i in range(levels)]
+    return kgen.HVAE(identity, chain, identity, GaussianLikelihood(0.5), seed=0)
+
+
+def test_bound_of_the_exact_chain_is_the_log_likelihood():
+    x = np.linspace(-3, 3, 7).astype("float32")[:, None]
+    model, variance = random_walk(), 3.25
+    expected = -0.5 * (x[:, 0] ** 2 / variance + np.log(2 * np.pi * variance))
+    log_w = model.log_weights(tf.constant(x), SEED, 5).numpy()
+    np.testing.assert_allclose(log_w, np.tile(expected, (5, 1)), atol=1e-5)
+    many = tf.repeat(tf.constant(x), 20000, axis=0)
+    terms = model.bound_terms(many, seed=SEED)
+    bound = sum(terms[name] for name in ("reconstruction", "prior", "denoising")).numpy()
+    np.testing.assert_allclose(bound.reshape(7, -1).mean(1), -expected, atol=0.03)
+    np.testing.assert_allclose(terms["denoising"], terms["kl_1"] + terms["kl_2"], rtol=1e-5)
+    np.testing.assert_allclose(terms["prior"], terms["kl_0"])
+
+
+def test_samples_of_the_chain_have_its_variance():
+    model = random_walk()
+    x = model.generate(100000, seed=0)
+    assert x.var() == pytest.approx(3, rel=0.02)
+    cold = model.generate(100000, seed=0, temperature=[1.0, 0.5, 0.5])
+    assert cold.var() == pytest.approx(1.5, rel=0.02)
+
+
+def test_reconstruction_from_the_top_levels_only():
+    """The walk's prior mean is where it stands, so the lower levels add nothing."""
+    model, x = random_walk(), tf.constant([[2.0]])
+    # From the top: z_0 = x / (1 + 2.25), and so on with the variance that remains.
+    z, expected = 0.0, []
+    for remaining in (2.25, 1.25, 0.25):
+        z += (2 - z) / (1 + remaining)
+        expected.append(z)
+    actual = [float(model.reconstruct(x, k)[0, 0]) for k in (1, 2, 3)]
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+    assert [float(z[0, 0]) for z in model.encode(x)] == pytest.approx(expected)
+
+
+def test_free_bits_put_a_floor_under_each_level(make_hvae, pictures):
+    x = pictures["images"][:16]
+    plain = make_hvae().loss_terms(x, seed=SEED)
+    floor = 1000.0
+    model = make_hvae(free_bits=floor)
+    with tf.GradientTape() as tape:
+        terms = model.loss_terms(x, seed=SEED)
+        kl = tf.reduce_mean(terms["kl_0"] + terms["kl_1"])
+    assert float(kl) == pytest.approx(2 * floor, rel=1e-4)
+    gradient = tape.gradient(kl, model.encoder.trainable_variables)
+    assert max(float(tf.reduce_max(tf.abs(g))) for g in gradient if g is not None) < 1e-4
+    low = make_hvae(free_bits=1e-3).loss_terms(x, seed=SEED)
+    np.testing.assert_allclose(low["kl_1"], plain["kl_1"], rtol=1e-3)
+
+
+def test_warm_up_and_beta_weigh_every_level(make_hvae, pictures):
+    x = pictures["images"][:4]
+    plain = make_hvae().loss_terms(x, seed=SEED)
+    model = make_hvae(beta=2.0, warm_up=10)
+    model.compile("sgd")
+    model.optimizer.iterations.assign(5)
+    half = model.loss_terms(x, training=True, seed=SEED)
+    for name in ("kl_0", "kl_1"):
+        np.testing.assert_allclose(half[name], plain[name], rtol=1e-4)
+    np.testing.assert_allclose(model.bound_terms(x, seed=SEED)["kl_1"], plain["kl_1"], rtol=1e-5)
+
+
+def test_residual_levels_start_near_their_prior(make_hvae, pictures):
+    terms = make_hvae("conv").bound_terms(pictures["images"][:4], seed=SEED)
+    assert float(tf.reduce_max(terms["prior"] + terms["denoising"])) < 50
+
+
+def test_exploding_and_undefined_steps_are_skipped(make_hvae, dataset, pictures):
+    model = make_hvae()
+    model.compile(keras.optimizers.Adam(1e-3), skip_above=1e-3)
+    before = [v.numpy() for v in model.trainable_variables]
+    model.fit(dataset(), verbose=0)
+    assert int(model.skipped_steps) == 4
+    for old, new in zip(before, model.trainable_variables):
+        np.testing.assert_array_equal(old, new)
+    model.compile(keras.optimizers.Adam(1e-3), skip_above=1e9)
+    broken = pictures["images"][:64].copy()
+    broken[40] = np.nan
+    model._look_at = lambda x: None
+    model.fit(broken, batch_size=32, verbose=0, shuffle=False)
+    assert int(model.skipped_steps) == 1
+    assert all(np.isfinite(v.numpy()).all() for v in model.trainable_variables)
+    assert any((old != new.numpy()).any() for old, new in zip(before, model.trainable_variables))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda m: m.generate(0), ValueError, "`num_samples` must be"),
+        (lambda m: m.generate(2, temperature=0.0), ValueError, "`temperature` must be"),
+        (lambda m: m.generate(2, temperature=[1.0]), ValueError, "one for each of the 2"),
+        (lambda m: m.reconstruct(np.zeros((1, 16, 16, 3)), 3), ValueError, "`num_levels` must be"),
+        (lambda m: m.reconstruct(np.zeros((1, 16, 16, 3)), 0), ValueError, "`num_levels` must be"),
+    ],
+)
+def test_wrong_arguments_are_refused(make_hvae, call, error, message):
+    with pytest.raises(error, match=message):
+        call(make_hvae())

@@ -1,0 +1,89 @@
+"""The road is one road: each station is the next one in a special case.
+
+Luo (2022), https://arxiv.org/abs/2208.11970: a VAE with a chain of latents is a hierarchical VAE
+(section "Hierarchical Variational Autoencoders"), and one whose encoder is a fixed linear Gaussian
+chain on latents of the data's own size is the variational diffusion model.
+"""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kgen
+from kgen.diffusion import CosineLogSNR, GaussianDiffusion
+from kgen.likelihoods import GaussianLikelihood
+from kgen.networks import mlp
+from kgen.serialization import serializable
+from kgen.tensors import split
+
+SEED = tf.constant([5, 6])
+
+
+def test_an_hvae_of_one_level_is_the_vae():
+    """Luo, eq. 25 with T = 1 is eq. 19: the same terms from the same noise."""
+    keras.utils.set_random_seed(0)
+    encoder, decoder = mlp((6,), (4,)), mlp((2,), (6,))
+    x = np.random.default_rng(0).normal(size=(20, 6)).astype("float32")
+    options = {"beta": 3.0, "seed": 0}
+    vae = kgen.VAE(encoder, decoder, GaussianLikelihood(0.5), **options)
+    features = keras.Input((4,))
+    level = kgen.GaussianLevel(None, keras.Model(features, keras.layers.Identity()(features)))
+    hvae = kgen.HVAE(encoder, [level], decoder, GaussianLikelihood(0.5), **options)
+    one, other = vae.loss_terms(x, seed=SEED), hvae.loss_terms(x, seed=SEED)
+    np.testing.assert_allclose(one["reconstruction"], other["reconstruction"], rtol=1e-6)
+    np.testing.assert_allclose(one["kl"], other["kl_0"], rtol=1e-6)
+    np.testing.assert_allclose(vae.log_weights(x, SEED, 3), hvae.log_weights(x, SEED, 3), rtol=1e-5)
+
+
+@serializable
+class DiffusionLevel(keras.layers.Layer):
+    """The level z_s of a diffusion: its posterior is q(z_s | z_t, x), its prior that at x_hat."""
+
+    def __init__(self, process, denoise, s, t, size, **kwargs):
+        super().__init__(**kwargs)
+        self.process, self.denoise, self.s, self.t = process, denoise, s, t
+        self.state_shape = (size,)
+        self.built = True
+
+    def prior(self, state):
+        if self.t is None:
+            return self.process.prior(state)
+        return self.process.posterior(state, self.denoise(state, self.t), self.s, self.t)
+
+    def posterior(self, state, features):
+        if self.t is None:
+            return self.process.marginal(features, self.s)
+        return self.process.posterior(state, features, self.s, self.t)
+
+    def merge(self, state, z):
+        return z
+
+
+@pytest.mark.parametrize("scaling", ["vp", "flow"])
+def test_an_hvae_with_a_fixed_linear_gaussian_encoder_is_the_diffusion_model(
+    gaussian_data, scaling
+):
+    """Luo, eq. 58 and 105: below the top, each KL is 1/2 (SNR(s) - SNR(t)) |x - x_hat|^2."""
+    process = GaussianDiffusion(CosineLogSNR(), scaling)
+    denoise = gaussian_data.denoise(process)
+    times = [tf.constant(t, tf.float32) for t in np.linspace(1, 0, 6)]
+    levels = [DiffusionLevel(process, denoise, times[0], None, 2)]
+    levels += [DiffusionLevel(process, denoise, s, t, 2) for t, s in itertools.pairwise(times)]
+    identity = mlp((2,), (2,), hidden=())
+    identity.set_weights([np.eye(2), np.zeros(2)])
+    hvae = kgen.HVAE(identity, levels, identity, GaussianLikelihood(0.1), seed=0)
+    x = tf.constant(gaussian_data.sample(8), tf.float32)
+    terms = hvae.bound_terms(x, seed=SEED)
+
+    # The same chain by hand, from the noise that the levels drew.
+    seeds, expected = split(SEED, 6), 0.0
+    z = process.marginal(x, times[0]).sample(seeds[0])
+    for t, s, seed in zip(times, times[1:], seeds[1:]):
+        (a_t, o_t), (a_s, o_s) = process.alpha_sigma(t), process.alpha_sigma(s)
+        snr = (a_s / o_s) ** 2 - (a_t / o_t) ** 2
+        expected += 0.5 * snr * tf.reduce_sum((x - denoise(z, t)) ** 2, -1)
+        z = process.posterior(z, x, s, t).sample(seed)
+    np.testing.assert_allclose(terms["denoising"], expected, rtol=2e-3)
