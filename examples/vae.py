@@ -1,0 +1,162 @@
+"""Train a variational autoencoder on small grey pictures and measure log p(x).
+
+    python examples/vae.py --output runs/vae                          # 200-200-50, 15 minutes
+    python examples/vae.py --model iwae-5 --output runs/iwae-5        # 5 samples, 40 minutes
+    python examples/vae.py --model tutorial --output runs/tutorial    # 2-D code, 1 minute
+
+| --model | network | objective |
+| --- | --- | --- |
+| tutorial | 256-2, ReLU, batch 128: the VAE of the Keras tutorials | ELBO |
+| vae | 200-200-50, tanh | ELBO |
+| iwae-5, iwae-50 | the same | the bound of 5 or 50 samples, doubly reparameterised gradient |
+| gated | 300-300-40, gated linear units | ELBO, KL warm-up |
+
+Pictures are binarised anew each epoch (`--data mnist`, `fashion_mnist`, or `emoji`, which needs no
+download). Training is resumable: start the same command again. `--output` gets the preset, the
+training curves, reconstructions, samples, and for a 2-D code the manifold, else traversals.
+
+`--evaluate DIR` measures a preset on the test pictures, binarised once: every term of the bound in
+nats, and the log likelihood by `--num-samples` importance samples for each picture.
+saved_models/README.md holds the figures that these commands gave.
+"""
+
+import argparse
+import pathlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import kgen
+from kgen.callbacks import PosteriorCollapse, Resume
+from kgen.data import grey
+from kgen.networks import mlp
+from kgen.pictures import contact_sheet, save_png, training_curves
+
+SHAPE = (28, 28, 1)
+MODELS = {
+    "tutorial": {"hidden": (256,), "latent": 2, "activation": "relu"},
+    "vae": {"hidden": (200, 200), "latent": 50, "activation": "tanh"},
+    "iwae-5": {"hidden": (200, 200), "latent": 50, "activation": "tanh", "samples": 5},
+    "iwae-50": {"hidden": (200, 200), "latent": 50, "activation": "tanh", "samples": 50},
+    "gated": {"hidden": (300, 300), "latent": 40, "gated": True, "warm_up": 10_000},
+}
+
+
+def build(hidden, latent, activation="tanh", gated=False, samples=None, warm_up=0, **options):
+    """A VAE of dense networks over binary pictures; with `samples` an IWAE."""
+    network = {"activation": activation, "gated": gated}
+    if samples:
+        options |= {
+            "objective": "iwae",
+            "num_samples": samples,
+            "gradient": "doubly_reparameterised",
+        }
+    return kgen.VAE(
+        mlp(SHAPE, (2 * latent,), hidden=hidden, name="encoder", **network),
+        mlp((latent,), SHAPE, hidden=hidden[::-1], name="decoder", **network),
+        warm_up=warm_up,
+        **options,
+    )
+
+
+def train(args):
+    """Trains a model and saves it as a preset."""
+    keras.utils.set_random_seed(args.seed)
+    model = build(**MODELS[args.model], ema_decay=0.999, seed=args.seed)
+    batch_size = 128 if args.model == "tutorial" else 100
+    data = grey.load(args.data, batch_size=batch_size, seed=args.seed)
+    if args.steps_per_epoch:
+        data = data.take(args.steps_per_epoch)
+    rate = keras.optimizers.schedules.CosineDecay(args.learning_rate, args.epochs * len(data))
+    model.compile(
+        keras.optimizers.Adam(rate), jit_compile=True, steps_per_execution=min(50, len(data))
+    )
+    resume = Resume(args.output / "resume", save_every=args.save_every)
+    log = keras.callbacks.CSVLogger(args.output / "log.csv", append=True)
+    test = grey.load(args.data, "test", batch_size=500).take(2)
+    collapse = PosteriorCollapse(test, args.output / "collapse", every=args.save_every)
+    callbacks = [resume, log, collapse]
+    model.fit(data, epochs=args.epochs, callbacks=callbacks, verbose=args.verbose)
+    model.save_to_preset(args.output, dtype="float32")
+    training_curves(args.output / "curves.png", args.output / "log.csv")
+    return model
+
+
+def draw(model, data, output):
+    """Draws what a VAE has learned."""
+    x = next(iter(grey.load(data, "test", batch_size=20)))
+    pairs = np.stack([x.numpy(), model.reconstruct(x).numpy()], axis=1).reshape(-1, *SHAPE)
+    pairs = np.round(pairs * 255).astype("uint8")
+    save_png(output / "reconstructions.png", contact_sheet(pairs, columns=10, scale=2))
+    samples = model.generate(100, seed=0)
+    save_png(output / "samples.png", contact_sheet(samples, columns=10, scale=2))
+    if model.latent_shape == (2,):
+        # The unit square through the inverse distribution function of the prior: equal mass a tile.
+        quantiles = tf.math.ndtri(np.linspace(0.025, 0.975, 20))
+        codes = np.stack(np.meshgrid(quantiles, quantiles), axis=-1).reshape(-1, 2)
+        name, columns = "manifold.png", 20
+    else:
+        mean = model.encode(x).numpy()
+        spread = np.std(model.encode(next(iter(grey.load(data, "test", batch_size=500)))), axis=0)
+        used = np.argsort(-spread)[:8]  # the units whose posterior mean moves most
+        codes = np.repeat(mean[:1], 8 * 11, axis=0).reshape(8, 11, -1)
+        for row, unit in enumerate(used):
+            codes[row, :, unit] = np.linspace(-3, 3, 11)
+        codes, name, columns = codes.reshape(8 * 11, -1), "traversals.png", 11
+    pictures = model.decode(tf.constant(codes, tf.float32)).numpy()
+    pictures = np.round(pictures * 255).astype("uint8")
+    save_png(output / name, contact_sheet(pictures, columns=columns, scale=2))
+
+
+def evaluate(model, args):
+    """Prints the terms of the bound and the log likelihood on the test pictures."""
+    data = grey.load(args.data, "test", batch_size=100, seed=0)
+    model.compile(jit_compile=True)
+    logs = model.evaluate(data, verbose=0, return_dict=True)
+    for name in ("bound", *model.bound_names, "bits_per_dim"):
+        print(f"{name}: {logs[name]:.3f}")
+    x = np.concatenate(list(data.as_numpy_iterator()))[: args.num_test]
+    log_p = model.log_likelihood(x, args.num_samples, chunk=50, jit_compile=True)
+    error = np.std(log_p) / np.sqrt(len(log_p))
+    print(
+        f"-log p(x), {args.num_samples} importance samples, {len(x)} pictures: "
+        f"{-np.mean(log_p):.2f} nats, standard error over pictures {error:.2f}"
+    )
+
+
+def arguments(description, models, default):
+    """The command line that the examples of the VAEs share."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", choices=models, default=default)
+    parser.add_argument("--data", choices=grey.NAMES, default="mnist")
+    parser.add_argument("--output", type=pathlib.Path, help="default: runs/MODEL")
+    parser.add_argument("--epochs", type=int, help="default: as in saved_models/README.md")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save-every", type=int, default=10, help="epochs between two saves")
+    parser.add_argument("--steps-per-epoch", type=int, help="fewer than the whole data set")
+    parser.add_argument("--verbose", type=int, default=1, help="2 for a line an epoch")
+    parser.add_argument("--evaluate", type=pathlib.Path, metavar="DIR", help="measure a preset")
+    parser.add_argument("--num-samples", type=int, default=5000, help="for --evaluate")
+    parser.add_argument("--num-test", type=int, help="pictures for --evaluate, default: all")
+    return parser
+
+
+def main(argv=None):
+    """Runs the command line."""
+    args = arguments(__doc__, MODELS, "vae").parse_args(argv)
+    if args.evaluate is not None:
+        return evaluate(kgen.from_preset(args.evaluate), args)
+    args.output = args.output or pathlib.Path("runs") / args.model
+    args.epochs = args.epochs or {"tutorial": 10, "iwae-50": 100}.get(args.model, 300)
+    args.output.mkdir(parents=True, exist_ok=True)
+    model = train(args)
+    draw(model, args.data, args.output)
+    return model
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Every station's example runs on real pictures for a few steps, resumes, and leaves its files."""
+
+import pathlib
+import sys
+
+import pytest
+
+EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def on_the_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+
+
+def run(name, output, *options):
+    module = __import__(name)
+    few = ["--data", "emoji", "--output", str(output), "--steps-per-epoch", "2"]
+    return module.main([*few, *options])
+
+
+@pytest.mark.parametrize("kind", ["denoising", "sparse", "contractive", "k-sparse"])
+def test_autoencoder(tmp_path, kind, capsys):
+    run("autoencoder", tmp_path, "--kind", kind, "--epochs", "1")
+    assert "reconstruction" in capsys.readouterr().out
+    for file in ("reconstructions.png", "curves.png", "weights.npz"):
+        assert (tmp_path / file).stat().st_size > 1000
+
+
+@pytest.mark.parametrize(("model", "picture"), [("gated", "traversals"), ("iwae-5", "samples")])
+def test_vae(tmp_path, model, picture):
+    run("vae", tmp_path, "--model", model, "--epochs", "1", "--save-every", "1")
+    for file in (
+        f"{picture}.png",
+        "reconstructions.png",
+        "curves.png",
+        "collapse/collapse_0001.png",
+    ):
+        assert (tmp_path / file).stat().st_size > 1000
+
+
+def test_vae_resumes_and_evaluates(tmp_path, capsys):
+    run("vae", tmp_path, "--model", "tutorial", "--epochs", "1", "--save-every", "1")
+    run("vae", tmp_path, "--model", "tutorial", "--epochs", "2", "--save-every", "1")
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 3
+    assert (tmp_path / "manifold.png").stat().st_size > 1000
+    capsys.readouterr()
+    evaluate = ["--evaluate", str(tmp_path), "--data", "emoji", "--num-samples", "3"]
+    sys.modules["vae"].main([*evaluate, "--num-test", "10"])
+    printed = capsys.readouterr().out
+    assert "bits_per_dim" in printed
+    assert "3 importance samples, 10 pictures" in printed
+
+
+@pytest.mark.parametrize("model", ["dense", pytest.param("conv", marks=pytest.mark.slow)])
+def test_hvae(tmp_path, model):
+    run("hvae", tmp_path, "--model", model, "--epochs", "1")
+    for file in ("temperatures.png", "reconstructions.png", "samples.png", "curves.png"):
+        assert (tmp_path / file).stat().st_size > 1000
+
+
+def test_vqvae(tmp_path):
+    run("vqvae", tmp_path, "--epochs", "1", "--prior-epochs", "1")
+    for file in ("samples.png", "reconstructions.png", "codes.png", "prior.keras"):
+        assert (tmp_path / file).stat().st_size > 1000
