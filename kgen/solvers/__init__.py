@@ -2,12 +2,35 @@
 
 from kgen.solvers.ddim import DDIM
 from kgen.solvers.dpm_solver import DPMSolver
+from kgen.solvers.euler_maruyama import EulerMaruyama
 from kgen.solvers.heun import Heun
+from kgen.solvers.langevin import AnnealedLangevin, PredictorCorrector
 from kgen.solvers.solver import Solver, solve
+from kgen.solvers.unipc import UniPC
 
-SOLVERS = {"ddim": DDIM, "dpm": DPMSolver, "heun": Heun}
+SOLVERS = {
+    "ddim": DDIM,
+    "dpm": DPMSolver,
+    "euler_maruyama": EulerMaruyama,
+    "heun": Heun,
+    "langevin": AnnealedLangevin,
+    "predictor_corrector": PredictorCorrector,
+    "unipc": UniPC,
+}
 
-__all__ = ["DDIM", "SOLVERS", "DPMSolver", "Heun", "Solver", "get", "solve"]
+__all__ = [
+    "DDIM",
+    "SOLVERS",
+    "AnnealedLangevin",
+    "DPMSolver",
+    "EulerMaruyama",
+    "Heun",
+    "PredictorCorrector",
+    "Solver",
+    "UniPC",
+    "get",
+    "solve",
+]
 
 
 def get(solver):

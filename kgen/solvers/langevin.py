@@ -1,0 +1,124 @@
+"""Langevin dynamics: samplers that walk at a fixed noise level, and those that use them.
+
+At noise level t the chain
+
+    z <- z + a/2 score(z, t) + sqrt(a) eps
+
+has q(z_t) as its stationary distribution for small steps a.
+
+    AnnealedLangevin     goes from level to level and walks at each, a = (step_size sigma_t)^2
+    PredictorCorrector   a step of Euler and Maruyama, then steps of Langevin with a chosen so that
+                         the drift is `snr` times the noise: a = 2 (snr |eps| / |score|)^2
+
+When the level changes from t to s, the annealed chain only rescales z by alpha_s / alpha_t: the
+walk at the new level has to bring the variance down.
+
+References:
+  Song and Ermon (2019), https://arxiv.org/abs/1907.05600, algorithm 1.
+  Song et al. (2021), https://arxiv.org/abs/2011.13456, algorithms 2 to 5.
+"""
+
+import dataclasses
+
+import tensorflow as tf
+
+from kgen.serialization import serializable
+from kgen.solvers.euler_maruyama import reverse_step
+from kgen.solvers.solver import Solver
+from kgen.tensors import fold_in, normal
+
+
+@serializable
+@dataclasses.dataclass(frozen=True)
+class AnnealedLangevin(Solver):
+    """Langevin dynamics at each noise level of the grid but the first.
+
+    Args:
+        walks: steps at each level.
+        step_size: length of a step in units of the level's standard deviation of noise.
+
+    Raises:
+        ValueError: if `walks` is less than 1, or `step_size` is not positive.
+
+    Example:
+        >>> AnnealedLangevin(walks=5).nfe(10)
+        50
+    """
+
+    walks: int = 10
+    step_size: float = 0.2
+
+    order = 1
+    stochastic = True
+
+    def __post_init__(self):
+        _check(self.walks, "step_size", self.step_size)
+
+    def nfe(self, num_steps):
+        """`walks` calls a step."""
+        return self.walks * num_steps
+
+    def step(self, denoise, process, z, t, s, index, memory, seed):
+        """Goes to the level `s` and walks there."""
+        alpha_t, _ = process.alpha_sigma(t)
+        alpha_s, sigma_s = process.alpha_sigma(s)
+        z = z * alpha_s / alpha_t
+        a = (self.step_size * sigma_s) ** 2
+        for i in range(self.walks):
+            score = process.score(z, denoise(z, s), s)
+            z += a / 2 * score + tf.sqrt(a) * normal(tf.shape(z), fold_in(seed, i), z.dtype)
+        return z, memory
+
+
+@serializable
+@dataclasses.dataclass(frozen=True)
+class PredictorCorrector(Solver):
+    """Euler-Maruyama as the predictor and Langevin dynamics as the corrector.
+
+    Args:
+        corrections: steps of the corrector after each step of the predictor.
+        snr: ratio of the corrector's drift to its noise.
+
+    Raises:
+        ValueError: if `corrections` is less than 1, or `snr` is not positive.
+
+    Example:
+        >>> PredictorCorrector().nfe(1000)
+        2000
+    """
+
+    corrections: int = 1
+    snr: float = 0.16
+
+    order = 1
+    stochastic = True
+
+    def __post_init__(self):
+        _check(self.corrections, "snr", self.snr)
+
+    def nfe(self, num_steps):
+        """One call a step, and one for each correction."""
+        return (1 + self.corrections) * num_steps
+
+    def step(self, denoise, process, z, t, s, index, memory, seed):
+        """Makes one step from `t` to `s` and corrects it there."""
+        z = reverse_step(denoise, process, z, t, s, normal(tf.shape(z), seed, z.dtype))
+        for i in range(self.corrections):
+            eps = normal(tf.shape(z), fold_in(seed, i + 1), z.dtype)
+            score = process.score(z, denoise(z, s), s)
+            # One step size for the batch, from the mean of the norms.
+            ratio = self.snr * _mean_norm(eps) / _mean_norm(score)
+            a = 2 * ratio**2
+            z += a * score + tf.sqrt(2 * a) * eps
+        return z, memory
+
+
+def _mean_norm(x):
+    return tf.reduce_mean(tf.norm(tf.reshape(x, [tf.shape(x)[0], -1]), axis=-1))
+
+
+def _check(steps, name, value):
+    if steps < 1:
+        raise ValueError(f"The number of steps must be at least 1. Received: {steps}.")
+    if not value > 0:
+        raise ValueError(f"`{name}` must be positive. Received: {name}={value}.")

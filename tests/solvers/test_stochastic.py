@@ -1,0 +1,111 @@
+"""Stochastic solvers: the mean and the variance of what they draw."""
+
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kgen.diffusion import CosineLogSNR, GaussianDiffusion, LinearLogSNR, time_grid
+from kgen.solvers import AnnealedLangevin, EulerMaruyama, PredictorCorrector, UniPC, solve
+
+every_scaling = pytest.mark.parametrize("scaling", ["vp", "ve", "sub_vp", "flow"])
+SEED = [1, 2]
+
+
+def run(solver, process, data, num_steps, num_samples=20000):
+    z = process.prior(tf.zeros([num_samples, 2], tf.float64)).sample(tf.constant([7, 8]))
+    times = time_grid(process, num_steps, dtype="float64")
+    return solve(solver, data.denoise(process), process, z, times, seed=SEED).numpy()
+
+
+@every_scaling
+def test_euler_maruyama_moments_follow_the_recursion(scaling, gaussian_data):
+    """z_s = (1 + (s - t) (f + g^2 / v)) z + const: both moments by hand, v the variance of q(z_t).
+
+    f and g^2 by finite differences of log alpha and sigma^2 / alpha^2.
+    """
+    process = GaussianDiffusion(LinearLogSNR(4.0, -4.0), scaling)
+    times = time_grid(process, 12, dtype="float64")
+    step = 1e-6
+    prior = process.prior(tf.zeros([1, 2], tf.float64))
+    mean, var = np.zeros(2), np.exp(2 * prior.log_std.numpy()) * np.ones(2)
+    for t, s in itertools.pairwise(times.numpy()):
+        near = tf.constant([t - step, t, t - 2 * step] if t == 1 else [t - step, t, t + step])
+        alpha, sigma = (v.numpy() for v in process.alpha_sigma(near))
+        gap = near.numpy()[2] - near.numpy()[0]
+        f = (np.log(alpha[2]) - np.log(alpha[0])) / gap
+        g2 = alpha[1] ** 2 * ((sigma / alpha)[2] ** 2 - (sigma / alpha)[0] ** 2) / gap
+        total = alpha[1] ** 2 * gaussian_data.std**2 + sigma[1] ** 2
+        gain = 1 + (s - t) * (f + g2 / total)
+        mean = gain * mean - (s - t) * g2 / total * alpha[1] * gaussian_data.mean
+        var = gain**2 * var + g2 * (t - s)
+    z = run(EulerMaruyama(), process, gaussian_data, 12)
+    assert np.all(np.abs(z.mean(0) - mean) < 5 * np.sqrt(var / len(z)) + 1e-3 * np.abs(mean))
+    np.testing.assert_allclose(z.var(0), var, rtol=0.05)
+
+
+def test_euler_maruyama_approaches_the_data(gaussian_data):
+    process = GaussianDiffusion(CosineLogSNR(6.0, -6.0), "vp")
+    errors = [
+        np.abs(run(EulerMaruyama(), process, gaussian_data, n).std(0) - gaussian_data.std).max()
+        for n in (10, 300)
+    ]
+    assert errors[1] < 0.012 < 0.05 < errors[0]
+
+
+@pytest.mark.parametrize("scaling", ["vp", "ve"])
+def test_langevin_walks_to_the_distribution_of_its_level(scaling, gaussian_data):
+    """The last level is walked long: variance v / (1 - a / 4v) of the discrete chain."""
+    process = GaussianDiffusion(LinearLogSNR(1.0, -4.0), scaling)
+    solver = AnnealedLangevin(walks=200, step_size=0.5)
+    z = run(solver, process, gaussian_data, 2, num_samples=8000)
+    alpha, sigma = (v.numpy() for v in process.alpha_sigma(tf.constant(0.0, tf.float64)))
+    var = alpha**2 * gaussian_data.std**2 + sigma**2
+    a = (0.5 * sigma) ** 2
+    np.testing.assert_allclose(z.mean(0), alpha * gaussian_data.mean, atol=0.06)
+    np.testing.assert_allclose(z.var(0), var / (1 - a / (4 * var)), rtol=0.06)
+
+
+def test_the_corrector_helps_the_predictor(gaussian_data):
+    process = GaussianDiffusion(CosineLogSNR(5.0, -5.0), "vp")
+    plain, corrected = (
+        np.abs(run(solver, process, gaussian_data, 10).std(0) - gaussian_data.std).max()
+        for solver in (EulerMaruyama(), PredictorCorrector())
+    )
+    assert corrected < 0.85 * plain
+
+
+def test_unipc_is_exact_for_linear_estimates():
+    """x_hat linear in log-SNR: the corrector's polynomial is exact from the first step."""
+    process = GaussianDiffusion(LinearLogSNR(4.0, -4.0), "vp")
+    times = tf.constant([1.0, 0.8, 0.55, 0.3, 0.0], tf.float64)
+
+    def denoise(z, t):
+        return 0 * z + 0.3 - 0.8 * process.log_snr(t)
+
+    z = tf.constant([[0.4], [-1.0]], tf.float64)
+    # z_0 / sigma_0 = z_1 / sigma_1 + integral of exp(lambda) x_hat dlambda, lambda = log-SNR / 2.
+    axis = np.linspace(-2, 2, 200001)
+    values = np.exp(axis) * (0.3 - 0.8 * 2 * axis)
+    integral = ((values[1:] + values[:-1]) / 2).sum() * (axis[1] - axis[0])
+    (_, sigma_1), (_, sigma_0) = (
+        process.alpha_sigma(tf.constant(t, tf.float64)) for t in (1.0, 0.0)
+    )
+    expected = sigma_0 * (z / sigma_1 + integral)
+    np.testing.assert_allclose(solve(UniPC(), denoise, process, z, times), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: UniPC(order=3), "`order` must be 1 or 2"),
+        (lambda: AnnealedLangevin(walks=0), "at least 1"),
+        (lambda: AnnealedLangevin(step_size=0.0), "`step_size` must be positive"),
+        (lambda: PredictorCorrector(corrections=0), "at least 1"),
+        (lambda: PredictorCorrector(snr=-1.0), "`snr` must be positive"),
+    ],
+)
+def test_wrong_options_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
