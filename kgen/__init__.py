@@ -4,7 +4,9 @@ from kgen import callbacks, corruption, diffusion, likelihoods, networks, penalt
 from kgen.conditioning import TextEncoder
 from kgen.export import export_saved_model
 from kgen.gaussian import Gaussian, standard_normal
+from kgen.likelihood import log_likelihood
 from kgen.models.autoencoder import Autoencoder
+from kgen.models.diffusion_model import DiffusionModel
 from kgen.models.hvae import HVAE
 from kgen.models.kl_autoencoder import KLAutoencoder
 from kgen.models.latent_diffusion import LatentDiffusion
@@ -18,6 +20,7 @@ __all__ = [
     "VAE",
     "VQVAE",
     "Autoencoder",
+    "DiffusionModel",
     "Gaussian",
     "GaussianLevel",
     "KLAutoencoder",
@@ -29,6 +32,7 @@ __all__ = [
     "export_saved_model",
     "from_preset",
     "likelihoods",
+    "log_likelihood",
     "networks",
     "penalties",
     "priors",

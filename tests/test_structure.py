@@ -35,11 +35,12 @@ ALLOWED = {
     "pictures": set(),
     "diffusion": GROUND,
     "solvers": GROUND | {"diffusion"},
+    "likelihood": GROUND | {"diffusion", "solvers"},
     "conditioning": GROUND | {"diffusion", "solvers"},
     "networks": GROUND,
     "data": GROUND,
     "metrics": GROUND,
-    "models": GROUND | {"diffusion", "solvers", "conditioning", "metrics"},
+    "models": GROUND | {"likelihood", "diffusion", "solvers", "conditioning", "metrics"},
     "callbacks": GROUND | {"metrics", "models", "pictures"},
     "export": GROUND | {"diffusion", "solvers", "conditioning", "models"},
 }

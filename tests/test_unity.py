@@ -87,3 +87,30 @@ def test_an_hvae_with_a_fixed_linear_gaussian_encoder_is_the_diffusion_model(
         expected += 0.5 * snr * tf.reduce_sum((x - denoise(z, t)) ** 2, -1)
         z = process.posterior(z, x, s, t).sample(seed)
     np.testing.assert_allclose(terms["denoising"], expected, rtol=2e-3)
+
+
+def test_the_levels_of_the_diffusion_model_are_those_of_the_hvae(gaussian_data):
+    """T levels of `DiffusionModel` in expectation: the sum of the KLs of the chain above."""
+    process, size = GaussianDiffusion(CosineLogSNR()), 5
+    denoise = gaussian_data.denoise(process)
+    times = [tf.constant(t, tf.float32) for t in np.linspace(1, 0, size + 1)]
+    levels = [DiffusionLevel(process, denoise, times[0], None, 2)]
+    levels += [DiffusionLevel(process, denoise, s, t, 2) for t, s in itertools.pairwise(times)]
+    identity = mlp((2,), (2,), hidden=())
+    identity.set_weights([np.eye(2), np.zeros(2)])
+    hvae = kgen.HVAE(identity, levels, identity, GaussianLikelihood(0.1), seed=0)
+
+    def network(z, log_snr, cond=None, training=False):
+        alpha, sigma = (a[:, None] for a in process.alpha_sigma_of(log_snr))
+        return (z - alpha * denoise(z, process.schedule.time(log_snr))) / sigma
+
+    vdm = kgen.DiffusionModel(
+        network, process, data_shape=(2,), prediction="eps", levels=size, grey_levels=None
+    )
+    x = tf.constant(np.tile(gaussian_data.sample(100), (400, 1)), tf.float32)
+    one, other = (model.bound_terms(x, seed=SEED) for model in (hvae, vdm))
+    np.testing.assert_allclose(one["prior"], other["prior"], atol=1e-6)
+    chain, drawn = one["denoising"].numpy(), other["denoising"].numpy()
+    error = np.hypot(chain.std(), drawn.std()) / np.sqrt(len(x))
+    assert abs(chain.mean() - drawn.mean()) < 4 * error
+    assert error < 0.02 * chain.mean()

@@ -2,6 +2,7 @@
 
 from kgen.conditioning.conditioner import Conditioner
 from kgen.conditioning.dropout import drop_condition
+from kgen.conditioning.labels import Labels
 from kgen.conditioning.text_encoder import TextEncoder
 
-__all__ = ["Conditioner", "TextEncoder", "drop_condition"]
+__all__ = ["Conditioner", "Labels", "TextEncoder", "drop_condition"]

@@ -22,15 +22,17 @@ import tensorflow as tf
 
 from kgen import solvers
 from kgen.conditioning import drop_condition
-from kgen.diffusion import classifier_free, denoiser, prediction, sample_times, time_grid
+from kgen.diffusion import denoiser
+from kgen.diffusion.loss import denoising
 from kgen.diffusion.timesteps import TIME_SAMPLERS
-from kgen.diffusion.weighting import WEIGHTINGS, error_factor
+from kgen.diffusion.weighting import WEIGHTINGS
 from kgen.gaussian import Gaussian
 from kgen.models.generative_model import GenerativeModel, entry, freeze
 from kgen.models.latent_cache import LatentCache
+from kgen.models.sampling import draw
 from kgen.models.serving import text_to_image
 from kgen.serialization import serializable
-from kgen.tensors import as_seed, expand_to, fold_in, normal, split, sum_event
+from kgen.tensors import as_seed, split
 
 
 @serializable
@@ -106,19 +108,18 @@ class LatentDiffusion(GenerativeModel):
         if training and self.cond_drop_rate:
             null = self.conditioner.null(1)
             cond = drop_condition(cond, null, self.cond_drop_rate, seeds[1])
-        t, density = sample_times(self.times, tf.shape(latents)[0], seeds[2])
-        log_snr = self.process.log_snr(t)
-        alpha, sigma = (expand_to(a, latents) for a in self.process.alpha_sigma_of(log_snr))
-        eps = normal(tf.shape(latents), seeds[3])
-        output = self.network(alpha * latents + sigma * eps, log_snr, cond, training=training)
-        target = prediction.target(self.prediction, latents, eps, alpha, sigma)
-        error = (
-            prediction.error_scale(self.prediction, alpha, sigma)
-            * (tf.cast(output, tf.float32) - target) ** 2
+        error = denoising(
+            self.network,
+            self.process,
+            self.prediction,
+            latents,
+            cond,
+            seeds[2:],
+            weighting=self.weighting,
+            times=self.times,
+            training=training,
         )
-        factor = error_factor(self.weighting, log_snr, self.process.schedule.slope(t))
-        values = tf.cast(tf.size(latents[0]), tf.float32)
-        return {"denoising": 0.5 * factor / density * sum_event(error) / values}
+        return {"denoising": error / tf.cast(tf.size(latents[0]), tf.float32)}
 
     def _latents(self, batch, seed):
         if "moments" in batch:
@@ -252,20 +253,19 @@ class LatentDiffusion(GenerativeModel):
         return text_to_image(self, inputs, solver)
 
     def _generate(self, solver, cond, negative_cond, num_steps, guidance_scale, seed, indices):
-        noise_seed, solver_seed = split(seed, 2)
-        shape = self.autoencoder.latent_shape
-
-        def noise(index):
-            return normal(shape, fold_in(noise_seed, index))
-
-        eps = tf.map_fn(noise, indices, fn_output_signature=tf.TensorSpec(shape, tf.float32))
-        z = self.process.prior(eps).std * eps
         with self.averaged():
-            sampler = tf.function(self._sampler)  # its graph is traced once, however often called
-            denoise = classifier_free(sampler, cond, negative_cond, guidance_scale)
-            times = time_grid(self.process, num_steps)
-            z = solvers.solve(solver, denoise, self.process, z, times, seed=solver_seed)
-            z = denoise(z, times[-1])
+            z = draw(
+                self._sampler,
+                self.process,
+                solver,
+                self.autoencoder.latent_shape,
+                cond,
+                negative_cond,
+                num_steps,
+                guidance_scale,
+                seed,
+                indices,
+            )
         with self.autoencoder.averaged():
             images = self.autoencoder.decode(z)
         return tf.cast(tf.round(tf.clip_by_value((images + 1) * 127.5, 0, 255)), tf.uint8)

@@ -29,7 +29,7 @@ as base64 only if its name ends in `_bytes`; as text a PNG would be broken.
 import tensorflow as tf
 
 from kgen import likelihoods
-from kgen.conditioning import TextEncoder
+from kgen.conditioning import Labels, TextEncoder
 
 INPUTS = ("prompts", "token_ids")
 
@@ -100,6 +100,43 @@ def hierarchy(model):
 
     functions = {"encode": encode, "decode": decode, "reconstruct": reconstruct}
     return {**functions, "generate": generator(model), "serving_default": reconstruct}
+
+
+def diffusion(model, solver="dpm"):
+    """Makes the functions that a SavedModel of a `DiffusionModel` offers.
+
+    Returns:
+        `generate`, also as `serving_default`, from a number of samples or from labels.
+
+    Raises:
+        TypeError: if the model's condition is not a table of labels.
+    """
+    step = model.generate_step(solver)
+    rest = [tf.TensorSpec([], tf.int32, "num_steps"), tf.TensorSpec([2], tf.int32, "seed")]
+    if model.conditioner is None:
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.int32, "num_samples"), *rest])
+        def generate(num_samples, num_steps, seed):
+            indices, scale = tf.range(num_samples), tf.constant(1.0)
+            return {"images": step(None, None, num_steps, scale, seed, indices)}
+
+    elif isinstance(model.conditioner, Labels):
+        labels = tf.TensorSpec([None], tf.int32, "labels")
+        scale = tf.TensorSpec([], tf.float32, "guidance_scale")
+
+        @tf.function(input_signature=[labels, rest[0], scale, rest[1]])
+        def generate(labels, num_steps, guidance_scale, seed):
+            indices = tf.range(tf.shape(labels)[0])
+            with model.averaged():
+                cond, null = model.conditioner(labels), model.conditioner.null(tf.size(labels))
+            return {"images": step(cond, null, num_steps, guidance_scale, seed, indices)}
+
+    else:
+        raise TypeError(
+            "A DiffusionModel can be exported when it has no conditioner or Labels. "
+            f"Received one of type {type(model.conditioner).__name__}."
+        )
+    return {"generate": generate, "serving_default": generate}
 
 
 def generator(model):

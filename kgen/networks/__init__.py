@@ -1,7 +1,7 @@
 """Plain Keras networks that know no probability."""
 
 from kgen.networks.conv import decoder, encoder
-from kgen.networks.mlp import KSparse, mlp
+from kgen.networks.mlp import KSparse, TimeMLP, mlp
 from kgen.networks.unet import UNet
 
-__all__ = ["KSparse", "UNet", "decoder", "encoder", "mlp"]
+__all__ = ["KSparse", "TimeMLP", "UNet", "decoder", "encoder", "mlp"]

@@ -14,6 +14,7 @@ import math
 import keras
 from keras import layers, ops
 
+from kgen.networks.embeddings import SinusoidalEmbedding, noise_position
 from kgen.serialization import serializable
 
 
@@ -53,6 +54,59 @@ def mlp(
     if len(output_shape) != 1:
         h = layers.Reshape(output_shape, dtype="float32")(h)
     return keras.Model(inputs if several else inputs[0], h, name=name)
+
+
+@serializable
+class TimeMLP(keras.Model):
+    """A dense network that predicts from a noisy vector, its log-SNR and a condition.
+
+    Residual blocks of two dense layers, to whose middle the embedded log-SNR is added.
+
+    Args:
+        size: D, the length of the noisy vector and of the output.
+        width: width of the blocks.
+        blocks: how many there are.
+        pooled: None, or the width of the pooled condition vector.
+        **kwargs: `name` and `dtype` of a Keras model.
+
+    Call arguments:
+        z: `[B, D]`.
+        log_snr: `[B]`.
+        cond: a dictionary with `"pooled"` `[B, P]`, if the network was made for it.
+
+    Example:
+        >>> TimeMLP(2, width=16)(ops.zeros((3, 2)), ops.zeros((3,))).shape
+        TensorShape([3, 2])
+    """
+
+    def __init__(self, size, *, width=128, blocks=3, pooled=None, **kwargs):
+        super().__init__(**kwargs)
+        self.pooled = pooled
+        inputs = {"z": keras.Input((size,), name="z"), "log_snr": keras.Input((), name="log_snr")}
+        position = noise_position(inputs["log_snr"])
+        e = layers.Dense(width)(SinusoidalEmbedding(width)(position))
+        if pooled is not None:
+            inputs["pooled"] = keras.Input((pooled,), name="pooled")
+            e = e + layers.Dense(width)(inputs["pooled"])
+        h = layers.Dense(width)(inputs["z"])
+        for _ in range(blocks):
+            middle = layers.Dense(width)(ops.silu(h)) + layers.Dense(width)(ops.silu(e))
+            h = h + layers.Dense(width)(ops.silu(middle))
+        output = layers.Dense(size, kernel_initializer="zeros", dtype="float32")(ops.silu(h))
+        self.graph = keras.Model(inputs, output, name="graph")
+        self.built = True
+
+    @property
+    def data_shape(self):
+        """Shape of the noisy input, without the batch."""
+        return tuple(self.graph.input["z"].shape[1:])
+
+    def call(self, z, log_snr, cond=None, training=False):
+        """Runs the network; see the class."""
+        inputs = {"z": z, "log_snr": log_snr}
+        if self.pooled is not None:
+            inputs["pooled"] = cond["pooled"]
+        return self.graph(inputs, training=training)
 
 
 @serializable

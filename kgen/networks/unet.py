@@ -99,6 +99,11 @@ class UNet(keras.Model):
         self.graph.autocast = False
         self.built = True
 
+    @property
+    def data_shape(self):
+        """Shape of the noisy input, without the batch."""
+        return tuple(self.graph.input["z"].shape[1:])
+
     def call(self, z, log_snr, cond=None, training=False):
         """Runs the network; see the class."""
         inputs = {"z": z, "log_snr": log_snr}

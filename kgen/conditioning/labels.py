@@ -1,0 +1,66 @@
+"""Class labels as a condition: one learned vector for each class, and one for none.
+
+    cond = {"pooled": table[label]},    null = {"pooled": table[num_classes]}
+
+References:
+  Ho and Salimans (2022), https://arxiv.org/abs/2207.12598, section 3.1 (the null token).
+"""
+
+import tensorflow as tf
+
+from kgen.conditioning.conditioner import Conditioner
+from kgen.serialization import serializable
+
+
+@serializable
+class Labels(Conditioner):
+    """A table of class embeddings.
+
+    Args:
+        num_classes: how many classes there are; labels are 0 to `num_classes - 1`.
+        width: width of an embedding.
+        **kwargs: `name` and `dtype` of a Keras layer.
+
+    Raises:
+        ValueError: if `num_classes` or `width` is less than 1.
+
+    Example:
+        >>> Labels(10, 8)(tf.constant([3, 1]))["pooled"].shape
+        TensorShape([2, 8])
+    """
+
+    batch_key = "labels"
+
+    def __init__(self, num_classes, width=64, **kwargs):
+        super().__init__(**kwargs)
+        for name, value in (("num_classes", num_classes), ("width", width)):
+            if value < 1:
+                raise ValueError(f"`{name}` must be at least 1. Received: {name}={value}.")
+        self.num_classes = num_classes
+        self.width = width
+        self.table = self.add_weight(
+            shape=(num_classes + 1, width), initializer="random_normal", name="table"
+        )
+        self.built = True
+
+    def call(self, inputs, training=False):
+        """Embeddings of integer labels `[B]`.
+
+        Raises:
+            TypeError: if they are not integers.
+            ValueError: if one is out of range (outside of a compiled function).
+        """
+        labels = tf.convert_to_tensor(inputs)
+        if not labels.dtype.is_integer:
+            raise TypeError(f"`labels` must be integers. Received: {labels.dtype.name}.")
+        if not tf.inside_function() and not bool(
+            tf.reduce_all((labels >= 0) & (labels < self.num_classes))
+        ):
+            raise ValueError(
+                f"`labels` must be in 0..{self.num_classes - 1}. Received: {labels.numpy()}."
+            )
+        return {"pooled": tf.gather(self.table, labels)}
+
+    def null(self, batch_size):
+        """The embedding of no class, `batch_size` times."""
+        return {"pooled": tf.gather(self.table, tf.fill([batch_size], self.num_classes))}
