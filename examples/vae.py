@@ -7,7 +7,7 @@
 | --model | network | objective |
 | --- | --- | --- |
 | tutorial | 256-2, ReLU, batch 128: the VAE of the Keras tutorials | ELBO |
-| vae | 200-200-50, tanh | ELBO |
+| vae | 200-200-50, tanh | ELBO, KL warm-up |
 | iwae-5, iwae-50 | the same | the bound of 5 or 50 samples, doubly reparameterised gradient |
 | gated | 300-300-40, gated linear units | ELBO, KL warm-up |
 
@@ -36,7 +36,7 @@ from kgen.pictures import contact_sheet, save_png, training_curves
 SHAPE = (28, 28, 1)
 MODELS = {
     "tutorial": {"hidden": (256,), "latent": 2, "activation": "relu"},
-    "vae": {"hidden": (200, 200), "latent": 50, "activation": "tanh"},
+    "vae": {"hidden": (200, 200), "latent": 50, "activation": "tanh", "warm_up": 20_000},
     "iwae-5": {"hidden": (200, 200), "latent": 50, "activation": "tanh", "samples": 5},
     "iwae-50": {"hidden": (200, 200), "latent": 50, "activation": "tanh", "samples": 50},
     "gated": {"hidden": (300, 300), "latent": 40, "gated": True, "warm_up": 10_000},
