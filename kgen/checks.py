@@ -19,6 +19,30 @@ def check_positive(name, value, zero=False):
         raise ValueError(f"`{name}` must be finite and {bound}. Received: {name}={value}.")
 
 
+def check_networks(encoder, decoder, moments=False):
+    """Checks that a decoder takes what an encoder returns.
+
+    Args:
+        encoder: a network.
+        decoder: a network.
+        moments: whether the encoder returns mean and log standard deviation, side by side.
+
+    Raises:
+        ValueError: if the decoder does not.
+    """
+    code, taken = encoder.output_shape, decoder.input_shape
+    if moments:
+        fits = code[1:-1] == taken[1:-1] and code[-1] == 2 * taken[-1]
+        what = "twice the channels that `decoder` takes, at the same size"
+    else:
+        fits, what = code == taken, "what `decoder` takes"
+    if not fits:
+        raise ValueError(
+            f"`encoder` must return {what}. "
+            f"Received: encoder.output_shape={code}, decoder.input_shape={taken}."
+        )
+
+
 def check_likelihood(likelihood, decoder, data_shape):
     """Checks that a decoder returns the parameters of a likelihood over the data.
 

@@ -20,7 +20,7 @@ References:
 import tensorflow as tf
 
 from kgen import likelihoods
-from kgen.checks import check_data
+from kgen.checks import check_data, check_networks
 from kgen.models import serving
 from kgen.models.generative_model import GenerativeModel, images_of
 from kgen.serialization import serializable
@@ -71,12 +71,7 @@ class Autoencoder(GenerativeModel):
         **kwargs,
     ):
         super().__init__(ema_decay=ema_decay, seed=seed, **kwargs)
-        if encoder.output_shape != decoder.input_shape:
-            raise ValueError(
-                "`encoder` must return what `decoder` takes. Received: "
-                f"encoder.output_shape={encoder.output_shape}, "
-                f"decoder.input_shape={decoder.input_shape}."
-            )
+        check_networks(encoder, decoder)
         if encoder.input_shape != decoder.output_shape:
             raise ValueError(
                 "`decoder` must return what `encoder` takes. Received: "

@@ -171,26 +171,21 @@ class HVAE(GenerativeModel):
         log_w += tf.add_n([p.log_prob(z) - q.log_prob(z) for q, p, z in steps])
         return tf.reshape(log_w, [num_samples, -1])
 
-    def log_likelihood(
-        self, x, num_samples=5000, *, chunk=50, batch_size=100, seed=0, jit_compile=False, verbose=1
-    ):
-        """Estimates log p(x) by importance sampling; see `kgen.models.importance`.
+    def log_likelihood(self, x, num_samples=5000, **options):
+        """Estimates log p(x) by importance sampling.
+
+        Args:
+            x: data `[N, ...]`, an array.
+            num_samples: samples for each example.
+            **options: of `kgen.models.importance.importance_log_likelihood`, such as `chunk`,
+                `batch_size`, `seed`, `jit_compile` and `verbose`.
 
         Returns:
             A float64 array `[N]`, in nats: a lower bound in expectation, tight for many samples.
         """
         check_data("x", x, self.data_shape, self.likelihood)
         with self.averaged():
-            return importance_log_likelihood(
-                self.log_weights,
-                x,
-                num_samples,
-                chunk=chunk,
-                batch_size=batch_size,
-                seed=seed,
-                jit_compile=jit_compile,
-                verbose=verbose,
-            )
+            return importance_log_likelihood(self.log_weights, x, num_samples, **options)
 
     def encode(self, x):
         """The latents of data, a list from the top down: the mean of each posterior, in order."""

@@ -26,6 +26,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kgen.checks import check_networks
 from kgen.gaussian import Gaussian, standard_normal
 from kgen.models import serving
 from kgen.models.generative_model import (
@@ -88,12 +89,7 @@ class KLAutoencoder(GenerativeModel):
         **kwargs,
     ):
         super().__init__(ema_decay=ema_decay, seed=seed, **kwargs)
-        moments, codes = encoder.output_shape, decoder.input_shape
-        if moments[1:-1] != codes[1:-1] or moments[-1] != 2 * codes[-1]:
-            raise ValueError(
-                "`encoder` must return twice the channels that `decoder` takes, at the same size. "
-                f"Received: encoder.output_shape={moments}, decoder.input_shape={codes}."
-            )
+        check_networks(encoder, decoder, moments=True)
         if perceptual and features is None:
             raise ValueError(
                 f"`features` must be a network when `perceptual` is not 0. "
@@ -112,7 +108,7 @@ class KLAutoencoder(GenerativeModel):
         self.adversarial_start = adversarial_start
         if features is not None:
             freeze(features)
-        channels = codes[-1]
+        channels = decoder.input_shape[-1]
         self.latent_mean = self.add_weight(
             shape=(channels,), trainable=False, name="latent_mean", initializer="zeros"
         )

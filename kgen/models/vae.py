@@ -28,7 +28,7 @@ References:
 import tensorflow as tf
 
 from kgen import likelihoods
-from kgen.checks import check_data, check_likelihood, check_positive
+from kgen.checks import check_data, check_likelihood, check_networks, check_positive
 from kgen.gaussian import Gaussian
 from kgen.models import serving
 from kgen.models.generative_model import GenerativeModel, images_of
@@ -90,12 +90,7 @@ class VAE(GenerativeModel):
         **kwargs,
     ):
         super().__init__(ema_decay=ema_decay, seed=seed, **kwargs)
-        moments, codes = encoder.output_shape, decoder.input_shape
-        if moments[1:-1] != codes[1:-1] or moments[-1] != 2 * codes[-1]:
-            raise ValueError(
-                "`encoder` must return twice the channels that `decoder` takes, at the same size. "
-                f"Received: encoder.output_shape={moments}, decoder.input_shape={codes}."
-            )
+        check_networks(encoder, decoder, moments=True)
         if objective not in OBJECTIVES:
             raise ValueError(f"`objective` must be one of {OBJECTIVES}. Received: {objective!r}.")
         if gradient not in GRADIENTS:
@@ -111,7 +106,7 @@ class VAE(GenerativeModel):
         check_likelihood(self.likelihood, decoder, encoder.input_shape[1:])
         self.encoder = encoder
         self.decoder = decoder
-        self.prior = StandardNormal(tuple(codes[1:])) if prior is None else prior
+        self.prior = StandardNormal(tuple(decoder.input_shape[1:])) if prior is None else prior
         self.beta = beta
         self.warm_up = warm_up
         self.capacity = capacity
@@ -243,26 +238,21 @@ class VAE(GenerativeModel):
         """Expected data of `num_samples` codes of the prior."""
         return self.decode(self.prior.sample(num_samples, seed, self.posterior, temperature))
 
-    def log_likelihood(
-        self, x, num_samples=5000, *, chunk=50, batch_size=100, seed=0, jit_compile=False, verbose=1
-    ):
-        """Estimates log p(x) by importance sampling; see `kgen.models.importance`.
+    def log_likelihood(self, x, num_samples=5000, **options):
+        """Estimates log p(x) by importance sampling.
+
+        Args:
+            x: data `[N, ...]`, an array.
+            num_samples: samples for each example.
+            **options: of `kgen.models.importance.importance_log_likelihood`, such as `chunk`,
+                `batch_size`, `seed`, `jit_compile` and `verbose`.
 
         Returns:
             A float64 array `[N]`, in nats: a lower bound in expectation, tight for many samples.
         """
         check_data("x", x, self.data_shape, self.likelihood)
         with self.averaged():
-            return importance_log_likelihood(
-                self.log_weights,
-                x,
-                num_samples,
-                chunk=chunk,
-                batch_size=batch_size,
-                seed=seed,
-                jit_compile=jit_compile,
-                verbose=verbose,
-            )
+            return importance_log_likelihood(self.log_weights, x, num_samples, **options)
 
     def check_batch(self, batch):
         """Checks data before training and evaluation."""

@@ -23,7 +23,7 @@ References:
 
 import tensorflow as tf
 
-from kgen.checks import check_data, check_positive
+from kgen.checks import check_data, check_networks, check_positive
 from kgen.models import serving
 from kgen.models.generative_model import (
     GenerativeModel,
@@ -77,12 +77,13 @@ class VQVAE(GenerativeModel):
         **kwargs,
     ):
         super().__init__(ema_decay=ema_decay, seed=seed, **kwargs)
-        for text, a, b in (
-            ("`encoder` must return what `decoder` takes", encoder, decoder),
-            ("`decoder` must return what `encoder` takes", decoder, encoder),
-        ):
-            if a.output_shape != b.input_shape:
-                raise ValueError(f"{text}. Received: {a.output_shape} and {b.input_shape}.")
+        check_networks(encoder, decoder)
+        if encoder.input_shape != decoder.output_shape:
+            raise ValueError(
+                "`decoder` must return what `encoder` takes. Received: "
+                f"encoder.input_shape={encoder.input_shape}, "
+                f"decoder.output_shape={decoder.output_shape}."
+            )
         check_positive("num_codes", num_codes)
         check_positive("commitment", commitment, zero=True)
         check_positive("revive_below", revive_below, zero=True)
