@@ -20,6 +20,7 @@ References:
 
 import abc
 import contextlib
+import re
 import types
 
 import keras
@@ -92,7 +93,7 @@ class GenerativeModel(keras.Model, abc.ABC):
             shape=(), dtype="int32", trainable=False, name="ema_updates", initializer="zeros"
         )
         # By path: a network that Keras rebuilds may hold its variables in another order.
-        variables = sorted(self.trainable_variables, key=lambda v: v.path)
+        variables = sorted(self.trainable_variables, key=lambda v: natural_order(v.path))
         # A namespace, so that Keras does not take the variables for the model's own.
         self._averaging = types.SimpleNamespace(variables=variables)
         self.ema_weights = [
@@ -261,6 +262,20 @@ class GenerativeModel(keras.Model, abc.ABC):
     def metrics(self):
         """The running means, which Keras resets at the start of every epoch."""
         return list(self._means.values())
+
+
+def natural_order(path):
+    """A key that sorts numbers in a path as numbers.
+
+    Keras numbers layers without a name from a counter of the process, so a network that is rebuilt
+    has other numbers in the same order: 9, 10 become 11, 12.
+
+    Example:
+        >>> sorted(["dense_10/kernel", "dense_9/kernel", "dense/kernel"], key=natural_order)
+        ['dense/kernel', 'dense_9/kernel', 'dense_10/kernel']
+    """
+    parts = re.split(r"(\d+)", path)
+    return [int(part) if part.isdigit() else part for part in parts]
 
 
 def freeze(layer):

@@ -84,15 +84,17 @@ class TimeMLP(keras.Model):
         self.pooled = pooled
         inputs = {"z": keras.Input((size,), name="z"), "log_snr": keras.Input((), name="log_snr")}
         position = noise_position(inputs["log_snr"])
-        e = layers.Dense(width)(SinusoidalEmbedding(width)(position))
+        e = layers.Dense(width, name="noise")(SinusoidalEmbedding(width, name="sinusoid")(position))
         if pooled is not None:
             inputs["pooled"] = keras.Input((pooled,), name="pooled")
-            e = e + layers.Dense(width)(inputs["pooled"])
-        h = layers.Dense(width)(inputs["z"])
-        for _ in range(blocks):
-            middle = layers.Dense(width)(ops.silu(h)) + layers.Dense(width)(ops.silu(e))
-            h = h + layers.Dense(width)(ops.silu(middle))
-        output = layers.Dense(size, kernel_initializer="zeros", dtype="float32")(ops.silu(h))
+            e = e + layers.Dense(width, name="pooled_dense")(inputs["pooled"])
+        h = layers.Dense(width, name="dense_in")(inputs["z"])
+        for i in range(blocks):
+            middle = layers.Dense(width, name=f"block_{i}_in")(ops.silu(h))
+            middle = middle + layers.Dense(width, name=f"block_{i}_noise")(ops.silu(e))
+            h = h + layers.Dense(width, name=f"block_{i}_out")(ops.silu(middle))
+        last = layers.Dense(size, kernel_initializer="zeros", dtype="float32", name="dense_out")
+        output = last(ops.silu(h))
         self.graph = keras.Model(inputs, output, name="graph")
         self.built = True
 

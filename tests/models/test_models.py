@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import kgen
+from kgen.serialization import serializable
 
 MODELS = [
     "make_plain",
@@ -189,3 +190,37 @@ def test_keras_file_round_trips(make, tmp_path, dataset):
         strict=True,
     ):
         np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@serializable
+class Unnamed(keras.Model):
+    """A network whose layers Keras names after a counter."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        x = h = keras.Input((3,))
+        for width in (4, 5, 6, 3):
+            h = keras.layers.Dense(width)(h)
+        self.graph = keras.Model(x, h)
+        self.built = True
+
+    input_shape = output_shape = (None, 3)
+
+    def call(self, x, training=False):
+        return self.graph(x)
+
+
+@pytest.mark.parametrize("offset", range(0, 10, 3))
+def test_averages_find_the_weights_of_layers_without_names(tmp_path, offset):
+    """Names such as dense_9 and dense_10 sort otherwise than dense_11 and dense_12."""
+    for _ in range(offset):
+        keras.layers.Dense(1)
+    model = kgen.Autoencoder(Unnamed(), Unnamed(), ema_decay=0.9)
+    randomise_averages(model)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras", compile=False)
+    x = np.ones((2, 3), "float32")
+    with model.averaged():
+        expected = model.reconstruct(x).numpy()
+    with again.averaged():
+        np.testing.assert_allclose(again.reconstruct(x), expected, rtol=1e-6)
