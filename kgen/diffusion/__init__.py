@@ -1,22 +1,38 @@
 """The forward process and the meaning of predictions: what all diffusion models share."""
 
 from kgen.diffusion import prediction, timesteps, weighting
+from kgen.diffusion.clock_schedules import EDMLogSNR, FlowLogSNR, PolynomialLogSNR
 from kgen.diffusion.denoiser import denoiser
-from kgen.diffusion.guidance import classifier_free, condition
+from kgen.diffusion.guidance import (
+    autoguidance,
+    classifier_free,
+    classifier_guidance,
+    condition,
+    dynamic_threshold,
+)
+from kgen.diffusion.learned_schedule import LearnedLogSNR
+from kgen.diffusion.linear_beta import LinearBeta
 from kgen.diffusion.process import SCALINGS, GaussianDiffusion
-from kgen.diffusion.schedule import CosineLogSNR, LinearBeta, LinearLogSNR, NoiseSchedule
+from kgen.diffusion.schedule import CosineLogSNR, LinearLogSNR, NoiseSchedule
 from kgen.diffusion.timesteps import sample_times, time_grid
 
 __all__ = [
     "SCALINGS",
     "CosineLogSNR",
+    "EDMLogSNR",
+    "FlowLogSNR",
     "GaussianDiffusion",
+    "LearnedLogSNR",
     "LinearBeta",
     "LinearLogSNR",
     "NoiseSchedule",
+    "PolynomialLogSNR",
+    "autoguidance",
     "classifier_free",
+    "classifier_guidance",
     "condition",
     "denoiser",
+    "dynamic_threshold",
     "prediction",
     "sample_times",
     "time_grid",

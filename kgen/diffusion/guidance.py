@@ -7,13 +7,31 @@ Classifier-free guidance replaces the conditional estimate c and the uncondition
 with s = 1 plain conditional sampling, s = 0 unconditional, s > 1 toward what the condition adds. In
 terms of scores this follows log p(z) + s log p(cond given z). The estimates of x, eps and the score
 are affine in one another, so the same combination holds for each. A negative prompt takes the place
-of the empty condition: the estimate moves away from it.
+of the empty condition: the estimate moves away from it. Autoguidance takes a weaker model of the
+same condition in the place of u.
 
-Reference:
-  Ho and Salimans (2022), https://arxiv.org/abs/2207.12598, eq. 6 (their w is s - 1).
+Classifier guidance adds the gradient of a classifier of noisy data. By Tweedie's formula, x_hat =
+(z + sigma^2 score) / alpha, so a term in the score is sigma^2 / alpha times it in x_hat:
+
+    x_hat = c + s (sigma^2 / alpha) grad_z log p(cond given z)
+
+Every guidance that a model's `generate` takes is a function `guidance(denoise, cond, null_cond,
+scale) -> denoise(z, t)`. `functools.partial(classifier_free, rescale=0.7)` is one, and so are the
+results of `autoguidance` and `classifier_guidance`.
+
+References:
+  classifier_free: Ho and Salimans (2022), https://arxiv.org/abs/2207.12598, eq. 6 (w is s - 1).
+  rescale: Lin et al. (2023), https://arxiv.org/abs/2305.08891, eqs. 15 and 16.
+  interval: Kynkaanniemi et al. (2024), https://arxiv.org/abs/2404.07724, eq. 3.
+  autoguidance: Karras et al. (2024), https://arxiv.org/abs/2406.02507, eq. 4.
+  classifier_guidance: Dhariwal and Nichol (2021), https://arxiv.org/abs/2105.05233, algorithm 1.
+  dynamic_threshold: Saharia et al. (2022), https://arxiv.org/abs/2205.11487, section 2.3.
 """
 
+import numpy as np
 import tensorflow as tf
+
+from kgen.tensors import expand_to
 
 
 def condition(denoise, cond):
@@ -31,7 +49,7 @@ def condition(denoise, cond):
     return conditioned
 
 
-def classifier_free(denoise, cond, null_cond, scale):
+def classifier_free(denoise, cond, null_cond, scale, *, rescale=0.0, interval=None):
     """Makes a guided denoiser of a conditional one.
 
     Args:
@@ -40,24 +58,158 @@ def classifier_free(denoise, cond, null_cond, scale):
         null_cond: the empty condition, or a negative one.
         scale: a number or a scalar tensor. 1 is the conditional denoiser, bit for bit, and its
             unconditional branch is not run; 0 is the unconditional one, bit for bit.
+        rescale: in [0, 1], how far the guided estimate is brought back to the standard deviation
+            of the conditional one; against overexposed pictures at large scales.
+        interval: None, or a pair of times (low, high) outside of which there is no guidance.
 
     Returns:
         A function `denoise(z, t) -> x_hat`.
+
+    Raises:
+        ValueError: if `rescale` or `interval` is not as above.
 
     Example:
         >>> guided = classifier_free(lambda z, t, cond: z + cond, 2.0, 1.0, scale=3.0)
         >>> guided(tf.zeros([1]), 0.5).numpy().tolist()
         [4.0]
     """
+    _check(rescale, interval)
 
     def guided(z, t):
         conditional = denoise(z, t, cond)
 
         def combine():
-            unconditional = denoise(z, t, null_cond)
-            s = tf.cast(scale, conditional.dtype)
-            return (1 - s) * unconditional + s * conditional
+            x_hat = _extrapolate(denoise(z, t, null_cond), conditional, scale)
+            if not rescale:
+                return x_hat
+            ratio = _spread(conditional) / _spread(x_hat)
+            return x_hat * (rescale * expand_to(ratio, x_hat) + 1 - rescale)
 
-        return tf.cond(tf.equal(scale, 1), lambda: conditional, combine)
+        off = tf.equal(tf.cast(scale, tf.float32), 1)
+        if interval is not None:
+            low, high = (tf.cast(end, tf.float32) for end in interval)
+            at = tf.reduce_max(tf.cast(t, tf.float32))
+            off |= (at < low) | (at > high)
+        return tf.cond(off, lambda: conditional, combine)
 
     return guided
+
+
+def autoguidance(weak):
+    """Makes a guidance from a weaker model of the same data.
+
+    Args:
+        weak: a function of `z`, `t` and a condition: the denoiser of a smaller model, or of one
+            that was trained for less long.
+
+    Returns:
+        A function `guidance(denoise, cond, null_cond, scale)`; `null_cond` is not used.
+
+    Example:
+        >>> guide = autoguidance(lambda z, t, cond: 0.0 * z)
+        >>> guide(lambda z, t, cond: z + cond, 1.0, None, 2.0)(tf.zeros([1]), 0.5).numpy().tolist()
+        [2.0]
+    """
+
+    def guidance(denoise, cond, null_cond, scale):
+        def guided(z, t):
+            strong = denoise(z, t, cond)
+            off = tf.equal(tf.cast(scale, tf.float32), 1)
+            return tf.cond(
+                off, lambda: strong, lambda: _extrapolate(weak(z, t, cond), strong, scale)
+            )
+
+        return guided
+
+    return guidance
+
+
+def classifier_guidance(process, log_prob):
+    """Makes a guidance from a classifier of noisy data.
+
+    Args:
+        process: a `GaussianDiffusion`.
+        log_prob: a function of `z` `[B, ...]` and a scalar `t` that returns `[B]`, the log
+            probability of the class that each example is to have. A Keras classifier trained on
+            noisy data is one such function away: take its log-softmax at the labels.
+
+    Returns:
+        A function `guidance(denoise, cond, null_cond, scale)` for conditional models (which it
+        pushes further) and unconditional ones; 0 is off.
+
+    Example:
+        >>> from kgen.diffusion import CosineLogSNR, GaussianDiffusion
+        >>> process = GaussianDiffusion(CosineLogSNR())
+        >>> guide = classifier_guidance(process, lambda z, t: tf.reduce_sum(z, axis=-1))
+        >>> guided = guide(lambda z, t, cond: z, None, None, 1.0)
+        >>> guided(tf.zeros([1, 1]), 0.5).numpy().round(3)  # sigma^2 / alpha = sqrt(1/2)
+        array([[0.707]], dtype=float32)
+    """
+
+    def guidance(denoise, cond, null_cond, scale):
+        def guided(z, t):
+            x_hat = denoise(z, t, cond)
+            with tf.GradientTape() as tape:
+                tape.watch(z)
+                total = tf.reduce_sum(log_prob(z, t))
+            gradient = tape.gradient(total, z)
+            alpha, sigma = process.alpha_sigma(tf.cast(t, z.dtype))
+            step = tf.cast(scale, z.dtype) * sigma**2 / alpha
+            return x_hat + expand_to(step, z) * gradient
+
+        return guided
+
+    return guidance
+
+
+def dynamic_threshold(denoise, quantile=0.995):
+    """Keeps estimates of pictures in range at large scales of guidance.
+
+    Each estimate is clipped to [-s, s] and divided by s, s being the quantile of its absolute
+    values, or 1 where that is less.
+
+    Args:
+        denoise: a function of `z` and `t`, for data in [-1, 1].
+        quantile: in (0, 1]; 1 never clips, only scales.
+
+    Returns:
+        A function `denoise(z, t) -> x_hat`.
+
+    Raises:
+        ValueError: if `quantile` is not in (0, 1].
+
+    Example:
+        >>> dynamic_threshold(lambda z, t: 3.0 * z, 1.0)(tf.constant([[1.0, -0.5]]), 0.5).numpy()
+        array([[ 1. , -0.5]], dtype=float32)
+    """
+    if not 0 < quantile <= 1:
+        raise ValueError(f"`quantile` must be in (0, 1]. Received: quantile={quantile}.")
+
+    def thresholded(z, t):
+        x_hat = denoise(z, t)
+        sizes = tf.sort(tf.reshape(tf.abs(x_hat), [tf.shape(x_hat)[0], -1]), axis=-1)
+        rank = tf.cast(tf.shape(sizes)[1] - 1, tf.float32) * quantile
+        limit = tf.maximum(sizes[:, tf.cast(tf.math.ceil(rank), tf.int32)], 1)
+        limit = expand_to(limit, x_hat)
+        return tf.clip_by_value(x_hat, -limit, limit) / limit
+
+    return thresholded
+
+
+def _extrapolate(base, estimate, scale):
+    s = tf.cast(scale, estimate.dtype)
+    return (1 - s) * base + s * estimate
+
+
+def _spread(x):
+    """Standard deviation over the event, `[B]`."""
+    return tf.math.reduce_std(tf.reshape(x, [tf.shape(x)[0], -1]), axis=-1)
+
+
+def _check(rescale, interval):
+    if not 0 <= rescale <= 1:
+        raise ValueError(f"`rescale` must be in [0, 1]. Received: rescale={rescale}.")
+    if interval is not None and not (np.size(interval) == 2 and interval[0] < interval[1]):
+        raise ValueError(
+            f"`interval` must be None or two times, low < high. Received: interval={interval}."
+        )

@@ -22,11 +22,43 @@ References:
 
 import tensorflow as tf
 
+from kgen.diffusion.denoiser import run
 from kgen.diffusion.prediction import error_scale, target
 from kgen.diffusion.timesteps import sample_times
 from kgen.diffusion.weighting import error_factor
 from kgen.gaussian import Gaussian
 from kgen.tensors import expand_to, normal, sum_event
+
+
+def noise_levels(process, batch_size, seed, *, times, levels=None):
+    """Draws a noise level for each example.
+
+    Args:
+        process: a `GaussianDiffusion`.
+        batch_size: number of examples.
+        seed: an int32 pair.
+        times: a key of `TIME_SAMPLERS`; without effect on T levels, which are drawn evenly.
+        levels: None for continuous time, or T.
+
+    Returns:
+        The log-SNR, its slope (with T levels, that of the sum over levels) and the density of the
+        draw, each `[B]`.
+    """
+    if levels is None:
+        t, density = sample_times(times, process, batch_size, seed)
+        return process.log_snr(t), process.schedule.slope(t), density
+    even, density = sample_times("stratified", process, batch_size, seed)
+    i = tf.minimum(tf.floor(even * levels), levels - 1)
+    log_snr_s, log_snr = process.log_snr(i / levels), process.log_snr((i + 1) / levels)
+    return log_snr, -levels * tf.math.expm1(log_snr_s - log_snr), density
+
+
+def squared_error(network, process, prediction, x, eps, cond, log_snr, training=False):
+    """|eps - eps_hat|^2 at one noise level for each example, `[B]`, summed over the event."""
+    alpha, sigma = (expand_to(a, x) for a in process.alpha_sigma_of(log_snr))
+    output = run(network, process, alpha * x + sigma * eps, log_snr, cond, training)
+    error = output - target(prediction, x, eps, alpha, sigma)
+    return sum_event(error_scale(prediction, alpha, sigma) * error**2)
 
 
 def denoising(
@@ -49,22 +81,48 @@ def denoising(
     Returns:
         A tensor `[B]`, summed over the event; with the weighting `"elbo"` in nats.
     """
-    batch_size = tf.shape(x)[0]
-    if levels is None:
-        t, density = sample_times(times, batch_size, seeds[0])
-        log_snr = process.log_snr(t)
-        slope = process.schedule.slope(t)
-    else:
-        even, density = sample_times("stratified", batch_size, seeds[0])
-        i = tf.minimum(tf.floor(even * levels), levels - 1)
-        log_snr_s, log_snr = process.log_snr(i / levels), process.log_snr((i + 1) / levels)
-        slope = -levels * tf.math.expm1(log_snr_s - log_snr)
-    alpha, sigma = (expand_to(a, x) for a in process.alpha_sigma_of(log_snr))
+    log_snr, slope, density = noise_levels(
+        process, tf.shape(x)[0], seeds[0], times=times, levels=levels
+    )
     eps = normal(tf.shape(x), seeds[1])
-    output = network(alpha * x + sigma * eps, log_snr, cond, training=training)
-    error = tf.cast(output, tf.float32) - target(prediction, x, eps, alpha, sigma)
-    error = sum_event(error_scale(prediction, alpha, sigma) * error**2)
+    error = squared_error(network, process, prediction, x, eps, cond, log_snr, training)
     return 0.5 * error_factor(weighting, log_snr, slope) / density * error
+
+
+def denoising_and_variance(
+    network, process, prediction, x, cond, seeds, *, weighting, times, training=True
+):
+    """The denoising term, and a term that only trains the schedule.
+
+    The second term is zero. Its gradient is that of log E[L^2] in the schedule's weights, L being
+    the first term, which itself has no gradient in them: what there is to learn about a path
+    between fixed ends is how to estimate the bound with less variance (`learned_schedule`).
+
+    Args:
+        network: as of `denoising`, like all that follow.
+        process: a `GaussianDiffusion`, whose schedule has weights.
+        prediction: what the network's output means.
+        x: data `[B, ...]`.
+        cond: what the network is given beside the noisy value.
+        seeds: two int32 pairs.
+        weighting: one of `kgen.diffusion.weighting.OF_LOG_SNR`.
+        times: `"uniform"` or `"stratified"`.
+        training: whether layers such as dropout are active.
+
+    Returns:
+        Two tensors `[B]`.
+    """
+    log_snr, slope, density = noise_levels(process, tf.shape(x)[0], seeds[0], times=times)
+    eps = normal(tf.shape(x), seeds[1])
+    level = [tf.stop_gradient(log_snr), tf.stop_gradient(slope)]
+    with tf.GradientTape() as tape:
+        tape.watch(level)
+        error = squared_error(network, process, prediction, x, eps, cond, level[0], training)
+        terms = 0.5 * error_factor(weighting, *level) / density * error
+    by_log_snr, by_slope = (tf.stop_gradient(g) for g in tape.gradient(terms, level))
+    share = tf.stop_gradient(terms / tf.reduce_mean(terms**2))
+    variance = 2 * share * (by_log_snr * log_snr + by_slope * slope)
+    return terms, variance - tf.stop_gradient(variance)
 
 
 def prior_term(process, x):

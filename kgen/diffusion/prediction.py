@@ -16,14 +16,28 @@ types measure the same thing up to a factor:
 
     |eps - eps_hat|^2 = (alpha / d)^2 |output - target|^2
 
+The preconditioning of EDM is such a row too. With d = sigma_data and n^2 = d^2 alpha^2 + sigma^2,
+
+    x_hat = c_skip z + c_out output,    c_skip = d^2 alpha / n^2,    c_out = sigma d / n
+
+is the solution for (c_x, c_eps) = (sigma / (d n), -d alpha / n); with d = 1 under VP it is -v.
+
 `x`, `eps`, `z` and `output` are `[B, ...]`; `alpha` and `sigma` broadcast against them
 (`expand_to`).
 
 References:
   v: Salimans and Ho (2022), https://arxiv.org/abs/2202.00512, section 4 and appendix D.
   score: Luo (2022), https://arxiv.org/abs/2208.11970, eqs. 133 and 151.
+  edm: Karras et al. (2022), https://arxiv.org/abs/2206.00364, table 1 and appendix B.6.
   flow (the velocity eps - x): Lipman et al. (2022), https://arxiv.org/abs/2210.02747, section 4.1.
 """
+
+SIGMA_DATA = 0.5  # standard deviation of the data that EDM's preconditioning reckons with
+
+
+def _edm_norm(alpha, sigma):
+    return ((SIGMA_DATA * alpha) ** 2 + sigma**2) ** 0.5
+
 
 PREDICTION_TYPES = {
     "x": lambda alpha, sigma: (1.0, 0.0),
@@ -31,6 +45,10 @@ PREDICTION_TYPES = {
     "v": lambda alpha, sigma: (-sigma, alpha),
     "score": lambda alpha, sigma: (0.0, -1.0 / sigma),
     "flow": lambda alpha, sigma: (-1.0, 1.0),
+    "edm": lambda alpha, sigma: (
+        sigma / (SIGMA_DATA * _edm_norm(alpha, sigma)),
+        -SIGMA_DATA * alpha / _edm_norm(alpha, sigma),
+    ),
 }
 
 

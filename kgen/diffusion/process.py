@@ -95,6 +95,11 @@ class GaussianDiffusion:
         log_alpha, log_sigma = self.log_alpha_sigma_of(log_snr)
         return tf.exp(log_alpha), tf.exp(log_sigma)
 
+    def log_std_of(self, log_snr):
+        """Returns log sqrt(alpha^2 + sigma^2), the spread of z for data of unit variance."""
+        _, log_sigma = self.log_alpha_sigma_of(log_snr)
+        return log_sigma + tf.nn.softplus(log_snr) / 2
+
     def alpha_sigma(self, t):
         """Returns (alpha, sigma) at the time `t`, each of the shape of `t`."""
         return self.alpha_sigma_of(self.log_snr(t))
@@ -165,9 +170,7 @@ class GaussianDiffusion:
             mean = tf.zeros_like(_at_least_float32(like))
         else:
             mean = tf.zeros(like)
-        log_snr = self.log_snr(tf.ones([], mean.dtype))
-        _, log_sigma = self.log_alpha_sigma_of(log_snr)
-        return Gaussian(mean, log_sigma + tf.nn.softplus(log_snr) / 2)
+        return Gaussian(mean, self.log_std_of(self.log_snr(tf.ones([], mean.dtype))))
 
     def drift(self, t):
         """Returns f = d log(alpha) / dt of dz = f z dt + g dw, of the shape of `t`."""

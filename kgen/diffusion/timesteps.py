@@ -5,8 +5,12 @@ Training estimates an integral over t in [0, 1] from B draws with density p, eac
     uniform        t ~ U(0, 1), p = 1
     stratified     t_i = (u + i / B) mod 1 with one u ~ U(0, 1), p = 1: the same mean, less variance
     logit_normal   logit t ~ N(mean, std^2), p(t) = N(logit t; mean, std^2) / (t (1 - t))
+    importance     l = log_snr(t) ~ U, p(t) = (-dl/dt) / (l_max - l_min): the density proportional
+                   to g^2 / sigma^2, which leaves no factor on the error of eps in the bound
+    log_normal     log(sigma / alpha) = -l / 2 ~ N(mean, std^2) between the ends of the schedule
 
-Sampling runs through n + 1 times from 1 to 0, equidistant in some coordinate:
+Sampling runs through n + 1 times from `start` (1, or less for editing) to 0, equidistant in some
+coordinate:
 
     log_snr   the log-SNR itself; where exponential integrators have their order
     t         the time of the schedule
@@ -16,6 +20,8 @@ The number of steps may be a tensor: one compiled function serves every number o
 
 References:
   stratified: Kingma et al. (2021), https://arxiv.org/abs/2107.00630, appendix I.1.
+  importance: Song et al. (2021), https://arxiv.org/abs/2101.09258, section 3.
+  log_normal: Karras et al. (2022), https://arxiv.org/abs/2206.00364, table 1.
   logit_normal: Esser et al. (2024), https://arxiv.org/abs/2403.03206, eq. 19.
   karras: Karras et al. (2022), https://arxiv.org/abs/2206.00364, eq. 5 (rho 7).
 """
@@ -27,18 +33,18 @@ import tensorflow as tf
 from kgen.tensors import normal, uniform
 
 
-def _uniform(batch_size, seed):
+def _uniform(process, batch_size, seed):
     t = uniform([batch_size], seed)
     return t, tf.ones_like(t)
 
 
-def _stratified(batch_size, seed):
+def _stratified(process, batch_size, seed):
     offsets = tf.cast(tf.range(batch_size), tf.float32) / tf.cast(batch_size, tf.float32)
     t = tf.math.floormod(uniform([], seed) + offsets, 1.0)
     return t, tf.ones_like(t)
 
 
-def _logit_normal(batch_size, seed, mean=0.0, std=1.0):
+def _logit_normal(process, batch_size, seed, mean=0.0, std=1.0):
     noise = normal([batch_size], seed)
     logit = mean + std * noise
     log_density = -0.5 * noise**2 - math.log(std * math.sqrt(2 * math.pi))
@@ -46,21 +52,42 @@ def _logit_normal(batch_size, seed, mean=0.0, std=1.0):
     return tf.sigmoid(logit), tf.exp(log_density + log_jacobian)
 
 
+def _importance(process, batch_size, seed):
+    share, _ = _stratified(process, batch_size, seed)
+    high, low = process.log_snr(0.0), process.log_snr(1.0)
+    t = process.schedule.time((1 - share) * high + share * low)
+    return t, -process.schedule.slope(t) / (high - low)
+
+
+def _log_normal(process, batch_size, seed, mean=-1.2, std=1.2):
+    share, _ = _stratified(process, batch_size, seed)
+    ends = [(-process.log_snr(t) / 2 - mean) / std for t in (0.0, 1.0)]
+    low, high = (0.5 * (1 + tf.math.erf(end / math.sqrt(2))) for end in ends)
+    # Not beyond the ends, where the inverse would be infinite in float32.
+    noise = tf.clip_by_value(tf.math.ndtri(low + share * (high - low)), ends[0], ends[1])
+    t = process.schedule.time(-2 * (mean + std * noise))
+    density = tf.exp(-0.5 * noise**2) / (std * math.sqrt(2 * math.pi) * (high - low))
+    return t, density * -process.schedule.slope(t) / 2
+
+
 TIME_SAMPLERS = {
+    "importance": _importance,
+    "log_normal": _log_normal,
     "uniform": _uniform,
     "stratified": _stratified,
     "logit_normal": _logit_normal,
 }
 
 
-def sample_times(kind, batch_size, seed, **options):
+def sample_times(kind, process, batch_size, seed, **options):
     """Draws training times.
 
     Args:
         kind: a key of `TIME_SAMPLERS`.
+        process: a `GaussianDiffusion`.
         batch_size: number of times, an integer or an int32 scalar tensor.
         seed: an int32 pair.
-        **options: `mean` and `std` of `"logit_normal"`.
+        **options: `mean` and `std` of `"logit_normal"` and `"log_normal"`.
 
     Returns:
         The times `[B]` and the density `[B]` they were drawn from, float32.
@@ -69,44 +96,51 @@ def sample_times(kind, batch_size, seed, **options):
         ValueError: for an unknown kind.
 
     Example:
-        >>> t, density = sample_times("stratified", 4, seed=[0, 1])
+        >>> from kgen.diffusion import CosineLogSNR, GaussianDiffusion
+        >>> process = GaussianDiffusion(CosineLogSNR())
+        >>> t, density = sample_times("stratified", process, 4, seed=[0, 1])
         >>> sorted((4 * t).numpy().astype(int).tolist()), density.numpy().tolist()
         ([0, 1, 2, 3], [1.0, 1.0, 1.0, 1.0])
     """
     _check_kind(kind, TIME_SAMPLERS)
-    return TIME_SAMPLERS[kind](batch_size, seed, **options)
+    return TIME_SAMPLERS[kind](process, batch_size, seed, **options)
 
 
-def _in_log_snr(process, fraction):
-    start, end = process.log_snr(tf.ones_like(fraction)), process.log_snr(tf.zeros_like(fraction))
+def _in_log_snr(process, start, fraction):
+    start, end = _ends(process, start, fraction.dtype)
     return process.schedule.time((1 - fraction) * start + fraction * end)
 
 
-def _in_t(process, fraction):
-    return 1 - fraction
+def _in_t(process, start, fraction):
+    return (1 - fraction) * start
 
 
-def _karras(process, fraction, rho=7.0):
-    start, end = process.log_snr(tf.ones_like(fraction)), process.log_snr(tf.zeros_like(fraction))
+def _karras(process, start, fraction, rho=7.0):
+    start, end = _ends(process, start, fraction.dtype)
     root = (1 - fraction) * tf.exp(-start / (2 * rho)) + fraction * tf.exp(-end / (2 * rho))
     return process.schedule.time(-2 * rho * tf.math.log(root))
+
+
+def _ends(process, start, dtype):
+    return process.log_snr(start), process.log_snr(tf.zeros([], dtype))
 
 
 TIME_GRIDS = {"log_snr": _in_log_snr, "t": _in_t, "karras": _karras}
 
 
-def time_grid(process, num_steps, kind="log_snr", dtype="float32", **options):
-    """Returns the times of a sampling run, from 1 down to 0.
+def time_grid(process, num_steps, kind="log_snr", dtype="float32", start=1.0, **options):
+    """Returns the times of a sampling run, from `start` down to 0.
 
     Args:
         process: a `GaussianDiffusion`.
         num_steps: number of steps, an integer or an int32 scalar tensor, at least 1.
         kind: a key of `TIME_GRIDS`.
         dtype: float32 or float64.
+        start: first time, a number or a scalar tensor in (0, 1].
         **options: `rho` of `"karras"`.
 
     Returns:
-        A decreasing tensor `[num_steps + 1]`, exactly 1 first and exactly 0 last.
+        A decreasing tensor `[num_steps + 1]`, exactly `start` first and exactly 0 last.
 
     Raises:
         ValueError: for an unknown kind.
@@ -119,8 +153,9 @@ def time_grid(process, num_steps, kind="log_snr", dtype="float32", **options):
     _check_kind(kind, TIME_GRIDS)
     num_steps = tf.cast(num_steps, tf.int32)
     fraction = tf.cast(tf.range(num_steps + 1), dtype) / tf.cast(num_steps, dtype)
-    times = TIME_GRIDS[kind](process, fraction, **options)
-    times = tf.where(fraction == 0, tf.ones_like(times), times)
+    start = tf.cast(start, dtype)
+    times = TIME_GRIDS[kind](process, start, fraction, **options)
+    times = tf.where(fraction == 0, start, times)
     return tf.where(fraction == 1, tf.zeros_like(times), times)
 
 

@@ -10,15 +10,19 @@ models). A w that is a function of l alone gives a loss that does not depend on 
     simple        w = 1 / (-dl/dt)                    the mean of |eps - eps_hat|^2
     min_snr       w = min(gamma / SNR, 1) / (-dl/dt)  the mean of min(SNR, gamma) |x - x_hat|^2
     snr_plus_one  w = (1 + 1 / SNR) / (-dl/dt)        the mean of |v - v_hat|^2 under VP
+    flow          w = (1 + SNR^-1/2)^2 / (-dl/dt)     the mean of |u - u_hat|^2, u = eps - x
+    edm           w = (1 + 1 / (d^2 SNR)) / (-dl/dt)  EDM's lambda(sigma), sigma_data d
 
-The last three are stated as a factor on the error itself, so a row of `WEIGHTINGS` is the product
-w (-dl/dt), and none is ever divided by the slope.
+All but the first two are stated as a factor on the error itself, so a row of `WEIGHTINGS` is the
+product w (-dl/dt), and none is ever divided by the slope.
 
 References:
   Kingma and Gao (2023), https://arxiv.org/abs/2303.00848, section 3 and table 1 (sigmoid: bias 2).
   simple: Ho et al. (2020), https://arxiv.org/abs/2006.11239, eq. 14.
   min_snr: Hang et al. (2023), https://arxiv.org/abs/2303.09556, section 3 (gamma 5).
   snr_plus_one: Salimans and Ho (2022), https://arxiv.org/abs/2202.00512, section 4.
+  flow: Lipman et al. (2022), https://arxiv.org/abs/2210.02747, eq. 5.
+  edm: Karras et al. (2022), https://arxiv.org/abs/2206.00364, table 1.
   sigmoid: Hoogeboom et al. (2024), https://arxiv.org/abs/2410.19324, section 3.
 """
 
@@ -31,6 +35,10 @@ def _min_snr(log_snr, slope, gamma=5.0):
     return tf.exp(tf.minimum(math.log(gamma) - log_snr, 0))
 
 
+def _edm(log_snr, slope, sigma_data=0.5):
+    return 1 + tf.exp(-log_snr) / sigma_data**2
+
+
 def _sigmoid(log_snr, slope, bias=2.0):
     return -slope * tf.sigmoid(bias - log_snr)
 
@@ -40,8 +48,13 @@ WEIGHTINGS = {
     "simple": lambda log_snr, slope: tf.ones_like(log_snr),
     "min_snr": _min_snr,
     "snr_plus_one": lambda log_snr, slope: 1 + tf.exp(-log_snr),
+    "flow": lambda log_snr, slope: (1 + tf.exp(-log_snr / 2)) ** 2,
+    "edm": _edm,
     "sigmoid": _sigmoid,
 }
+
+# The weightings that are functions of the log-SNR alone, whatever the schedule.
+OF_LOG_SNR = ("elbo", "sigmoid")
 
 
 def error_factor(weighting, log_snr, slope, **options):
@@ -51,7 +64,8 @@ def error_factor(weighting, log_snr, slope, **options):
         weighting: a key of `WEIGHTINGS`.
         log_snr: log-SNR, `[B]`.
         slope: d log_snr / dt, negative, `[B]`.
-        **options: `gamma` of `"min_snr"`, `bias` of `"sigmoid"`.
+        **options: `gamma` of `"min_snr"`, `bias` of `"sigmoid"`, `sigma_data` of
+            `"edm"`.
 
     Returns:
         A tensor `[B]`.

@@ -1,6 +1,7 @@
 """Solvers: from noise to data with a denoiser."""
 
 from kgen.solvers.ddim import DDIM
+from kgen.solvers.dormand_prince import DormandPrince
 from kgen.solvers.dpm_solver import DPMSolver
 from kgen.solvers.euler_maruyama import EulerMaruyama
 from kgen.solvers.heun import Heun
@@ -10,6 +11,7 @@ from kgen.solvers.unipc import UniPC
 
 SOLVERS = {
     "ddim": DDIM,
+    "dormand_prince": DormandPrince,
     "dpm": DPMSolver,
     "euler_maruyama": EulerMaruyama,
     "heun": Heun,
@@ -23,6 +25,7 @@ __all__ = [
     "SOLVERS",
     "AnnealedLangevin",
     "DPMSolver",
+    "DormandPrince",
     "EulerMaruyama",
     "Heun",
     "PredictorCorrector",
@@ -47,7 +50,7 @@ def get(solver):
 
     Example:
         >>> get("dpm")
-        DPMSolver(order=2)
+        DPMSolver(order=2, sde=False)
     """
     if isinstance(solver, Solver):
         return solver

@@ -23,10 +23,19 @@ to be of order 2: one extra call at the end of the first step gives D_1 = (x_hat
 the second step uses D_1 only. The third-order multistep update in the authors' code has
 I_2 / 2 where order 3 above has I_2, and so measures as second order; this one measures third.
 
+The form for the reverse-time stochastic differential equation (`sde`, orders 1 and 2) damps z twice
+as fast and makes up for it with fresh noise:
+
+    z_s = (sigma_s / sigma_t) exp(-h) z_t + alpha_s (1 - exp(-2 h)) (x_0 + h / 2 D_1)
+        + sigma_s sqrt(1 - exp(-2 h)) eps
+
+Order 1 is ancestral sampling, DDIM(eta=1). The order is then that of means and variances.
+
 Memory: x_1, x_2 of the shape of z, and h_1, h_2.
 
 References:
-  Lu et al. (2022), https://arxiv.org/abs/2211.01095, eq. 8 and algorithm 2 (2M).
+  Lu et al. (2022), https://arxiv.org/abs/2211.01095, eq. 8 and algorithm 2 (2M); appendix A (the
+  form for the stochastic differential equation).
   Hochbruck and Ostermann (2010), https://doi.org/10.1017/S0962492910000048 (exponential multistep).
 """
 
@@ -36,6 +45,7 @@ import tensorflow as tf
 
 from kgen.serialization import serializable
 from kgen.solvers.solver import Solver
+from kgen.tensors import normal
 
 
 @serializable
@@ -45,6 +55,7 @@ class DPMSolver(Solver):
 
     Args:
         order: 1, 2 or 3.
+        sde: whether steps draw fresh noise; order 1 or 2.
 
     Raises:
         ValueError: for another order.
@@ -55,10 +66,18 @@ class DPMSolver(Solver):
     """
 
     order: int = 2
+    sde: bool = False
 
     def __post_init__(self):
+        if self.sde and self.order == 3:
+            raise ValueError("`order` must be 1 or 2 with `sde`. Received: order=3.")
         if self.order not in (1, 2, 3):
             raise ValueError(f"`order` must be 1, 2 or 3. Received: order={self.order!r}.")
+
+    @property
+    def stochastic(self):
+        """Whether steps draw noise."""
+        return self.sde
 
     def nfe(self, num_steps):
         """One call a step, and one more in the first step of order 3."""
@@ -74,12 +93,16 @@ class DPMSolver(Solver):
         h = (process.log_snr(s) - process.log_snr(t)) / 2
         _, sigma_t = process.alpha_sigma(t)
         alpha_s, sigma_s = process.alpha_sigma(s)
-        mean_0 = -tf.math.expm1(-h)
+        damping = 2 * h if self.sde else h
+        mean_0 = -tf.math.expm1(-damping)
         x_0 = denoise(z, t)
         divide = tf.math.divide_no_nan
 
         def move(integral):
-            return sigma_s / sigma_t * z + alpha_s * integral
+            moved = sigma_s / sigma_t * tf.exp(h - damping) * z + alpha_s * integral
+            if self.sde:
+                moved += sigma_s * tf.sqrt(mean_0) * normal(tf.shape(z), seed, z.dtype)
+            return moved
 
         if self.order == 1:
             return move(mean_0 * x_0), memory

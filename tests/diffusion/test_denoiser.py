@@ -10,11 +10,15 @@ TYPES = sorted(prediction.PREDICTION_TYPES)
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("scaling", ["vp", "ve", "sub_vp", "flow"])
 def test_exact_networks_give_the_exact_denoiser(kind, scaling, gaussian_data):
-    """Networks that output each quantity for Gaussian data, written out from its closed form."""
+    """Networks that output each quantity for Gaussian data, written out from its closed form.
+
+    They are shown z at unit variance. EDM's output is that of its table 1, with sigma_data = 1/2.
+    """
     process = GaussianDiffusion(CosineLogSNR(8.0, -8.0), scaling)
 
     def network(z, log_snr, cond, training):
         alpha, sigma = (v[:, None] for v in process.alpha_sigma_of(tf.cast(log_snr, z.dtype)))
+        z *= tf.sqrt(alpha**2 + sigma**2)
         score = tf.constant(gaussian_data.score(z, alpha.numpy(), sigma.numpy()))
         x, eps = (z + sigma**2 * score) / alpha, -sigma * score
         outputs = {
@@ -23,6 +27,8 @@ def test_exact_networks_give_the_exact_denoiser(kind, scaling, gaussian_data):
             "v": alpha * eps - sigma * x,
             "score": score,
             "flow": eps - x,
+            "edm": (x - 0.25 / ((sigma / alpha) ** 2 + 0.25) * z / alpha)
+            / (0.5 * sigma / alpha / tf.sqrt((sigma / alpha) ** 2 + 0.25)),
         }
         return outputs[kind]
 

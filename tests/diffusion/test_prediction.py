@@ -72,6 +72,16 @@ def test_rows_have_their_published_meaning():
     np.testing.assert_allclose(prediction.target("score", x, eps, alpha, sigma), score)
 
 
+def test_edm_is_its_published_preconditioning():
+    """The row follows from c_skip and c_out of EDM's table 1 in VE, sigma_data = 1/2."""
+    rng = np.random.default_rng(4)
+    x, eps = rng.normal(size=(2, 7))
+    for sigma in (0.02, 0.7, 40.0):
+        output = prediction.target("edm", x, eps, 1.0, sigma)
+        c_skip, c_out = 0.25 / (sigma**2 + 0.25), sigma * 0.5 / np.sqrt(sigma**2 + 0.25)
+        np.testing.assert_allclose(c_skip * (x + sigma * eps) + c_out * output, x)
+
+
 def test_unknown_type():
-    with pytest.raises(ValueError, match=r"`prediction` must be one of \['eps', 'flow'"):
+    with pytest.raises(ValueError, match=r"`prediction` must be one of \['edm', 'eps'"):
         prediction.coefficients("epsilon", 1.0, 1.0)

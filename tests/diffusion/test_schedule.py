@@ -5,7 +5,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kgen.diffusion import CosineLogSNR, LinearBeta, LinearLogSNR, NoiseSchedule
+from kgen.diffusion import (
+    CosineLogSNR,
+    EDMLogSNR,
+    FlowLogSNR,
+    GaussianDiffusion,
+    LearnedLogSNR,
+    LinearBeta,
+    LinearLogSNR,
+    NoiseSchedule,
+    PolynomialLogSNR,
+)
 
 SCHEDULES = [
     LinearLogSNR(9.0, -7.0),
@@ -14,6 +24,11 @@ SCHEDULES = [
     LinearBeta(),
     LinearBeta(0.1, 20.0, scaling="sub_vp"),
     LinearBeta(0.0, 14.0, log_snr_max=11.0, log_snr_min=-6.0),
+    PolynomialLogSNR(),
+    PolynomialLogSNR(3.0, 8.0, -12.0),
+    FlowLogSNR(),
+    FlowLogSNR(12.0, -11.0, shift=3.0),
+    EDMLogSNR(),
 ]
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 
@@ -90,13 +105,94 @@ def test_linear_beta_is_songs_process(scaling):
     np.testing.assert_allclose(schedule.log_snr(clock[at]), expected, rtol=1e-6)
 
 
+def test_polynomial_has_the_published_signal():
+    """alpha = 1 - t^2 when the ends are far out."""
+    t = np.linspace(0.05, 0.95, 19)
+    log_snr = PolynomialLogSNR(2.0, 60.0, -60.0).log_snr(t)
+    np.testing.assert_allclose(tf.sqrt(tf.sigmoid(log_snr)), 1 - t**2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_flow_is_a_straight_line(shift):
+    """sigma / alpha = shift t / (1 - t), and alpha + sigma = 1."""
+    t = np.linspace(0.05, 0.95, 19)
+    process = GaussianDiffusion(FlowLogSNR(60.0, -60.0, shift), "flow")
+    alpha, sigma = process.alpha_sigma(t)
+    np.testing.assert_allclose(sigma / alpha, shift * t / (1 - t), rtol=1e-6)
+    if shift == 1:
+        np.testing.assert_allclose(sigma, t, rtol=1e-6)
+
+
+def test_edm_has_the_noise_levels_of_the_paper():
+    """Eq. 5 backwards: N = 18 levels of the paper's sampler are the times 1 - i/17."""
+    i = np.arange(18)
+    levels = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    np.testing.assert_allclose(tf.exp(-EDMLogSNR().log_snr(1 - i / 17) / 2), levels, rtol=1e-9)
+
+
+def learned(seed):
+    """A learned schedule with weights far from those at the start."""
+    schedule, rng = LearnedLogSNR(9.0, -7.0), np.random.default_rng(seed)
+    for v in schedule.trainable_variables:
+        v.assign(v + 2 * rng.normal(size=v.shape))
+    return schedule
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_learned_is_monotone_with_exact_ends_whatever_its_weights(seed):
+    schedule = learned(seed)
+    t = np.linspace(0, 1, 1001)
+    log_snr = schedule.log_snr(t).numpy()
+    assert (np.diff(log_snr) < 0).all()
+    np.testing.assert_allclose(log_snr[[0, -1]], [9.0, -7.0], rtol=1e-9)
+    np.testing.assert_allclose(schedule.time(log_snr[::50]), t[::50], atol=1e-9)
+    step, middle = 1e-6, t[1:-1:20]
+    difference = (schedule.log_snr(middle + step) - schedule.log_snr(middle - step)) / (2 * step)
+    np.testing.assert_allclose(schedule.slope(middle), difference, rtol=1e-5)
+    np.testing.assert_allclose(schedule.log_snr(t.astype("float32")), log_snr, atol=1e-4)
+
+
+def test_learned_starts_nearly_linear_and_saves():
+    t = np.linspace(0, 1, 21)
+    plain = LearnedLogSNR(9.0, -7.0)
+    np.testing.assert_allclose(plain.log_snr(t), LinearLogSNR(9.0, -7.0).log_snr(t), atol=1.0)
+    schedule = learned(0)
+    config = keras.saving.serialize_keras_object(GaussianDiffusion(schedule))
+    again = keras.saving.deserialize_keras_object(config).schedule
+    again.set_weights(schedule.get_weights())
+    np.testing.assert_array_equal(again.log_snr(t), schedule.log_snr(t))
+
+
 @pytest.mark.parametrize(
-    "make", [LinearLogSNR, CosineLogSNR, lambda a, b: LinearBeta(1, 2, "vp", a, b)]
+    "make",
+    [
+        LinearLogSNR,
+        CosineLogSNR,
+        FlowLogSNR,
+        LearnedLogSNR,
+        lambda a, b: PolynomialLogSNR(2.0, a, b),
+        lambda a, b: LinearBeta(1, 2, "vp", a, b),
+    ],
 )
 @pytest.mark.parametrize("ends", [(-3.0, 3.0), (3.0, 3.0), (math.inf, 0.0), (1.0, -math.inf)])
 def test_ends_must_be_finite_and_ordered(make, ends):
     with pytest.raises(ValueError, match="`log_snr_max` must be greater"):
         make(*ends)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PolynomialLogSNR(0.0), "`power` must be positive"),
+        (lambda: FlowLogSNR(shift=-1.0), "`shift` must be positive"),
+        (lambda: EDMLogSNR(2.0, 1.0), "`sigma_min`, `sigma_max` and `rho` must"),
+        (lambda: EDMLogSNR(rho=0.0), "`sigma_min`, `sigma_max` and `rho` must"),
+        (lambda: LearnedLogSNR(width=0), "`width` must be at least 1"),
+    ],
+)
+def test_wrong_options(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_linear_beta_checks_its_arguments():

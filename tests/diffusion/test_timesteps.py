@@ -7,7 +7,8 @@ import tensorflow as tf
 from kgen.diffusion import CosineLogSNR, GaussianDiffusion, LinearBeta, sample_times, time_grid
 from kgen.diffusion.timesteps import TIME_SAMPLERS
 
-PROCESSES = [GaussianDiffusion(CosineLogSNR()), GaussianDiffusion(LinearBeta(), "ve")]
+COSINE = GaussianDiffusion(CosineLogSNR())
+PROCESSES = [COSINE, GaussianDiffusion(LinearBeta(), "ve")]
 every_sampler = pytest.mark.parametrize("kind", sorted(TIME_SAMPLERS))
 every_process = pytest.mark.parametrize("process", PROCESSES, ids=repr)
 
@@ -15,7 +16,7 @@ every_process = pytest.mark.parametrize("process", PROCESSES, ids=repr)
 @every_sampler
 def test_estimates_an_integral_without_bias(kind):
     """The mean of t^2 (1 - t) / p(t) is 1/12."""
-    t, density = (v.numpy().astype("float64") for v in sample_times(kind, 40000, [3, 4]))
+    t, density = (v.numpy().astype("float64") for v in sample_times(kind, COSINE, 40000, [3, 4]))
     assert t.shape == density.shape == (40000,)
     assert (t >= 0).all()
     assert (t <= 1).all()
@@ -30,11 +31,14 @@ def test_estimates_an_integral_without_bias(kind):
         ("stratified", {}),
         ("logit_normal", {}),
         ("logit_normal", {"mean": -0.5, "std": 0.7}),
+        ("importance", {}),
+        ("log_normal", {}),
+        ("log_normal", {"mean": 0.4, "std": 3.0}),
     ],
 )
 def test_density_is_that_of_the_times(kind, options):
     """Its integral up to t is the share of the draws below t."""
-    drawn = sample_times(kind, 20000, [5, 6], **options)
+    drawn = sample_times(kind, COSINE, 20000, [5, 6], **options)
     t, density = (v.numpy().astype("float64") for v in drawn)
     order = np.argsort(t)
     t, density = t[order], density[order]
@@ -45,21 +49,38 @@ def test_density_is_that_of_the_times(kind, options):
 
 def test_stratified_puts_one_time_in_each_bin():
     for seed in range(5):
-        t, _ = sample_times("stratified", 64, [seed, 0])
+        t, _ = sample_times("stratified", COSINE, 64, [seed, 0])
         assert sorted(np.floor(t.numpy() * 64 - (t.numpy() * 64).min() + 1e-3)) == list(range(64))
-    means = [sample_times("stratified", 64, [seed, 0])[0].numpy().mean() for seed in range(20)]
+    means = [
+        sample_times("stratified", COSINE, 64, [seed, 0])[0].numpy().mean() for seed in range(20)
+    ]
     assert statistics.stdev(means) < 0.2 * (1 / 12 / 64) ** 0.5
 
 
 def test_logit_normal_has_its_moments():
-    t, _ = sample_times("logit_normal", 20000, [1, 1], mean=-0.5, std=0.7)
+    t, _ = sample_times("logit_normal", COSINE, 20000, [1, 1], mean=-0.5, std=0.7)
     logit = np.log(t / (1 - t))
     np.testing.assert_allclose([logit.mean(), logit.std()], [-0.5, 0.7], atol=0.02)
 
 
+def test_importance_is_even_in_the_log_snr():
+    """So -dl/dt over the density is one number: the range, here 30."""
+    t, density = sample_times("importance", COSINE, 5000, [1, 1])
+    np.testing.assert_allclose(-COSINE.schedule.slope(t) / density, 30.0, rtol=1e-4)
+    share = (np.sort(COSINE.log_snr(t)) + 15) / 30
+    np.testing.assert_allclose(share, np.linspace(0, 1, 5000), atol=1e-3)
+
+
+def test_log_normal_has_its_moments():
+    """Karras et al.: log sigma ~ N(-1.2, 1.2^2), of which hardly anything is beyond the ends."""
+    t, _ = sample_times("log_normal", COSINE, 20000, [1, 1])
+    log_sigma = -COSINE.log_snr(t).numpy() / 2
+    np.testing.assert_allclose([log_sigma.mean(), log_sigma.std()], [-1.2, 1.2], atol=0.02)
+
+
 @every_sampler
 def test_seed_decides(kind):
-    one, same, other = (sample_times(kind, 8, seed)[0] for seed in ([1, 2], [1, 2], [1, 3]))
+    one, same, other = (sample_times(kind, COSINE, 8, seed)[0] for seed in ([1, 2], [1, 2], [1, 3]))
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other)
 
@@ -94,6 +115,15 @@ def test_karras_grid_is_that_of_the_paper(process, rho):
     np.testing.assert_allclose(np.exp(-process.log_snr(times) / 2), sigma, rtol=1e-6)
 
 
+@every_process
+@pytest.mark.parametrize("kind", ["log_snr", "t", "karras"])
+def test_a_later_start_walks_the_rest_of_the_way(process, kind):
+    """From a time of the whole grid, the same grid from there."""
+    whole = time_grid(process, 10, kind=kind, dtype="float64")
+    rest = time_grid(process, 6, kind=kind, dtype="float64", start=whole[4])
+    np.testing.assert_allclose(rest, whole[4:], atol=1e-9)
+
+
 @pytest.mark.parametrize("kind", ["log_snr", "t", "karras"])
 def test_one_trace_serves_every_number_of_steps(kind):
     traces = []
@@ -101,16 +131,16 @@ def test_one_trace_serves_every_number_of_steps(kind):
     @tf.function(input_signature=[tf.TensorSpec([], tf.int32)])
     def grid(num_steps):
         traces.append(1)
-        return time_grid(PROCESSES[0], num_steps, kind=kind)
+        return time_grid(COSINE, num_steps, kind=kind)
 
     for num_steps in (1, 7, 2):
-        expected = time_grid(PROCESSES[0], num_steps, kind=kind)
+        expected = time_grid(COSINE, num_steps, kind=kind)
         np.testing.assert_allclose(grid(num_steps), expected, atol=1e-6)
     assert len(traces) == 1
 
 
 def test_unknown_kinds():
-    with pytest.raises(ValueError, match=r"`kind` must be one of \['logit_normal', 'stratified'"):
-        sample_times("cosine", 3, [0, 0])
+    with pytest.raises(ValueError, match=r"`kind` must be one of \['importance', 'log_normal'"):
+        sample_times("cosine", COSINE, 3, [0, 0])
     with pytest.raises(ValueError, match=r"`kind` must be one of \['karras', 'log_snr', 't'\]"):
-        time_grid(PROCESSES[0], 3, kind="quadratic")
+        time_grid(COSINE, 3, kind="quadratic")

@@ -45,6 +45,22 @@ def test_snr_plus_one_is_the_plain_mean_of_v_under_vp():
     np.testing.assert_allclose(factor * np.cos(angle) ** 2, np.ones(3))
 
 
+def test_flow_is_the_plain_mean_of_the_velocity():
+    """x_hat is off by e sigma / alpha when eps_hat is off by -e: eps - x by e (1 + sigma/alpha)."""
+    alpha, sigma = np.array([0.9, 0.4]), np.array([0.1, 0.6])
+    log_snr = tf.constant(2 * np.log(alpha / sigma))
+    factor = weighting.error_factor("flow", log_snr, -tf.ones_like(log_snr))
+    np.testing.assert_allclose(factor, (1 + sigma / alpha) ** 2)
+
+
+def test_edm_is_its_published_weight_on_the_error_of_x():
+    """lambda(sigma) = (sigma^2 + d^2) / (sigma d)^2; an error of x is sigma times one of eps."""
+    sigma = np.array([0.01, 0.5, 30.0])
+    log_snr = tf.constant(-2 * np.log(sigma))
+    factor = weighting.error_factor("edm", log_snr, -tf.ones_like(log_snr))
+    np.testing.assert_allclose(factor / sigma**2, (sigma**2 + 0.25) / (sigma * 0.5) ** 2)
+
+
 def test_sigmoid_is_half_at_its_bias():
     log_snr, slope = tf.constant([2.0, -3.0]), tf.constant([-1.0, -1.0])
     assert weighting.weight("sigmoid", log_snr, slope).numpy()[0] == 0.5
@@ -63,5 +79,5 @@ def test_weights_are_finite_and_of_the_dtype(name, dtype):
 
 
 def test_unknown_weighting():
-    with pytest.raises(ValueError, match=r"`weighting` must be one of \['elbo', 'min_snr'"):
+    with pytest.raises(ValueError, match=r"`weighting` must be one of \['edm', 'elbo'"):
         weighting.weight("p2", tf.zeros([1]), -tf.ones([1]))

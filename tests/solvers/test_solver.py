@@ -17,7 +17,14 @@ from kgen.solvers import (
 
 SCALINGS = ["vp", "ve", "sub_vp", "flow"]
 DETERMINISTIC = [DDIM(), Heun(), DPMSolver(1), DPMSolver(2), DPMSolver(3), UniPC(1), UniPC(2)]
-STOCHASTIC = [DDIM(eta=1.0), EulerMaruyama(), PredictorCorrector(), AnnealedLangevin(2)]
+STOCHASTIC = [
+    DDIM(eta=1.0),
+    DPMSolver(2, sde=True),
+    Heun(churn=0.2),
+    EulerMaruyama(),
+    PredictorCorrector(),
+    AnnealedLangevin(2),
+]
 every_scaling = pytest.mark.parametrize("scaling", SCALINGS)
 every_solver = pytest.mark.parametrize("solver", [*DETERMINISTIC, *STOCHASTIC], ids=repr)
 deterministic = pytest.mark.parametrize("solver", DETERMINISTIC, ids=repr)

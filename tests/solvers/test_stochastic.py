@@ -7,7 +7,17 @@ import pytest
 import tensorflow as tf
 
 from kgen.diffusion import CosineLogSNR, GaussianDiffusion, LinearLogSNR, time_grid
-from kgen.solvers import AnnealedLangevin, EulerMaruyama, PredictorCorrector, UniPC, solve
+from kgen.solvers import (
+    DDIM,
+    AnnealedLangevin,
+    DormandPrince,
+    DPMSolver,
+    EulerMaruyama,
+    Heun,
+    PredictorCorrector,
+    UniPC,
+    solve,
+)
 
 every_scaling = pytest.mark.parametrize("scaling", ["vp", "ve", "sub_vp", "flow"])
 SEED = [1, 2]
@@ -107,5 +117,91 @@ def test_unipc_is_exact_for_linear_estimates():
     ],
 )
 def test_wrong_options_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def moments(solver, process, data, num_steps):
+    """Mean and variance that a solver gives Gaussian data: it is affine in z and in its noise.
+
+    Read off its action on unit vectors, with the noise of each step put in by hand.
+    """
+    times = time_grid(process, num_steps, dtype="float64")
+    shapes = num_steps + 2  # nothing, z, and the noise of each step
+    z = np.zeros([shapes, 2])
+    z[1] = 1.0
+
+    class Noise:
+        def __init__(self):
+            self.index = 0
+
+        def __call__(self, shape, seed, dtype):
+            eps = np.zeros(shape)
+            eps[2 + self.index] = 1.0
+            self.index += 1
+            return tf.constant(eps, dtype)
+
+    return times, z, Noise()
+
+
+@pytest.mark.parametrize("solver", [DPMSolver(1, sde=True), DPMSolver(2, sde=True), DDIM(eta=1.0)])
+@pytest.mark.parametrize("scaling", ["vp", "ve"])
+def test_weak_order(solver, scaling, gaussian_data, monkeypatch):
+    """The error of the variance falls with the declared order, without any sampling error."""
+    process = GaussianDiffusion(LinearLogSNR(6.0, -6.0), scaling)
+    module = {DDIM: "ddim", DPMSolver: "dpm_solver"}[type(solver)]
+    errors = []
+    for num_steps in (80, 160, 320):
+        times, z, noise = moments(solver, process, gaussian_data, num_steps)
+        monkeypatch.setattr(f"kgen.solvers.{module}.normal", noise)
+        z = tf.constant(z)
+        memory = solver.initial_memory(z)
+        for i, (t, s) in enumerate(itertools.pairwise(tf.unstack(times))):
+            z, memory = solver.step(
+                gaussian_data.denoise(process), process, z, t, s, i, memory, SEED
+            )
+        gains = (z - z[0]).numpy()[1:]
+        prior = process.prior(tf.zeros([1, 2], tf.float64))
+        start = np.exp(prior.log_std.numpy())
+        var = (gains[0] * start) ** 2 + (gains[1:] ** 2).sum(0)
+        alpha, sigma = (v.numpy() for v in process.alpha_sigma(times[-1]))
+        exact = alpha**2 * gaussian_data.std**2 + sigma**2
+        errors.append(np.abs(var / exact - 1).max())
+    order = -np.polyfit(np.log([80, 160, 320]), np.log(errors), 1)[0]
+    assert abs(order - solver.order) < 0.2
+
+
+def test_the_sde_form_of_order_one_is_ancestral_sampling(gaussian_data):
+    process = GaussianDiffusion(CosineLogSNR(6.0, -6.0), "flow")
+    one, other = (
+        run(solver, process, gaussian_data, 8, num_samples=50)
+        for solver in (DPMSolver(1, sde=True), DDIM(eta=1.0))
+    )
+    np.testing.assert_allclose(one, other, rtol=1e-9)
+
+
+def test_churn_keeps_the_distribution(gaussian_data):
+    """With the exact denoiser fresh noise changes points, not moments."""
+    process = GaussianDiffusion(CosineLogSNR(6.0, -6.0), "vp")
+    plain, churned = (
+        run(Heun(churn), process, gaussian_data, 40, num_samples=20000) for churn in (0.0, 0.3)
+    )
+    assert np.abs(plain - churned).max() > 0.5
+    np.testing.assert_allclose(churned.mean(0), gaussian_data.mean, atol=0.03)
+    np.testing.assert_allclose(churned.std(0), gaussian_data.std, rtol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Heun(churn=0.5), "`churn` must be in"),
+        (lambda: Heun(noise=0.0), "`noise` must be positive"),
+        (lambda: Heun(between=(2.0, 1.0)), "`between` must be two noise levels"),
+        (lambda: DPMSolver(3, sde=True), "`order` must be 1 or 2 with `sde`"),
+        (lambda: DormandPrince(rtol=0.0), "`rtol` must be positive"),
+        (lambda: DormandPrince(max_steps=0), "`max_steps` must be positive"),
+    ],
+)
+def test_wrong_options_of_other_solvers_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()

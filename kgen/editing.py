@@ -1,0 +1,107 @@
+"""Editing: pictures that begin from other pictures.
+
+    image to image   z_t = alpha_t x + sigma_t eps at a time t < 1, then the solver from there
+    inpainting       in every estimate, the part that is known takes the place of what was guessed
+    inversion        the solver from data to noise; from that noise it makes the same picture again
+    interpolation    between two noises along the great circle, where all have the norm of noise
+
+They are functions of a denoiser, so they serve models of pixels and of latents alike, with any
+guidance. The methods `generate` and `invert` of the models use them.
+
+References:
+  image to image: Meng et al. (2022), https://arxiv.org/abs/2108.01073, algorithm 1.
+  inpainting: Song et al. (2021), https://arxiv.org/abs/2011.13456, appendix I.2, in x_hat.
+  inversion: Song, Meng and Ermon (2020), https://arxiv.org/abs/2010.02502, section 5.4.
+  slerp: Shoemake (1985), https://doi.org/10.1145/325165.325242.
+"""
+
+import tensorflow as tf
+
+from kgen.diffusion import time_grid
+from kgen.solvers import solve
+from kgen.tensors import expand_to
+
+
+def inpaint(denoise, x, mask):
+    """Makes a denoiser that knows a part of the result.
+
+    Args:
+        denoise: a function of `z` and `t`.
+        x: the result where it is known, `[B, ...]`.
+        mask: 1 where there is something to paint, 0 where `x` is known; broadcasts against `x`.
+
+    Returns:
+        A function `denoise(z, t) -> x_hat`.
+
+    Example:
+        >>> filled = inpaint(lambda z, t: 0.0 * z, tf.ones([1, 2]), tf.constant([[0.0, 1.0]]))
+        >>> filled(tf.ones([1, 2]), 0.5).numpy().tolist()
+        [[1.0, 0.0]]
+    """
+
+    def inpainted(z, t):
+        guess = denoise(z, t)
+        weight = tf.cast(mask, guess.dtype)
+        return weight * guess + (1 - weight) * tf.cast(x, guess.dtype)
+
+    return inpainted
+
+
+def invert(solver, denoise, process, x, num_steps):
+    """Finds the noise from which a deterministic solver makes `x`.
+
+    Args:
+        solver: a deterministic `Solver`.
+        denoise: a function of `z` and `t`.
+        process: a `GaussianDiffusion`.
+        x: data, `[B, ...]`.
+        num_steps: solver steps.
+
+    Returns:
+        z at t = 1, `[B, ...]`.
+
+    Raises:
+        ValueError: if the solver draws noise.
+
+    Example:
+        >>> from kgen.diffusion import CosineLogSNR, GaussianDiffusion
+        >>> from kgen.solvers import DDIM
+        >>> process = GaussianDiffusion(CosineLogSNR())
+        >>> invert(DDIM(), lambda z, t: 0.0 * z, process, tf.ones([2, 3]), 10).shape
+        TensorShape([2, 3])
+    """
+    if solver.stochastic:
+        raise ValueError(f"`solver` must be deterministic. Received: solver={solver!r}.")
+    x = tf.convert_to_tensor(x)
+    alpha, _ = process.alpha_sigma(tf.zeros([], x.dtype))
+    times = time_grid(process, num_steps, dtype=x.dtype)
+    return solve(solver, denoise, process, alpha * x, times[::-1])
+
+
+def slerp(a, b, weight):
+    """Interpolates along the great circle from `a` to `b`.
+
+    Args:
+        a: `[B, ...]`.
+        b: `[B, ...]`.
+        weight: a number or `[B]`; 0 gives `a`, 1 gives `b`.
+
+    Returns:
+        A tensor `[B, ...]`.
+
+    Example:
+        >>> slerp(tf.constant([[1.0, 0.0]]), tf.constant([[0.0, 1.0]]), 0.5).numpy().round(3)
+        array([[0.707, 0.707]], dtype=float32)
+    """
+    a, b = tf.convert_to_tensor(a), tf.convert_to_tensor(b)
+    flat = [tf.reshape(v, [tf.shape(v)[0], -1]) for v in (a, b)]
+    units = [v / tf.norm(v, axis=-1, keepdims=True) for v in flat]
+    cosine = tf.clip_by_value(tf.reduce_sum(units[0] * units[1], axis=-1), -1, 1)
+    angle = tf.acos(cosine)
+    weight = tf.broadcast_to(tf.cast(weight, a.dtype), tf.shape(angle))
+    # Near an angle of 0 the great circle is a straight line.
+    straight = angle < 1e-4
+    sine = tf.where(straight, tf.ones_like(angle), tf.sin(angle))
+    left = tf.where(straight, 1 - weight, tf.sin((1 - weight) * angle) / sine)
+    right = tf.where(straight, weight, tf.sin(weight * angle) / sine)
+    return expand_to(left, a) * a + expand_to(right, b) * b

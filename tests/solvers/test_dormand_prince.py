@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kgen.diffusion import CosineLogSNR, GaussianDiffusion
+from kgen.solvers import DormandPrince, solve
+from kgen.solvers.dormand_prince import integrate
+
+
+@pytest.mark.parametrize("scaling", ["vp", "ve", "sub_vp", "flow"])
+def test_error_follows_the_tolerance(scaling, mixture_data):
+    """Against the exact flow, in one step of the grid."""
+    process = GaussianDiffusion(CosineLogSNR(6.0, -6.0), scaling)
+    ends = [[v.numpy() for v in process.alpha_sigma(tf.constant(t, tf.float64))] for t in (1.0, 0)]
+    z = tf.constant(np.random.default_rng(0).normal(size=(12, 2)) * np.hypot(*ends[0]))
+    exact = mixture_data.flow(z, *ends)
+    errors = []
+    for tolerance in (1e-3, 1e-5, 1e-7):
+        solver = DormandPrince(tolerance, tolerance)
+        x = solve(solver, mixture_data.denoise(process), process, z, tf.constant([1.0, 0.0]))
+        errors.append(np.abs(x - exact).max())
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[0] < 0.1
+    assert errors[2] < 1e-5
+
+
+def test_integrates_a_rotation():
+    """d(x, y)/dl = (-y, x) over a quarter of a turn, backwards too."""
+    solver = DormandPrince(1e-9, 1e-9)
+    one, zero = tf.ones([1], tf.float64), tf.zeros([1], tf.float64)
+
+    def turn(_, state):
+        return [-state[1], state[0]]
+
+    quarter = tf.constant(np.pi / 2, tf.float64)
+    x, y = integrate(turn, [one, zero], tf.zeros_like(quarter), quarter, solver)
+    np.testing.assert_allclose([x[0], y[0]], [0, 1], atol=1e-7)
+    x, y = integrate(turn, [x, y], quarter, tf.zeros_like(quarter), solver)
+    np.testing.assert_allclose([x[0], y[0]], [1, 0], atol=1e-7)
+
+
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_too_few_steps_are_an_error(in_graph):
+    solver = DormandPrince(1e-9, 1e-9, max_steps=3)
+
+    def run():
+        return integrate(
+            lambda at, state: [-50 * state[0]], [tf.ones([1])], tf.zeros([]), tf.ones([]), solver
+        )
+
+    with pytest.raises(tf.errors.InvalidArgumentError, match="`max_steps` must be more than 3"):
+        (tf.function(run) if in_graph else run)()
