@@ -33,6 +33,24 @@ def dtype_policy(policy):
         keras.config.set_dtype_policy(previous)
 
 
+def network_inputs(graph, z, log_snr, cond):
+    """The inputs of a conditional network, by name.
+
+    Raises:
+        ValueError: if the condition has not what the network was made for.
+    """
+    inputs = {"z": z, "log_snr": log_snr}
+    for key in ("tokens", "mask", "pooled"):
+        if key in graph.input:
+            if cond is None or key not in cond:
+                raise ValueError(
+                    f"`cond` must have the key {key!r} that this network was made for. "
+                    f"Received: {None if cond is None else sorted(cond)}."
+                )
+            inputs[key] = cond[key]
+    return inputs
+
+
 @serializable
 class GroupNorm(layers.Layer):
     """Group normalisation as two reductions and one affine map, with float32 statistics.
@@ -192,3 +210,24 @@ def downsample(x, name):
 def upsample(x, name):
     """Doubles the height and the width: nearest neighbour, then a convolution."""
     return conv(layers.UpSampling2D(2, interpolation="nearest")(x), x.shape[-1], name)
+
+
+def fold(x, patch):
+    """Puts squares of `patch` x `patch` pixels into channels: `[B, H/p, W/p, p^2 C]`."""
+    if patch == 1:
+        return x
+    _, height, width, channels = x.shape
+    rows, columns = height // patch, width // patch
+    x = layers.Reshape((rows, patch, columns, patch, channels))(x)
+    return layers.Reshape((rows, columns, patch**2 * channels))(layers.Permute((1, 3, 2, 4, 5))(x))
+
+
+def unfold(x, patch):
+    """Takes squares of pixels out of channels, in float32: the inverse of `fold`."""
+    if patch == 1:
+        return x
+    _, rows, columns, width = x.shape
+    channels, options = width // patch**2, {"dtype": "float32"}
+    x = layers.Reshape((rows, columns, patch, patch, channels), **options)(x)
+    x = layers.Permute((1, 3, 2, 4, 5), **options)(x)
+    return layers.Reshape((rows * patch, columns * patch, channels), **options)(x)

@@ -21,8 +21,10 @@ from kgen.networks.blocks import (
     attention_block,
     conv,
     downsample,
+    fold,
     group_norm,
     residual_block,
+    unfold,
     upsample,
 )
 
@@ -50,7 +52,7 @@ def encoder(
         (None, 8, 8, 8)
     """
     x = inputs = keras.Input(image_shape, name="x")
-    h = conv(_fold(x, patch), channels[0], "conv_in")
+    h = conv(fold(x, patch), channels[0], "conv_in")
     for level, width in enumerate(channels):
         for block in range(blocks):
             h = residual_block(h, width, f"down_{level}_res_{block}", epsilon=EPSILON)
@@ -94,26 +96,7 @@ def decoder(
     h = ops.silu(group_norm(h, "norm_out", EPSILON))
     width = image_channels * patch**2
     image = layers.Conv2D(width, 3, padding="same", dtype="float32", name="conv_out")(h)
-    return keras.Model(inputs, _unfold(image, patch), name=name)
-
-
-def _fold(x, patch):
-    if patch == 1:
-        return x
-    _, height, width, channels = x.shape
-    rows, columns = height // patch, width // patch
-    x = layers.Reshape((rows, patch, columns, patch, channels))(x)
-    return layers.Reshape((rows, columns, patch**2 * channels))(layers.Permute((1, 3, 2, 4, 5))(x))
-
-
-def _unfold(x, patch):
-    if patch == 1:
-        return x
-    _, rows, columns, width = x.shape
-    channels, options = width // patch**2, {"dtype": "float32"}
-    x = layers.Reshape((rows, columns, patch, patch, channels), **options)(x)
-    x = layers.Permute((1, 3, 2, 4, 5), **options)(x)
-    return layers.Reshape((rows * patch, columns * patch, channels), **options)(x)
+    return keras.Model(inputs, unfold(image, patch), name=name)
 
 
 def _middle(h):

@@ -14,6 +14,7 @@ import math
 import keras
 from keras import layers, ops
 
+from kgen.networks.blocks import network_inputs
 from kgen.networks.embeddings import SinusoidalEmbedding, noise_position
 from kgen.serialization import serializable
 
@@ -105,10 +106,7 @@ class TimeMLP(keras.Model):
 
     def call(self, z, log_snr, cond=None, training=False):
         """Runs the network; see the class."""
-        inputs = {"z": z, "log_snr": log_snr}
-        if self.pooled is not None:
-            inputs["pooled"] = cond["pooled"]
-        return self.graph(inputs, training=training)
+        return self.graph(network_inputs(self.graph, z, log_snr, cond), training=training)
 
 
 @serializable

@@ -20,9 +20,12 @@ from kgen.networks.blocks import (
     conv,
     downsample,
     dtype_policy,
+    fold,
     group_norm,
+    network_inputs,
     residual_block,
     transformer_block,
+    unfold,
     upsample,
 )
 from kgen.networks.embeddings import SinusoidalEmbedding, noise_position
@@ -42,6 +45,8 @@ class UNet(keras.Model):
         tokens: None, or `(L, D)`: length and width of the text tokens.
         pooled: None, or the width of the pooled condition vector.
         dropout: rate inside the residual blocks.
+        patch: side of the square of pixels that is folded into channels first, and unfolded last.
+            1 is the published layout; 2 leaves out the costliest level.
         **kwargs: `name` and `dtype` of a Keras model.
 
     Call arguments:
@@ -70,6 +75,7 @@ class UNet(keras.Model):
         tokens=None,
         pooled=None,
         dropout=0.0,
+        patch=1,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -79,10 +85,11 @@ class UNet(keras.Model):
                 "`attention` must have one entry per level of `channels`. "
                 f"Received: channels={channels}, attention={attention}."
             )
-        factor = 2 ** (len(channels) - 1)
+        factor = patch * 2 ** (len(channels) - 1)
         if shape[0] % factor or shape[1] % factor:
             raise ValueError(
-                f"`shape` must be divisible by {factor}, once halved per level. Received: {shape}."
+                f"`shape` must be divisible by {factor}: by `patch`, and by 2 for each halving "
+                f"between levels. Received: {shape}."
             )
         inputs = {
             "z": keras.Input(shape, name="z"),
@@ -94,8 +101,9 @@ class UNet(keras.Model):
         if pooled is not None:
             inputs["pooled"] = keras.Input((pooled,), name="pooled")
         with dtype_policy(self.dtype_policy):
-            output = _unet(inputs, shape[-1], channels, blocks, attention, heads, dropout)
-            self.graph = keras.Model(inputs, output, name="graph")
+            h = fold(inputs["z"], patch)
+            h = _unet(inputs, h, channels, blocks, attention, heads, dropout)
+            self.graph = keras.Model(inputs, unfold(h, patch), name="graph")
         self.graph.autocast = False
         self.built = True
 
@@ -106,19 +114,11 @@ class UNet(keras.Model):
 
     def call(self, z, log_snr, cond=None, training=False):
         """Runs the network; see the class."""
-        inputs = {"z": z, "log_snr": log_snr}
-        for key in ("tokens", "mask", "pooled"):
-            if key in self.graph.input:
-                if cond is None or key not in cond:
-                    raise ValueError(
-                        f"`cond` must have the key {key!r} that this network was made for. "
-                        f"Received: {None if cond is None else sorted(cond)}."
-                    )
-                inputs[key] = cond[key]
+        inputs = network_inputs(self.graph, z, log_snr, cond)
         return self.graph(inputs, training=training)
 
 
-def _unet(inputs, channels_out, channels, blocks, attention, heads, dropout):
+def _unet(inputs, h, channels, blocks, attention, heads, dropout):
     embedding = _embed(inputs, 4 * channels[0])
     tokens, mask = inputs.get("tokens"), inputs.get("mask")
 
@@ -128,7 +128,8 @@ def _unet(inputs, channels_out, channels, blocks, attention, heads, dropout):
             h = transformer_block(h, f"{name}_attn", heads, tokens, mask)
         return h
 
-    h = conv(inputs["z"], channels[0], "conv_in")
+    channels_out = h.shape[-1]
+    h = conv(h, channels[0], "conv_in")
     skips = [h]
     for level in range(len(channels)):
         for i in range(blocks):

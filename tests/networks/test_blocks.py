@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kgen.networks import blocks
+from kgen.networks import DiT, UNet, blocks
 from kgen.networks.conv import decoder, encoder
 from kgen.networks.embeddings import SinusoidalEmbedding, noise_position
-from kgen.networks.unet import UNet
 
 
 def noise(shape, seed=0):
@@ -84,17 +83,23 @@ def test_encoder_and_decoder_mirror_each_other(patch):
 
 
 def test_folding_pixels_and_unfolding_them_is_the_identity():
-    from kgen.networks.conv import _fold, _unfold
-
     x = noise([2, 4, 6, 3])
-    folded = _fold(x, 2)
+    folded = blocks.fold(x, 2)
     np.testing.assert_array_equal(folded, tf.nn.space_to_depth(x, 2))
-    np.testing.assert_array_equal(_unfold(folded, 2), x)
+    np.testing.assert_array_equal(blocks.unfold(folded, 2), x)
 
 
-@pytest.fixture(scope="module")
-def network():
-    network = UNet((8, 8, 4), channels=(16, 32), attention=(False, True), tokens=(5, 12), pooled=6)
+UNET = {"channels": (16, 32), "attention": (False, True)}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(UNet, UNET), (UNet, {**UNET, "patch": 2}), (DiT, {"width": 16, "depth": 2})],
+    ids=["unet", "folded", "dit"],
+)
+def network(request):
+    kind, options = request.param
+    network = kind((8, 8, 4), tokens=(5, 12), pooled=6, **options)
     for weight in network.trainable_variables:
         if np.all(weight.numpy() == 0) and len(weight.shape) > 1:
             weight.assign(0.1 * noise(weight.shape))
@@ -109,7 +114,7 @@ def condition(batch, seed=3):
     }
 
 
-def test_unet_hears_every_input(network):
+def test_network_hears_every_input(network):
     z, log_snr, cond = noise([2, 8, 8, 4]), tf.constant([0.0, 1.0]), condition(2)
     base = network(z, log_snr, cond).numpy()
     assert base.shape == (2, 8, 8, 4)
@@ -124,7 +129,7 @@ def test_unet_hears_every_input(network):
         assert np.abs(other - base).max() > 1e-3
 
 
-def test_unet_treats_examples_alone(network):
+def test_network_treats_examples_alone(network):
     z, log_snr, cond = noise([3, 8, 8, 4]), tf.constant([0.0, 1.0, -2.0]), condition(3)
     whole = network(z, log_snr, cond)
     for i in range(3):
@@ -134,14 +139,14 @@ def test_unet_treats_examples_alone(network):
         )
 
 
-def test_unet_round_trips_its_config(network):
-    again = UNet.from_config(network.get_config())
+def test_network_round_trips_its_config(network):
+    again = type(network).from_config(network.get_config())
     again.set_weights(network.get_weights())
     z, log_snr, cond = noise([1, 8, 8, 4]), tf.zeros([1]), condition(1)
     np.testing.assert_array_equal(network(z, log_snr, cond), again(z, log_snr, cond))
 
 
-def test_unet_asks_for_a_missing_condition(network):
+def test_network_asks_for_a_missing_condition(network):
     with pytest.raises(ValueError, match="`cond` must have the key 'tokens'"):
         network(noise([1, 8, 8, 4]), tf.zeros([1]), {"pooled": tf.zeros([1, 6])})
 
@@ -152,8 +157,44 @@ def test_unet_asks_for_a_missing_condition(network):
         ({"shape": (8, 8, 4), "channels": (16, 32), "attention": (True,)}, "`attention` must"),
         ({"shape": (7, 8, 4), "channels": (16, 32)}, "`shape` must be divisible by 2"),
         ({"shape": (8, 8, 4), "channels": (16, 32), "heads": 3}, "`heads` must divide"),
+        ({"shape": (8, 8, 4), "channels": (16, 32, 64), "patch": 4}, "`attention` must have"),
+        ({"shape": (8, 8, 4), "channels": (16, 32), "patch": 8}, "`shape` must be divisible by 16"),
     ],
 )
 def test_unet_refuses_sizes_that_do_not_fit(options, message):
     with pytest.raises(ValueError, match=message):
         UNet(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shape": (7, 8, 4)}, "`shape` must be divisible by `patch`=2"),
+        ({"shape": (8, 8, 4), "width": 30, "heads": 3}, "`width` must be divisible by 4"),
+        ({"shape": (8, 8, 4), "width": 32, "heads": 3}, "`width` must be divisible by 4"),
+    ],
+)
+def test_dit_refuses_sizes_that_do_not_fit(options, message):
+    with pytest.raises(ValueError, match=message):
+        DiT(**options)
+
+
+def test_dit_blocks_begin_as_the_identity():
+    """adaLN-Zero: before training the blocks change nothing, whatever their other weights."""
+    network = DiT((8, 8, 4), width=16, depth=2)
+    layers = {layer.name: layer for layer in network.graph.layers}
+    inside = keras.Model(
+        network.graph.input, [layers["positions"].output, layers["norm_out"].input]
+    )
+    before, after = inside({"z": noise([2, 8, 8, 4]), "log_snr": tf.zeros([2])})
+    np.testing.assert_array_equal(before, after)
+
+
+def test_dit_knows_where_a_patch_is():
+    """The same patch everywhere gives outputs that differ from place to place."""
+    network = DiT((8, 8, 4), width=16, depth=1)
+    for weight in network.trainable_variables:
+        weight.assign(0.2 * noise(weight.shape, 7))
+    out = network(tf.ones([1, 8, 8, 4]), tf.zeros([1])).numpy()
+    patches = out.reshape(4, 2, 4, 2, 4).transpose(0, 2, 1, 3, 4).reshape(16, -1)
+    assert len(np.unique(patches.round(4), axis=0)) == 16
