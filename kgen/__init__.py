@@ -1,6 +1,16 @@
 """kgen: deep generative models in Keras, from the autoencoder to text-to-image."""
 
-from kgen import callbacks, corruption, diffusion, likelihoods, networks, penalties, priors, solvers
+from kgen import (
+    callbacks,
+    corruption,
+    diffusion,
+    editing,
+    likelihoods,
+    networks,
+    penalties,
+    priors,
+    solvers,
+)
 from kgen.conditioning import TextEncoder
 from kgen.export import export_saved_model
 from kgen.gaussian import Gaussian, standard_normal
@@ -11,6 +21,7 @@ from kgen.models.hvae import HVAE
 from kgen.models.kl_autoencoder import KLAutoencoder
 from kgen.models.latent_diffusion import LatentDiffusion
 from kgen.models.levels import GaussianLevel
+from kgen.models.score_model import ScoreModel
 from kgen.models.vae import VAE
 from kgen.models.vqvae import VQVAE
 from kgen.presets import from_preset
@@ -25,10 +36,12 @@ __all__ = [
     "GaussianLevel",
     "KLAutoencoder",
     "LatentDiffusion",
+    "ScoreModel",
     "TextEncoder",
     "callbacks",
     "corruption",
     "diffusion",
+    "editing",
     "export_saved_model",
     "from_preset",
     "likelihoods",

@@ -5,6 +5,18 @@ import numpy as np
 import tensorflow as tf
 
 
+def check_count(name, value):
+    """Checks that a number is an integer of at least 1.
+
+    Raises:
+        TypeError: if it is no number.
+        ValueError: if it is not such an integer.
+    """
+    check_positive(name, value)
+    if value != int(value) or not isinstance(value, (int, np.integer)):
+        raise ValueError(f"`{name}` must be an integer. Received: {name}={value!r}.")
+
+
 def check_positive(name, value, zero=False):
     """Checks a number.
 
@@ -17,6 +29,16 @@ def check_positive(name, value, zero=False):
     if not np.isfinite(value) or value < 0 or (value == 0 and not zero):
         bound = "at least 0" if zero else "positive"
         raise ValueError(f"`{name}` must be finite and {bound}. Received: {name}={value}.")
+
+
+def check_one_of(name, value, allowed):
+    """Checks the name of an option.
+
+    Raises:
+        ValueError: if it is not one of those that are allowed.
+    """
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"`{name}` must be one of {sorted(allowed)}. Received: {name}={value!r}.")
 
 
 def check_networks(encoder, decoder, moments=False):

@@ -36,11 +36,12 @@ ALLOWED = {
     "diffusion": GROUND,
     "solvers": GROUND | {"diffusion"},
     "likelihood": GROUND | {"diffusion", "solvers"},
+    "editing": GROUND | {"diffusion", "solvers"},
     "conditioning": GROUND | {"diffusion", "solvers"},
     "networks": GROUND,
     "data": GROUND,
     "metrics": GROUND,
-    "models": GROUND | {"likelihood", "diffusion", "solvers", "conditioning", "metrics"},
+    "models": GROUND | {"editing", "likelihood", "diffusion", "solvers", "conditioning", "metrics"},
     "callbacks": GROUND | {"metrics", "models", "pictures"},
     "export": GROUND | {"diffusion", "solvers", "conditioning", "models"},
 }

@@ -114,3 +114,49 @@ def test_the_levels_of_the_diffusion_model_are_those_of_the_hvae(gaussian_data):
     error = np.hypot(chain.std(), drawn.std()) / np.sqrt(len(x))
     assert abs(chain.mean() - drawn.mean()) < 4 * error
     assert error < 0.02 * chain.mean()
+
+
+def test_the_score_model_with_likelihood_weighting_is_the_diffusion_model(gaussian_data):
+    """Luo, eq. 148 and Song et al. (2021b), theorem 1: lambda = g^2 gives the denoising term."""
+    for scaling in ("vp", "ve", "sub_vp", "flow"):
+        process = GaussianDiffusion(CosineLogSNR(6.0, -6.0), scaling)
+
+        def network(z, log_snr, cond=None, training=False):
+            return 0.3 * z
+
+        options = {"data_shape": (2,), "grey_levels": None, "prediction": "score"}
+        score = kgen.ScoreModel(network, process, weighting="elbo", **options)
+        vdm = kgen.DiffusionModel(network, process, weighting="elbo", **options)
+        x = tf.constant(gaussian_data.sample(64), tf.float32)
+        one = score.loss_terms(x, seed=SEED)["score_matching"]
+        # By hand: g^2 / 2 |s - grad log q(z_t | x)|^2 from the noise and times that were drawn.
+        seeds = split(SEED, 4)
+        t, _ = kgen.diffusion.sample_times("stratified", process, 64, seeds[1])
+        eps = tf.random.stateless_normal([64, 2], seeds[2], alg="philox")
+        alpha, sigma = (v[:, None] for v in process.alpha_sigma(t))
+        z = alpha * x + sigma * eps
+        s = 0.3 * z / tf.sqrt(alpha**2 + sigma**2)
+        g = process.diffusion_coefficient(t)
+        expected = g**2 / 2 * tf.reduce_sum((s + eps / sigma) ** 2, -1) / 2
+        np.testing.assert_allclose(one, expected, rtol=1e-3)
+        # And the same term of the bound, whose seeds are split otherwise.
+        other = vdm.bound_terms(x, seed=SEED)["denoising"] / 2
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+def test_guidance_is_bayes_rule():
+    """Luo, eq. 163-166: classifier-free guidance is that of the classifier with gradient c - u."""
+    process = GaussianDiffusion(CosineLogSNR())
+    t = tf.constant(0.4)
+    alpha, sigma = process.alpha_sigma(t)
+
+    def denoise(z, t, cond):
+        return 0.5 * z + cond
+
+    def log_prob(z, t):  # its gradient is that of log p(cond | z) = score_c - score_u
+        return tf.reduce_sum(z * alpha / sigma**2 * (1.0 - 0.2), -1)
+
+    z = tf.constant([[0.3, -1.0]])
+    free = kgen.diffusion.classifier_free(denoise, 1.0, 0.2, 3.0)(z, t)
+    guide = kgen.diffusion.classifier_guidance(process, log_prob)
+    np.testing.assert_allclose(guide(denoise, 1.0, None, 2.0)(z, t), free, rtol=1e-5)

@@ -205,6 +205,8 @@ class GenerativeModel(keras.Model, abc.ABC):
     def fit(self, x=None, *args, **kwargs):
         """As `keras.Model.fit`, on data that are looked at first."""
         self._look_at(x)
+        if isinstance(x, tf.data.Dataset):
+            kwargs.setdefault("shuffle", False)  # Keras would warn that it cannot
         return super().fit(x, *args, **kwargs)
 
     def evaluate(self, x=None, *args, **kwargs):

@@ -20,16 +20,17 @@ References:
 import numpy as np
 import tensorflow as tf
 
-from kgen import solvers
+from kgen.checks import check_count, check_data, check_one_of
 from kgen.conditioning import drop_condition
 from kgen.diffusion import denoiser
 from kgen.diffusion.loss import denoising
+from kgen.diffusion.prediction import PREDICTION_TYPES
 from kgen.diffusion.timesteps import TIME_SAMPLERS
 from kgen.diffusion.weighting import WEIGHTINGS
 from kgen.gaussian import Gaussian
 from kgen.models.generative_model import GenerativeModel, entry, freeze
 from kgen.models.latent_cache import LatentCache
-from kgen.models.sampling import draw
+from kgen.models.sampling import Sampler, Steps, check_given, share, slices
 from kgen.models.serving import text_to_image
 from kgen.serialization import serializable
 from kgen.tensors import as_seed, split
@@ -75,12 +76,9 @@ class LatentDiffusion(GenerativeModel):
         super().__init__(ema_decay=ema_decay, seed=seed, **kwargs)
         if not 0 <= cond_drop_rate <= 1:
             raise ValueError(f"`cond_drop_rate` must be in [0, 1]. Received: {cond_drop_rate}.")
-        options = {"times": (times, TIME_SAMPLERS), "weighting": (weighting, WEIGHTINGS)}
-        for name, (value, table) in options.items():
-            if value not in table:
-                raise ValueError(
-                    f"`{name}` must be one of {sorted(table)}. Received: {name}={value!r}."
-                )
+        check_one_of("prediction", prediction, PREDICTION_TYPES)
+        check_one_of("times", times, TIME_SAMPLERS)
+        check_one_of("weighting", weighting, WEIGHTINGS)
         self.autoencoder = autoencoder
         freeze(autoencoder)
         self.network = network
@@ -90,8 +88,11 @@ class LatentDiffusion(GenerativeModel):
         self.weighting = weighting
         self.times = times
         self.cond_drop_rate = cond_drop_rate
-        self._sampler = denoiser(network, process, prediction)
-        self._steps = {}
+        self.sampler = Sampler(
+            denoiser(network, process, prediction), process, autoencoder.latent_shape
+        )
+        self.generate_step = Steps(self, self._draw)
+        self.inversion_step = Steps(self, self.sampler.invert)
         self.built = True
         self.start_averaging()
 
@@ -179,8 +180,14 @@ class LatentDiffusion(GenerativeModel):
         negative_prompts=None,
         seed=None,
         batch_size=32,
+        *,
+        guidance=None,
+        noise=None,
+        images=None,
+        strength=None,
+        mask=None,
     ):
-        """Makes a picture for each prompt.
+        """Makes a picture for each prompt, from noise or from another picture.
 
         Args:
             prompts: a string, or a list of B strings.
@@ -190,18 +197,23 @@ class LatentDiffusion(GenerativeModel):
             negative_prompts: None, or a string or B strings to move away from.
             seed: an integer for reproducible pictures; picture i depends on it and on i alone.
             batch_size: pictures made at once.
+            guidance: None for classifier-free guidance, or another function of that form; see
+                `kgen.diffusion.guidance`.
+            noise: None, or z at t = 1 to begin from, `[B, *latent_shape]`, such as of `invert`.
+            images: None, or pictures `[B, H, W, C]` to begin from, uint8 or in [-1, 1].
+            strength: with `images`, the time in (0, 1] to begin from: 1 keeps nothing of them.
+                None is 0.6, or 1 with a mask.
+            mask: with `images`, 1 where to paint and 0 where to keep them, `[B or 1, H, W, 1]`.
 
         Returns:
             A uint8 array `[B, H, W, 3]`.
 
         Raises:
             TypeError: if a prompt is not a string.
-            ValueError: if there is no prompt, or an argument is out of range.
+            ValueError: if there is no prompt, an argument is out of range, or arguments do not fit
+                together.
         """
-        if not isinstance(num_steps, (int, np.integer)) or num_steps < 1:
-            raise ValueError(
-                f"`num_steps` must be an integer of at least 1. Received: {num_steps!r}."
-            )
+        check_count("num_steps", num_steps)
         guidance_scale = float(guidance_scale)
         if not np.isfinite(guidance_scale):
             raise ValueError(f"`guidance_scale` must be finite. Received: {guidance_scale}.")
@@ -216,59 +228,95 @@ class LatentDiffusion(GenerativeModel):
                 "`negative_prompts` must be one string or as many as `prompts`. "
                 f"Received: {len(negative)} for {len(prompts)} prompts."
             )
-        step, seed = self.generate_step(solver), as_seed(seed)
-        images = []
-        for start in range(0, len(prompts), batch_size):
-            part = slice(start, start + batch_size)
-            images.append(
-                step(
-                    self.conditioner(prompts[part]),
-                    self.conditioner(negative[part]),
-                    tf.constant(num_steps, tf.int32),
-                    tf.constant(guidance_scale, tf.float32),
-                    seed,
-                    tf.range(start, start + len(prompts[part])),
-                ).numpy()
-            )
-        return np.concatenate(images)
+        given = check_given(
+            len(prompts), self.autoencoder.latent_shape, noise, images, strength, mask
+        )
+        if images is not None:
+            images = self._pictures(images)
+        step, seed = self.generate_step(solver, guidance), as_seed(seed)
+        results = []
+        for part in slices(len(prompts), batch_size):
+            begin = share(given, part)
+            if images is not None:
+                begin["x"] = self._encode(images[part])
+            if mask is not None:
+                begin["mask"] = self._at_latents(begin["mask"])
+            result = step(
+                self.conditioner(prompts[part]),
+                self.conditioner(negative[part]),
+                tf.constant(num_steps, tf.int32),
+                tf.constant(guidance_scale, tf.float32),
+                seed,
+                tf.range(part.start, part.stop),
+                begin,
+            ).numpy()
+            if mask is not None:
+                # What is known is kept to the pixel, not only to the latent.
+                known = to_uint8(images[part])
+                weight = given["mask"][part].numpy()
+                result = np.round(weight * result + (1 - weight) * known).astype("uint8")
+            results.append(result)
+        return np.concatenate(results)
 
-    def generate_step(self, solver="dpm"):
-        """The compiled function behind `generate` and the export, one for each solver.
+    def invert(
+        self, images, prompts, *, num_steps=50, solver="ddim", guidance_scale=1.0, batch_size=32
+    ):
+        """Finds the noise from which `generate` makes given pictures.
+
+        Args:
+            images: pictures `[B, H, W, C]`, uint8 or in [-1, 1].
+            prompts: a string, or a list of B strings, that say what is on them.
+            num_steps: solver steps; many, since the way back repeats the errors of the way there.
+            solver: a deterministic `kgen.solvers.Solver`, or its name.
+            guidance_scale: as of `generate`; inversion is exact only near 1.
+            batch_size: pictures at once.
 
         Returns:
-            A function of the condition, the negative condition, the number of steps, the guidance
-            scale, the seed `[2]` and the indices `[B]` of the pictures, all tensors, that returns
-            uint8 pictures `[B, H, W, 3]`.
+            float32 `[B, *latent_shape]`, the `noise` of `generate`.
         """
-        solver = solvers.get(solver)
-        if solver not in self._steps:
-            function = tf.function(
-                lambda *arguments: self._generate(solver, *arguments), reduce_retracing=True
-            )
-            self._steps[solver] = function
-        return self._steps[solver]
+        check_count("num_steps", num_steps)
+        images, prompts = self._pictures(images), _strings("prompts", prompts)
+        if len(prompts) == 1:
+            prompts = prompts * len(images)
+        step = self.inversion_step(solver)
+        steps, scale = tf.constant(num_steps), tf.constant(guidance_scale, tf.float32)
+        parts = []
+        for part in slices(len(images), batch_size):
+            cond, x = self.conditioner(prompts[part]), self._encode(images[part])
+            null = self.conditioner.null(len(x))
+            parts.append(step(cond, null, steps, scale, x).numpy())
+        return np.concatenate(parts)
 
     def export_functions(self, inputs="prompts", solver="dpm"):
         """What a SavedModel of the model offers; see `kgen.models.serving.text_to_image`."""
         return text_to_image(self, inputs, solver)
 
-    def _generate(self, solver, cond, negative_cond, num_steps, guidance_scale, seed, indices):
-        with self.averaged():
-            z = draw(
-                self._sampler,
-                self.process,
-                solver,
-                self.autoencoder.latent_shape,
-                cond,
-                negative_cond,
-                num_steps,
-                guidance_scale,
-                seed,
-                indices,
-            )
+    def _draw(self, *arguments):
+        z = self.sampler.draw(*arguments)
         with self.autoencoder.averaged():
-            images = self.autoencoder.decode(z)
-        return tf.cast(tf.round(tf.clip_by_value((images + 1) * 127.5, 0, 255)), tf.uint8)
+            return tf.cast(to_uint8(self.autoencoder.decode(z)), tf.uint8)
+
+    def _pictures(self, images):
+        """Pictures in [-1, 1] from uint8, or as they are."""
+        images = np.asarray(images)
+        if images.dtype == np.uint8:
+            images = (images / 127.5 - 1).astype("float32")
+        check_data("images", images, self.autoencoder.data_shape)
+        return tf.constant(images, tf.float32)
+
+    def _encode(self, images):
+        with self.autoencoder.averaged():
+            return self.autoencoder.encode(images)
+
+    def _at_latents(self, mask):
+        """A mask of latents: 1 where a pixel of theirs is to be painted."""
+        factor = mask.shape[1] // self.autoencoder.latent_shape[0]
+        return tf.nn.max_pool2d(mask, factor, factor, "VALID")
+
+
+def to_uint8(images):
+    """Pictures in [-1, 1] as the numbers 0 to 255, not yet cast."""
+    return tf.round(tf.clip_by_value((images + 1) * 127.5, 0, 255))
 
 
 def _strings(name, value):

@@ -1,49 +1,170 @@
-"""From noise to data, as every diffusion model of the library does it.
+"""From noise to data, as every diffusion and score model of the library does it.
 
-z_1 ~ p(z_1), each example's noise a function of the seed and its own index
-z_1 -> z_0 by a solver, with the guided denoiser
-x = x_hat(z_0)
+    z_1 ~ p(z_1), each example's noise a function of the seed and its own index
+    z_1 -> z_0 by a solver, with the guided denoiser
+    x = x_hat(z_0)
+
+`generate` may also begin from given noise, from a picture at a time t < 1 (image to image), and
+keep a part of it (inpainting); `kgen.editing` has the mathematics.
 """
 
+import dataclasses
+
+import numpy as np
 import tensorflow as tf
 
+from kgen import editing, solvers
 from kgen.diffusion import classifier_free, time_grid
 from kgen.solvers import solve
 from kgen.tensors import fold_in, normal, split
 
 
-def draw(
-    sampler, process, solver, shape, cond, negative_cond, num_steps, guidance_scale, seed, indices
-):
-    """Draws examples.
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """What the compiled functions of a model are made of.
 
     Args:
-        sampler: a function of `z`, `t` and a condition that returns `x_hat`.
+        denoise: a function of `z`, `t` and a condition that returns `x_hat`.
         process: a `GaussianDiffusion`.
-        solver: a `Solver`.
         shape: of an example.
-        cond: the condition, or None for an unconditional model.
-        negative_cond: the condition to move away from; None as `cond`.
-        num_steps: solver steps, an int32 scalar.
-        guidance_scale: float32 scalar; without effect on an unconditional model.
-        seed: an int32 pair.
-        indices: int32 `[B]`; an example depends on the seed and its index alone.
-
-    Returns:
-        A float32 tensor `[B, *shape]`.
     """
-    noise_seed, solver_seed = split(seed, 2)
 
-    def noise(index):
-        return normal(shape, fold_in(noise_seed, index))
+    denoise: object
+    process: object
+    shape: tuple
 
-    eps = tf.map_fn(noise, indices, fn_output_signature=tf.TensorSpec(shape, tf.float32))
-    z = process.prior(eps).std * eps
-    sampler = tf.function(sampler)  # its graph is traced once, however often called
-    if cond is None:
-        denoise = sampler
-    else:
-        denoise = classifier_free(sampler, cond, negative_cond, guidance_scale)
-    times = time_grid(process, num_steps)
-    z = solve(solver, denoise, process, z, times, seed=solver_seed)
-    return denoise(z, times[-1])
+    def draw(self, solver, guidance, cond, negative, num_steps, scale, seed, indices, given):
+        """Draws examples.
+
+        Args:
+            solver: a `Solver`.
+            guidance: a function of the denoiser, `cond`, `negative` and `scale` that returns a
+                function of `z` and `t`; None for classifier-free guidance where there is a
+                condition, and none at all where there is not.
+            cond: the condition, or None for an unconditional model.
+            negative: the condition to move away from; None as `cond`.
+            num_steps: solver steps, an int32 scalar.
+            scale: of the guidance, a float32 scalar.
+            seed: an int32 pair.
+            indices: int32 `[B]`; an example depends on the seed and its index alone.
+            given: a dictionary that may hold `"noise"`, z at t = 1; `"x"`, examples, and
+                `"strength"`, the time at which to begin from them; `"mask"`, 0 where `x` is kept.
+
+        Returns:
+            A float32 tensor `[B, *shape]`.
+        """
+        denoise, start = self._guided(guidance, cond, negative, scale), 1.0
+        noise_seed, solver_seed = split(seed, 2)
+        if "noise" in given:
+            z = given["noise"]
+        else:
+            eps = tf.map_fn(
+                lambda index: normal(self.shape, fold_in(noise_seed, index)),
+                indices,
+                fn_output_signature=tf.TensorSpec(self.shape, tf.float32),
+            )
+            z = self.process.prior(eps).std * eps
+            if "strength" in given:
+                start = given["strength"]
+                alpha, sigma = self.process.alpha_sigma(start)
+                # At t = 1 there is nothing left of x to begin from.
+                z = tf.where(start < 1, alpha * given["x"] + sigma * eps, z)
+        if "mask" in given:
+            denoise = editing.inpaint(denoise, given["x"], given["mask"])
+        times = time_grid(self.process, num_steps, start=start)
+        z = solve(solver, denoise, self.process, z, times, seed=solver_seed)
+        return denoise(z, times[-1])
+
+    def invert(self, solver, guidance, cond, negative, num_steps, scale, x):
+        """The noise from which `draw` makes `x`, `[B, *shape]`."""
+        denoise = self._guided(guidance, cond, negative, scale)
+        return editing.invert(solver, denoise, self.process, x, num_steps)
+
+    def _guided(self, guidance, cond, negative, scale):
+        denoise = tf.function(self.denoise)  # its graph is traced once, however often called
+        if guidance is None and cond is None:
+            return lambda z, t: denoise(z, t, None)
+        return (guidance or classifier_free)(denoise, cond, negative, scale)
+
+
+class Steps:
+    """Compiled functions of a model, one for each solver and a second option.
+
+    Args:
+        model: runs with its averaged weights.
+        function: called with a solver, the option, such as a guidance, and tensors.
+    """
+
+    def __init__(self, model, function):
+        self._model = model
+        self._function = function
+        self._compiled = {}
+
+    def __call__(self, solver="dpm", option=None):
+        """Returns the function of tensors for a solver, an instance or a name, and an option."""
+        key = (solvers.get(solver), option)
+        if key not in self._compiled:
+
+            def step(*tensors):
+                with self._model.averaged():
+                    return self._function(*key, *tensors)
+
+            self._compiled[key] = tf.function(step, reduce_retracing=True)
+        return self._compiled[key]
+
+
+def slices(num, size):
+    """The slices of `num` examples, `size` at once."""
+    return [slice(start, min(start + size, num)) for start in range(0, num, size)]
+
+
+def check_given(num, shape, noise, images, strength, mask):
+    """Checks what sampling is to begin from, and puts numbers and masks into a dictionary.
+
+    Args:
+        num: number of examples.
+        shape: of the noise of one.
+        noise: None or z at t = 1, `[num, *shape]`.
+        images: None or the examples to begin from.
+        strength: None or the time at which to begin.
+        mask: None or 1 where there is something to paint, `[num or 1, H, W, 1]`.
+
+    Raises:
+        ValueError: if one of them does not fit or goes without another.
+    """
+    given = {}
+    if noise is not None:
+        if tuple(np.shape(noise)) != (num, *shape):
+            raise ValueError(
+                f"`noise` must have shape {(num, *shape)}. Received: {tuple(np.shape(noise))}."
+            )
+        if images is not None and mask is None:
+            raise ValueError("`noise` and `images` must not be given together without a `mask`.")
+        given["noise"] = tf.cast(noise, tf.float32)
+    if images is None:
+        if mask is not None or strength is not None:
+            raise ValueError("`strength` and `mask` need `images`. Received: images=None.")
+        return given
+    if len(images) != num:
+        raise ValueError(f"`images` must be {num} examples. Received: {len(images)}.")
+    strength = (0.6 if mask is None else 1.0) if strength is None else float(strength)
+    if not 0 < strength <= 1:
+        raise ValueError(f"`strength` must be in (0, 1]. Received: strength={strength}.")
+    if noise is None:
+        given["strength"] = tf.constant(strength)
+    if mask is not None:
+        mask = np.asarray(mask, "float32")
+        if mask.ndim != len(shape) + 1 or len(mask) not in (1, num):
+            raise ValueError(
+                f"`mask` must have {len(shape) + 1} axes, the first of length 1 or {num}. "
+                f"Received: shape {mask.shape}."
+            )
+        if mask.min() < 0 or mask.max() > 1:
+            raise ValueError("`mask` must be in [0, 1], 1 where there is something to paint.")
+        given["mask"] = tf.repeat(mask, num // len(mask), axis=0)
+    return given
+
+
+def share(given, part):
+    """The part of what `check_given` returned that belongs to a part of the examples."""
+    return {key: value[part] if value.shape.rank else value for key, value in given.items()}

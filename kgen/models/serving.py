@@ -28,7 +28,7 @@ as base64 only if its name ends in `_bytes`; as text a PNG would be broken.
 
 import tensorflow as tf
 
-from kgen import likelihoods
+from kgen import likelihoods, solvers
 from kgen.conditioning import Labels, TextEncoder
 
 INPUTS = ("prompts", "token_ids")
@@ -102,23 +102,35 @@ def hierarchy(model):
     return {**functions, "generate": generator(model), "serving_default": reconstruct}
 
 
-def diffusion(model, solver="dpm"):
-    """Makes the functions that a SavedModel of a `DiffusionModel` offers.
+def diffusion(model, solver="dpm", num_probes=1):
+    """Makes the functions that a SavedModel of a diffusion or score model offers.
+
+    Args:
+        model: a `DiffusionModel` or `ScoreModel`.
+        solver: of `generate`.
+        num_probes: random vectors in each `log_likelihood`.
 
     Returns:
-        `generate`, also as `serving_default`, from a number of samples or from labels.
+        `generate`, also as `serving_default`, from a number of samples or from labels, and
+        `log_likelihood` of data, in nats.
 
     Raises:
         TypeError: if the model's condition is not a table of labels.
     """
     step = model.generate_step(solver)
+    measure = model.likelihood_step(solvers.DormandPrince(), num_probes)
+    images = tf.TensorSpec([None, *model.data_shape], tf.float32, "images")
     rest = [tf.TensorSpec([], tf.int32, "num_steps"), tf.TensorSpec([2], tf.int32, "seed")]
     if model.conditioner is None:
 
         @tf.function(input_signature=[tf.TensorSpec([], tf.int32, "num_samples"), *rest])
         def generate(num_samples, num_steps, seed):
             indices, scale = tf.range(num_samples), tf.constant(1.0)
-            return {"images": step(None, None, num_steps, scale, seed, indices)}
+            return {"images": step(None, None, num_steps, scale, seed, indices, {})}
+
+        @tf.function(input_signature=[images, rest[1]])
+        def log_likelihood(images, seed):
+            return {"log_likelihood": measure(images, None, seed)}
 
     elif isinstance(model.conditioner, Labels):
         labels = tf.TensorSpec([None], tf.int32, "labels")
@@ -129,14 +141,20 @@ def diffusion(model, solver="dpm"):
             indices = tf.range(tf.shape(labels)[0])
             with model.averaged():
                 cond, null = model.conditioner(labels), model.conditioner.null(tf.size(labels))
-            return {"images": step(cond, null, num_steps, guidance_scale, seed, indices)}
+            return {"images": step(cond, null, num_steps, guidance_scale, seed, indices, {})}
+
+        @tf.function(input_signature=[images, labels, rest[1]])
+        def log_likelihood(images, labels, seed):
+            with model.averaged():
+                cond = model.conditioner(labels)
+            return {"log_likelihood": measure(images, cond, seed)}
 
     else:
         raise TypeError(
-            "A DiffusionModel can be exported when it has no conditioner or Labels. "
+            f"A {type(model).__name__} can be exported when it has no conditioner or Labels. "
             f"Received one of type {type(model.conditioner).__name__}."
         )
-    return {"generate": generate, "serving_default": generate}
+    return {"generate": generate, "log_likelihood": log_likelihood, "serving_default": generate}
 
 
 def generator(model):
@@ -208,7 +226,7 @@ def text_to_image(model, inputs="prompts", solver="dpm"):
             num_steps = tf.identity(num_steps)
         batch_size = tf.shape(cond["mask"])[0]
         null, indices = encoder.null(batch_size), tf.range(batch_size)
-        return step(cond, null, num_steps, guidance_scale, seed, indices)
+        return step(cond, null, num_steps, guidance_scale, seed, indices, {})
 
     rest = [
         tf.TensorSpec([], tf.int32, "num_steps"),

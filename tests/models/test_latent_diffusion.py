@@ -77,6 +77,30 @@ def test_a_reloaded_preset_makes_the_same_pictures(model, tmp_path):
     assert np.abs(again.generate(PROMPTS, num_steps=3, seed=4) - expected).max() <= 1
 
 
+def test_editing(model):
+    """Strength, masks, inversion, from uint8 pictures, in an autoencoder's latents."""
+    images = model.generate(PROMPTS, num_steps=4, seed=1)
+    decoded = model.autoencoder.reconstruct((images / 127.5 - 1).astype("float32"))
+    decoded = np.clip((np.asarray(decoded) + 1) * 127.5, 0, 255)
+    near, far = (
+        np.abs(
+            model.generate(PROMPTS, images=images, strength=s, num_steps=4, seed=2) - decoded
+        ).mean()
+        for s in (0.02, 1.0)
+    )
+    assert near < far
+    mask = np.zeros([1, *images.shape[1:3], 1])
+    mask[:, :, : images.shape[2] // 2] = 1
+    painted = model.generate(PROMPTS, images=images, mask=mask, num_steps=4, seed=2)
+    half = images.shape[2] // 2
+    np.testing.assert_array_equal(painted[:, :, half:], images[:, :, half:])
+    assert (painted[:, :, :half] != images[:, :, :half]).any()
+    noise = model.invert(images, PROMPTS, num_steps=30)
+    assert noise.shape == (len(PROMPTS), *model.autoencoder.latent_shape)
+    again = model.generate(PROMPTS, 30, "ddim", guidance_scale=1.0, noise=noise)
+    assert np.abs(again - decoded).mean() < 5
+
+
 def test_generation_uses_the_averaged_weights(model):
     before = model.generate(PROMPTS, num_steps=2, seed=4)
     trained = [variable.numpy() for variable in model.trainable_variables]
