@@ -48,10 +48,11 @@ def build(data, **options):
         )
     network = UNet(
         (28, 28, 1),
-        channels=(32, 64, 128),
+        channels=(64, 128),
         blocks=1,
-        attention=(False, False, True),
+        attention=(False, True),
         pooled=64,
+        patch=2,
     )
     classes = 7 if data == "emoji" else 10
     process = GaussianDiffusion(LinearLogSNR(13.3, -8.0))
@@ -141,7 +142,7 @@ def main(argv=None):
     )
     parser.add_argument("--data", choices=("spirals", *grey.NAMES), default="spirals")
     parser.add_argument("--output", type=pathlib.Path, help="default: runs/diffusion-DATA")
-    parser.add_argument("--epochs", type=int, help="default: 60 on the plane, 40 on pictures")
+    parser.add_argument("--epochs", type=int, help="default: 60 on the plane, 12 on pictures")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num-steps", type=int, default=50, help="solver steps of the samples")
     parser.add_argument("--steps-per-epoch", type=int, help="fewer than the whole data set")
@@ -151,7 +152,7 @@ def main(argv=None):
     if args.evaluate is not None:
         return evaluate(kgen.from_preset(args.evaluate), args.data)
     args.output = args.output or pathlib.Path(f"runs/diffusion-{args.data}")
-    args.epochs = args.epochs or (60 if args.data == "spirals" else 40)
+    args.epochs = args.epochs or (60 if args.data == "spirals" else 12)
     args.output.mkdir(parents=True, exist_ok=True)
     model = train(args)
     if args.data == "spirals":

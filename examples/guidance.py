@@ -1,0 +1,180 @@
+"""Guide a diffusion model of classes, and measure what guidance costs and buys.
+
+    python examples/diffusion.py --data fashion_mnist --output runs/diffusion     # 2 hours
+    python examples/guidance.py --preset runs/diffusion --output runs/guidance    # 15 minutes
+
+Two classifiers are trained first: an ordinary one, that judges pictures, and one of noisy pictures,
+that guides. Then the same noise is turned into pictures at several scales of classifier-free and of
+classifier guidance. For each scale the first classifier says how many pictures show their class,
+and precision and recall, in the features of that classifier, how many are near real pictures and
+how many real ones are near them. `--output` gets `guidance.png`, strength against the three, and
+`samples.png`, the pictures.
+
+The judge is trained on other pictures than the model where there are enough, and is never shown a
+generated one.
+"""
+
+import argparse
+import pathlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+import kgen
+from kgen.data import grey
+from kgen.diffusion import classifier_free, classifier_guidance
+from kgen.metrics import precision_recall
+from kgen.pictures import contact_sheet, save_png
+
+
+def judge(classes):
+    """A small convolutional classifier of pictures in [-1, 1]; its last features are named."""
+    x = keras.Input((28, 28, 1))
+    h = layers.Conv2D(32, 3, 2, "same", activation="relu")(x)
+    h = layers.Conv2D(64, 3, 2, "same", activation="relu")(h)
+    h = layers.Dropout(0.3)(layers.Flatten()(h))
+    h = layers.Dense(128, activation="relu", name="features")(h)
+    return keras.Model(x, layers.Dense(classes)(layers.Dropout(0.3)(h)))
+
+
+def guide(classes):
+    """A classifier of noisy pictures that is told their log-SNR."""
+    x, log_snr = keras.Input((28, 28, 1)), keras.Input(())
+    level = layers.Dense(64, activation="silu")(layers.Reshape((1,))(log_snr / 10))
+    h = layers.Conv2D(32, 3, 2, "same")(x) + layers.Reshape((1, 1, 32))(layers.Dense(32)(level))
+    h = layers.Conv2D(64, 3, 2, "same")(layers.Activation("silu")(h))
+    h = h + layers.Reshape((1, 1, 64))(layers.Dense(64)(level))
+    h = layers.Flatten()(layers.Activation("silu")(h))
+    h = layers.Dense(128, activation="silu")(h)
+    return keras.Model([x, log_snr], layers.Dense(classes)(h))
+
+
+def train_classifiers(model, args):
+    """Trains both classifiers; the second one on what the process makes of pictures."""
+    keras.utils.set_random_seed(args.seed)
+    classes = model.conditioner.num_classes
+    data = grey.load(args.data, values="signed", labels=True, batch_size=100, seed=args.seed)
+    if args.steps_per_epoch:
+        data = data.take(args.steps_per_epoch)
+
+    def clean(batch):
+        return batch["images"], batch["labels"]
+
+    def noisy(batch):
+        t = tf.random.uniform(tf.shape(batch["labels"]))
+        z = model.process.marginal(batch["images"], t)
+        z = z.mean + z.std * tf.random.normal(tf.shape(z.mean))
+        return (z, model.process.log_snr(t)), batch["labels"]
+
+    networks = []
+    for make, view in ((judge, clean), (guide, noisy)):
+        network = make(classes)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        network.compile("adam", loss, metrics=["accuracy"], jit_compile=False)
+        print(f"training the {make.__name__}")
+        network.fit(data.map(view), epochs=args.epochs, shuffle=False, verbose=args.verbose)
+        networks.append(network)
+    return networks
+
+
+def by_classifier(process, network, labels):
+    """The guidance of a classifier of noisy pictures toward one label for each."""
+
+    def log_prob(z, t):
+        log_snr = tf.broadcast_to(process.log_snr(t), tf.shape(z)[:1])
+        log_p = tf.nn.log_softmax(network([z, log_snr], training=False))
+        return tf.gather(log_p, labels, batch_dims=1)
+
+    # On top of the conditional model, so that 0 is that model.
+    return classifier_guidance(process, log_prob)
+
+
+def measure(eyes, images, labels, real_features):
+    """The share of pictures that show their class, and precision and recall beside real ones."""
+    x = images / 127.5 - 1.0
+    features, logits = eyes.predict(x, verbose=0)
+    precision, recall = precision_recall(real_features, features)
+    return (logits.argmax(-1) == labels).mean(), precision, recall
+
+
+def main(argv=None):
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", type=pathlib.Path, required=True)
+    parser.add_argument("--data", choices=grey.NAMES, default="fashion_mnist")
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/guidance"))
+    parser.add_argument("--epochs", type=int, default=8, help="of the classifiers")
+    parser.add_argument("--steps-per-epoch", type=int, help="fewer than the whole data set")
+    parser.add_argument("--num-samples", type=int, default=1000, help="pictures at each scale")
+    parser.add_argument("--num-steps", type=int, default=20)
+    parser.add_argument("--scales", type=float, nargs="+", default=[0.0, 1.0, 1.5, 2.0, 3.0])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--verbose", type=int, default=2)
+    args = parser.parse_args(argv)
+    model = kgen.from_preset(args.preset)
+    network, noisy = train_classifiers(model, args)
+
+    test = grey.load(args.data, "test", values="signed", labels=True, batch_size=args.num_samples)
+    real = next(iter(test))
+    eyes = keras.Model(network.inputs, [network.get_layer("features").output, network.output])
+    real_features, logits = eyes.predict(real["images"], verbose=0)
+    accuracy = (logits.argmax(-1) == real["labels"].numpy()).mean()
+    print(f"the judge on {len(logits)} real test pictures: {accuracy:.3f}")
+
+    labels = np.arange(args.num_samples) % model.conditioner.num_classes
+    kinds = {
+        "classifier-free": classifier_free,
+        "classifier": by_classifier(model.process, noisy, tf.constant(labels)),
+    }
+    curves, sheets = {}, []
+    for name, guidance in kinds.items():
+        for scale in args.scales:
+            images = model.generate(
+                labels,
+                num_steps=args.num_steps,
+                guidance_scale=scale,
+                guidance=guidance,
+                seed=args.seed,
+                batch_size=len(labels),
+            )
+            shown, precision, recall = measure(eyes, images, labels, real_features)
+            print(
+                f"{name}, scale {scale:g}: accuracy {shown:.3f}, precision {precision:.3f}, "
+                f"recall {recall:.3f}"
+            )
+            curves.setdefault(name, []).append((shown, precision, recall))
+            sheets.append(images[: 2 * model.conditioner.num_classes])
+    args.output.mkdir(parents=True, exist_ok=True)
+    draw(curves, args.scales, accuracy, args.output / "guidance.png")
+    columns = len(sheets[0])
+    save_png(
+        args.output / "samples.png", contact_sheet(np.concatenate(sheets), columns=columns, scale=2)
+    )
+    return curves
+
+
+def draw(curves, scales, accuracy, path):
+    """Draws strength against accuracy, precision and recall."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 3, figsize=(10, 3.2))
+    for i, title in enumerate(("accuracy", "precision", "recall")):
+        for name, values in curves.items():
+            axes[i].plot(scales, [value[i] for value in values], marker="o", label=name)
+        axes[i].set(title=title, xlabel="guidance scale", ylim=(0, 1.02))
+    axes[0].axhline(accuracy, color="silver", label="real pictures")
+    axes[0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    main()
