@@ -25,6 +25,7 @@ GROUND = {
 ALLOWED = {
     "serialization": set(),
     "tensors": {"serialization"},
+    "distribution": set(),
     "gaussian": {"tensors"},
     "presets": set(),
     "checks": set(),

@@ -22,11 +22,13 @@ import abc
 import contextlib
 import re
 import types
+import warnings
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from kgen.distribution import several_workers
 from kgen.metrics.bits_per_dim import bits_per_dim
 from kgen.presets import save_preset
 from kgen.tensors import SeedStream
@@ -138,7 +140,8 @@ class GenerativeModel(keras.Model, abc.ABC):
             **kwargs: as of `keras.Model.compile`.
 
         Raises:
-            ValueError: for a `loss`, or an optimizer with `use_ema`.
+            ValueError: for a `loss`, an optimizer with `use_ema`, or, under a strategy of several
+                devices, what Keras cannot do there.
         """
         if kwargs.get("loss") is not None:
             raise ValueError(
@@ -150,6 +153,8 @@ class GenerativeModel(keras.Model, abc.ABC):
                 "`optimizer` must not have `use_ema`, which overwrites the weights at the end of "
                 "`fit`: pass `ema_decay` to the model instead."
             )
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            _check_distributed(optimizer, skip_above, kwargs.get("steps_per_execution") or 1)
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         # A variable that first appears in the training step would make TensorFlow trace it twice.
         self.optimizer.build(self.optimized_variables)
@@ -205,9 +210,35 @@ class GenerativeModel(keras.Model, abc.ABC):
     def fit(self, x=None, *args, **kwargs):
         """As `keras.Model.fit`, on data that are looked at first."""
         self._look_at(x)
+        if not args and any(getattr(c, "exact", False) for c in kwargs.get("callbacks") or ()):
+            x = self._ordered(x, kwargs)
         if isinstance(x, tf.data.Dataset):
             kwargs.setdefault("shuffle", False)  # Keras would warn that it cannot
         return super().fit(x, *args, **kwargs)
+
+    def _ordered(self, x, options):
+        """Makes a data set whose place a resumed training can find again, and remembers it."""
+        if isinstance(x, (np.ndarray, tf.Tensor, dict)):
+            arrays = tf.nest.map_structure(tf.convert_to_tensor, x)
+            num = len(tf.nest.flatten(arrays)[0])
+            x = tf.data.Dataset.range(num)
+            if options.pop("shuffle", True):
+                x = x.shuffle(num, seed=int(self.seeds.root.numpy()[0]))
+            x = x.batch(options.pop("batch_size", None) or 32)
+            x = x.map(lambda rows: tf.nest.map_structure(lambda a: tf.gather(a, rows), arrays))
+            x = x.prefetch(2)
+        steps = options.get("steps_per_epoch")
+        self.fit_data = types.SimpleNamespace(dataset=x, steps_per_epoch=steps)
+        if steps is None and isinstance(x, tf.data.Dataset) and int(x.cardinality()) > 0:
+            # Keras opens a data set twice an epoch if it is not told how long an epoch is.
+            options["steps_per_epoch"] = int(x.cardinality())
+        elif steps is None:
+            warnings.warn(
+                "`x` has no known length, so that a training that is resumed may see it in another "
+                "order. Use `x.apply(tf.data.experimental.assert_cardinality(num_batches))`.",
+                stacklevel=3,
+            )
+        return x
 
     def evaluate(self, x=None, *args, **kwargs):
         """As `keras.Model.evaluate`, on data that are looked at first."""
@@ -250,7 +281,9 @@ class GenerativeModel(keras.Model, abc.ABC):
         values = {"loss": mean_of_sum(terms), **terms, **others}
         for name, value in values.items():
             self._mean(name).update_state(value)
-        return {name: self._mean(name).result() for name in values}
+        results = {name: self._mean(name).result() for name in values}
+        # Over several processes Keras reduces over the first axis, which a scalar has not.
+        return {k: v[None] for k, v in results.items()} if several_workers() else results
 
     def _mean(self, name):
         if name not in self._means:
@@ -264,6 +297,20 @@ class GenerativeModel(keras.Model, abc.ABC):
     def metrics(self):
         """The running means, which Keras resets at the start of every epoch."""
         return list(self._means.values())
+
+
+def _check_distributed(optimizer, skip_above, steps_per_execution):
+    """Refuses what ends in an error inside of TensorFlow: synchronising within a condition."""
+    for name, value, allowed in (
+        ("steps_per_execution", steps_per_execution, 1),
+        ("skip_above", skip_above, None),
+        ("gradient_accumulation_steps", optimizer.gradient_accumulation_steps, None),
+    ):
+        if value != allowed:
+            raise ValueError(
+                f"`{name}` must be {allowed} under a strategy of several devices, where Keras "
+                f"cannot have it. Received: {name}={value}."
+            )
 
 
 def natural_order(path):

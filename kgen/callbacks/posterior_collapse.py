@@ -1,0 +1,81 @@
+"""Posterior collapse: which units of a VAE's code still carry information."""
+
+import pathlib
+import warnings
+
+import keras
+import numpy as np
+
+from kgen.metrics.active_units import active_units
+from kgen.models.generative_model import images_of
+
+
+class PosteriorCollapse(keras.callbacks.Callback):
+    """Watches how many units of a VAE's code carry information.
+
+    A unit is active when its posterior mean varies over the data by more than `threshold`
+    (Burda et al. (2015), section 5.2). After every `every` epochs the number of active units is in
+    the logs, as `active_units`, and `collapse_0001.png`, ... in `directory` shows the KL of each
+    unit to N(0, I), in nats, the active ones dark.
+
+    Args:
+        data: batches of pictures to look at; a few hundred are enough.
+        directory: where the pictures go; None draws none.
+        every: number of epochs between two looks.
+        threshold: variance of the mean of an active unit.
+        alarm: the share of active units below which a warning is given.
+
+    Raises:
+        ValueError: if `every` is less than 1.
+    """
+
+    def __init__(self, data, directory=None, *, every=1, threshold=0.01, alarm=0.05):
+        super().__init__()
+        if every < 1:
+            raise ValueError(f"`every` must be at least 1. Received: every={every}.")
+        self.data = data
+        self.directory = None if directory is None else pathlib.Path(directory)
+        self.every = every
+        self.threshold = threshold
+        self.alarm = alarm
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Looks, when it is time to."""
+        if (epoch + 1) % self.every:
+            return
+        with self.model.averaged():
+            posteriors = [self.model.posterior(images_of(batch)) for batch in self.data]
+        mean = np.concatenate([q.mean.numpy().reshape(len(q.mean), -1) for q in posteriors])
+        log_std = np.concatenate([q.log_std.numpy().reshape(len(q.mean), -1) for q in posteriors])
+        kl = 0.5 * (np.exp(2 * log_std) + mean**2 - 1 - 2 * log_std).mean(axis=0)
+        active = active_units(mean, self.threshold)
+        if logs is not None:
+            logs["active_units"] = float(active.sum())
+        if active.mean() < self.alarm:
+            warnings.warn(
+                f"Posterior collapse: {active.sum()} of {len(active)} units of the code are "
+                "active. A KL warm-up (`warm_up`), a smaller `beta` or `free_bits` may help.",
+                stacklevel=2,
+            )
+        if self.directory is not None:
+            self._draw(kl, active, epoch + 1)
+
+    def _draw(self, kl, active, epoch):
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+
+        order = np.argsort(-kl)
+        figure, axis = pyplot.subplots(figsize=(8, 3))
+        colours = np.where(active[order], "black", "silver")
+        axis.bar(range(len(kl)), kl[order], color=colours.tolist())
+        axis.set(
+            xlabel="unit, sorted",
+            ylabel="KL to N(0, I), nats",
+            title=f"epoch {epoch}: {active.sum()} of {len(kl)} units active",
+        )
+        figure.tight_layout()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        figure.savefig(self.directory / f"collapse_{epoch:04d}.png", dpi=100)
+        pyplot.close(figure)

@@ -1,0 +1,211 @@
+"""Training that survives: whole states, written atomically, and found again.
+
+A save holds all that the next step depends on: weights, averaged weights, optimizer, seeds, the
+running means of the epoch, the number of finished epochs and of steps in the unfinished one.
+Started again with the same directory, `fit` goes on from the newest save that can be read, at the
+same place in the data, and ends with the weights of a training that was never interrupted: on CPUs
+with `tf.config.experimental.enable_op_determinism()` bit for bit.
+
+The place in the data is found as follows. A data set that is iterated once an epoch, shuffled or
+drawn anew each time from a seed, is opened and closed again as often as epochs are finished, and
+the steps of the unfinished epoch are read and dropped. With `steps_per_epoch` there is one
+iteration for all epochs, so all steps before are read and dropped. This takes no training, only
+reading. Whatever in a data set does not follow from a seed cannot be found again.
+
+Of several workers the chief writes; all of them read, so the directory must be one that they share.
+"""
+
+import pathlib
+import re
+import signal
+import tempfile
+import threading
+import warnings
+
+import keras
+import tensorflow as tf
+
+from kgen.distribution import is_chief
+
+
+class Resume(keras.callbacks.Callback):
+    """Saves the training, and goes on from the newest save.
+
+    On SIGTERM, which clusters send before they take a machine away, the training is saved at the
+    end of the step and the process ends with exit status 143.
+
+    If a save fails, because the disk is full for example, the training goes on with a warning, and
+    the save before is still whole. If the newest save cannot be read, the one before is taken, with
+    a warning.
+
+    Args:
+        directory: where the saves live; created if missing.
+        save_every: number of epochs between two saves.
+        save_steps: None, or the number of steps between two saves within an epoch.
+        keep: number of saves to keep.
+
+    Raises:
+        ValueError: if a number is less than 1; in `fit`, if there are saves and none can be read.
+
+    Example:
+        >>> Resume("runs/vae/resume", save_steps=1000).keep
+        2
+    """
+
+    exact = True  # `GenerativeModel.fit` then takes care that data have an order to come back to
+
+    def __init__(self, directory, save_every=1, *, save_steps=None, keep=2):
+        super().__init__()
+        for name, value in (("save_every", save_every), ("keep", keep), ("save_steps", save_steps)):
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be at least 1. Received: {name}={value}.")
+        self.directory = pathlib.Path(directory)
+        self.save_every = save_every
+        self.save_steps = save_steps
+        self.keep = keep
+        self._terminated = False
+
+    def on_train_begin(self, logs=None):
+        """Restores the newest save that can be read, if there is one."""
+        self._epochs, self._steps = (
+            tf.Variable(0, dtype=tf.int64, name=name) for name in ("epochs", "steps")
+        )
+        model = self.model
+        self._checkpoint = tf.train.Checkpoint(
+            model=model,
+            optimizer=model.optimizer,
+            # By themselves too: TensorFlow does not find the averaged weights inside the model.
+            variables=[variable.value for variable in model.variables],
+            optimizer_variables=[variable.value for variable in model.optimizer.variables],
+            means=[variable.value for variable in self._mean_variables()],
+            epochs_done=self._epochs,
+            steps_done=self._steps,
+        )
+        self._means, self._left = None, 0
+        saves = self._saves()
+        if saves:
+            self._restore(saves)
+            self._find_place()
+        # Other workers than the chief have to take part in a save, and throw theirs away.
+        directory = self.directory if is_chief() else tempfile.mkdtemp()
+        self._manager = tf.train.CheckpointManager(self._checkpoint, str(directory), self.keep)
+        self._terminated = False
+        if threading.current_thread() is threading.main_thread():
+            self._handler = signal.signal(signal.SIGTERM, self._on_signal)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Puts back the running means of an unfinished epoch, which Keras has just reset."""
+        self._epoch = epoch
+        if self._means is not None:
+            for variable, value in self._means:
+                variable.assign(value)
+            self._means = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Saves, when it is time to, or when the process is to end."""
+        if self._left:
+            return
+        steps = batch + 1
+        before, self._seen = self._seen, steps
+        if self._terminated:
+            self._save(self._epoch, steps)
+            raise SystemExit(128 + signal.SIGTERM)
+        if self.save_steps and steps // self.save_steps > before // self.save_steps:
+            self._save(self._epoch, steps)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Saves, when it is time to."""
+        self._seen = 0
+        if self._terminated or (epoch + 1) % self.save_every == 0:
+            self._save(epoch + 1, 0)
+        if self._terminated:
+            raise SystemExit(128 + signal.SIGTERM)
+
+    def on_train_end(self, logs=None):
+        """Gives SIGTERM back."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._handler or signal.SIG_DFL)
+
+    def _on_signal(self, number, frame):
+        self._terminated = True
+
+    _seen = 0
+    _handler = None
+
+    def _mean_variables(self):
+        return [variable for mean in self.model.metrics for variable in mean.variables]
+
+    def _saves(self):
+        """The saves in the directory, the newest first."""
+        found = [re.fullmatch(r"(ckpt-(\d+))\.index", path.name) for path in self._files()]
+        newest = sorted((int(match[2]), match[1]) for match in found if match)[::-1]
+        return [str(self.directory / name) for _, name in newest]
+
+    def _files(self):
+        return self.directory.iterdir() if self.directory.is_dir() else []
+
+    def _restore(self, saves):
+        for i, save in enumerate(saves):
+            try:
+                self._checkpoint.restore(save).assert_existing_objects_matched()
+            except (tf.errors.OpError, AssertionError, ValueError, IndexError) as error:
+                reason = str(error).splitlines()[0]
+                rest = "It is the last one." if i + 1 == len(saves) else "The one before is tried."
+                warnings.warn(f"{save} cannot be read ({reason}). {rest}", stacklevel=2)
+            else:
+                return
+        raise ValueError(
+            f"`directory` must hold a save that can be read, or none. Received: {self.directory}, "
+            f"with {len(saves)} damaged ones or those of another model; remove them to start anew."
+        )
+
+    def _find_place(self):
+        """Sees to it that `fit` begins where the save was made."""
+        model, epochs, steps = self.model, int(self._epochs), int(self._steps)
+        model._initial_epoch = epochs
+        self._seen = steps
+        if steps:
+            self._means = [(variable, variable.numpy()) for variable in self._mean_variables()]
+        data = getattr(model, "fit_data", None)
+        dropped = steps
+        if data is not None and data.steps_per_epoch is not None:
+            dropped += epochs * data.steps_per_epoch
+        elif data is not None:
+            for _ in range(epochs):
+                iter(data.dataset)
+        if dropped:
+            self._drop(dropped, steps)
+
+    def _drop(self, num, steps):
+        """Reads `num` steps without training, of which `steps` count as steps of this epoch."""
+        model, train = self.model, self.model.train_function
+        self._left = steps
+        before = num - steps
+
+        def function(iterator):
+            nonlocal before
+            for _ in range(before):
+                next(iterator)
+            before = 0
+            if not self._left:
+                return train(iterator)
+            for _ in range(min(model.steps_per_execution, self._left)):
+                next(iterator)
+                self._left -= 1
+            if not self._left:
+                model.train_function = train
+            return model.get_metrics_result()
+
+        model.train_function = function
+
+    def _save(self, epochs, steps):
+        self._epochs.assign(epochs)
+        self._steps.assign(steps)
+        try:
+            self._manager.save()
+        except (OSError, tf.errors.OpError) as error:
+            warnings.warn(
+                f"The training could not be saved in {self.directory} and goes on: "
+                f"{str(error).splitlines()[0]}",
+                stacklevel=2,
+            )

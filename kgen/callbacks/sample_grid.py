@@ -1,0 +1,100 @@
+"""Sample sheets: the same prompts from the same noise after every epoch.
+
+What changes on the sheet is then the model and nothing else.
+"""
+
+import importlib.util
+import pathlib
+
+import keras
+import tensorflow as tf
+
+from kgen.distribution import is_chief
+from kgen.pictures import contact_sheet, save_png
+
+
+class SampleGrid(keras.callbacks.Callback):
+    """Draws a labelled sheet of generated pictures as the training goes on.
+
+    Each sheet is `epoch_0001.png`, ... in `directory`: the state after that many epochs. The last
+    epoch of a training is always drawn.
+
+    Args:
+        directory: where the sheets go; created if missing.
+        prompts: a sequence of strings, one for each picture.
+        every: number of epochs between two sheets.
+        num_steps: solver steps.
+        guidance_scale: of `model.generate`.
+        seed: integer seed of the noise, the same for every sheet.
+        tensorboard: None, or a log directory in which the sheets also appear, as `samples`.
+
+    Raises:
+        ValueError: if `prompts` is not a sequence of strings, or `every` is less than 1.
+        ImportError: if `tensorboard` is asked for and not installed.
+
+    Example:
+    >>> grid = SampleGrid("runs/samples", ["a red heart", "a blue apple"], every=5)
+    >>> grid.prompts
+    ['a red heart', 'a blue apple']
+    """
+
+    def __init__(
+        self,
+        directory,
+        prompts,
+        *,
+        every=1,
+        num_steps=20,
+        guidance_scale=3.0,
+        seed=0,
+        tensorboard=None,
+    ):
+        super().__init__()
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
+            raise ValueError(f"`prompts` must be a sequence of strings. Received: {prompts!r}.")
+        if every < 1:
+            raise ValueError(f"`every` must be at least 1. Received: every={every}.")
+        if tensorboard is not None and importlib.util.find_spec("tensorboard") is None:
+            raise ImportError(
+                "`tensorboard` needs the package of that name: pip install tensorboard."
+            )
+        self.directory = pathlib.Path(directory)
+        self.prompts = prompts
+        self.every = every
+        self.num_steps = num_steps
+        self.guidance_scale = guidance_scale
+        self.seed = seed
+        self.tensorboard = tensorboard
+        self._finished = self._drawn = 0
+
+    def on_train_begin(self, logs=None):
+        """Forgets the epochs of an earlier training."""
+        self._finished = self._drawn = 0
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Draws, when it is time to."""
+        self._finished = epoch + 1
+        if self._finished % self.every == 0:
+            self._draw()
+
+    def on_train_end(self, logs=None):
+        """Draws the last epoch, if that is still to be done."""
+        if self._drawn < self._finished:
+            self._draw()
+
+    def _draw(self):
+        if not is_chief():
+            return
+        images = self.model.generate(
+            self.prompts,
+            num_steps=self.num_steps,
+            guidance_scale=self.guidance_scale,
+            seed=self.seed,
+        )
+        sheet = contact_sheet(images, self.prompts)
+        save_png(self.directory / f"epoch_{self._finished:04d}.png", sheet)
+        if self.tensorboard is not None:
+            with tf.summary.create_file_writer(str(self.tensorboard)).as_default():
+                tf.summary.image("samples", sheet[None], step=self._finished)
+        self._drawn = self._finished

@@ -1,0 +1,111 @@
+"""Devices: which strategy, which precision, whether XLA.
+
+    with kgen.distribution.strategy().scope():
+        model = ...
+        model.compile(...)
+    model.fit(...)
+
+is all that a script needs for one GPU, several, or several machines. Under a strategy every replica
+draws its own noise and times (`kgen.tensors.SeedStream`), the gradients of all are summed and the
+loss is divided by their number, so a global batch means the same on any number of devices.
+
+References:
+  https://www.tensorflow.org/guide/distributed_training
+  TF_CONFIG: https://www.tensorflow.org/guide/distributed_training#TF_CONFIG
+"""
+
+import json
+import os
+
+import tensorflow as tf
+
+
+def strategy():
+    """The strategy for what there is: several machines, several devices, or one.
+
+    With `TF_CONFIG` in the environment and more than one worker in it, this is
+    `MultiWorkerMirroredStrategy`, and has to come before any other use of TensorFlow; with more
+    than one GPU (or, without GPUs, more than one logical CPU) `MirroredStrategy`; else the default.
+
+    Returns:
+        A `tf.distribute.Strategy`.
+
+    Example:
+        >>> strategy().num_replicas_in_sync >= 1
+        True
+    """
+    if len(_workers()) > 1:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if len(devices) > 1:
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    return tf.distribute.get_strategy()
+
+
+def is_chief():
+    """Whether this process writes checkpoints, logs and samples: always, unless there are others.
+
+    Example:
+        >>> is_chief()
+        True
+    """
+    task = _config().get("task", {})
+    if len(_workers()) < 2:
+        return True
+    return task.get("type") == "chief" or (
+        task.get("type") == "worker"
+        and task.get("index") == 0
+        and not _config()["cluster"].get("chief")
+    )
+
+
+def several_workers():
+    """Whether the present strategy runs over several processes."""
+    return getattr(tf.distribute.get_strategy().extended, "_in_multi_worker_mode", bool)()
+
+
+def default_precision():
+    """The Keras policy that the hardware is good at: `"mixed_bfloat16"` on GPUs that have it.
+
+    Returns:
+        `"mixed_bfloat16"` or `"float32"`.
+
+    Example:
+        >>> default_precision() in ("float32", "mixed_bfloat16")
+        True
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    capable = [
+        tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) >= (8, 0)
+        for gpu in gpus
+    ]
+    return "mixed_bfloat16" if gpus and all(capable) else "float32"
+
+
+def default_jit(dense=False):
+    """Whether XLA pays: on GPUs, and on CPUs for dense networks, whose steps are short.
+
+    Args:
+        dense: whether the network has no convolutions.
+
+    Returns:
+        A value for `compile(jit_compile=...)`.
+
+    Example:
+        >>> default_jit(dense=True)
+        True
+    """
+    return dense or bool(tf.config.list_physical_devices("GPU"))
+
+
+def _config():
+    text = os.environ.get("TF_CONFIG", "{}")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"TF_CONFIG must be JSON. Received: TF_CONFIG={text!r}.") from error
+
+
+def _workers():
+    cluster = _config().get("cluster", {})
+    return [*cluster.get("chief", []), *cluster.get("worker", [])]
