@@ -1,0 +1,138 @@
+"""Train over several machines, or several processes on this one.
+
+    python examples/distributed.py --workers 2 --output runs/distributed          # on this machine
+
+starts that many local processes, which find each other on the loopback device, and waits for them.
+On a cluster start this script once on each machine with `TF_CONFIG` in its environment (README,
+"From one GPU to many machines") and without `--workers`:
+
+    TF_CONFIG='{"cluster": {"worker": ["host1:2222", "host2:2222"]},
+                "task": {"type": "worker", "index": 0}}' python examples/distributed.py
+
+The model is a diffusion model of points in the plane; what makes it distributed are the lines with
+`strategy`. `--batch-size` is that of all workers together. A worker that is killed takes the others
+with it after a moment; start the same command again and all of them go on from the last save, which
+has to be in a directory that they share.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+from diffusion import spirals
+
+import kgen
+from kgen.callbacks import Resume
+from kgen.diffusion import CosineLogSNR, GaussianDiffusion
+from kgen.networks import TimeMLP
+
+
+def train(args):
+    """What every worker does."""
+    strategy = kgen.distribution.strategy()  # before anything else of TensorFlow
+    keras.utils.set_random_seed(args.seed)
+    points = spirals(args.num_points)
+    data = tf.data.Dataset.from_tensor_slices(points)
+    data = data.shuffle(len(points), seed=args.seed).batch(args.batch_size, drop_remainder=True)
+    # Each worker reads all of it and keeps its share: right for data that fit into memory. Files
+    # are better split by file, `AutoShardPolicy.FILE`.
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    data = data.with_options(options)
+    with strategy.scope():
+        model = kgen.DiffusionModel(
+            TimeMLP(2),
+            GaussianDiffusion(CosineLogSNR(9.0, -9.0)),
+            grey_levels=None,
+            weighting="snr_plus_one",
+            ema_decay=0.99,
+            seed=args.seed,
+        )
+        model.compile(keras.optimizers.Adam(2e-3, global_clipnorm=1.0))
+    chief = kgen.distribution.is_chief()
+    model.fit(
+        data,
+        epochs=args.epochs,
+        callbacks=[Resume(args.output / "resume", save_steps=args.save_steps)],
+        verbose=2 if chief else 0,
+    )
+    digest = sum(float(np.abs(v.numpy().astype("float64")).sum()) for v in model.weights)
+    print(f"weights of worker {_index()}: {digest:.10f}", flush=True)
+    if chief:
+        model.save_to_preset(args.output, dtype="float32")
+
+
+def _index():
+    return json.loads(os.environ.get("TF_CONFIG", "{}")).get("task", {}).get("index", 0)
+
+
+def start_local(num, argv):
+    """Starts local workers and waits; if one fails the others are ended too."""
+    addresses = [f"127.0.0.1:{port}" for port in _free_ports(num)]
+    workers = []
+    for index in range(num):
+        config = {
+            "cluster": {"worker": addresses},
+            "task": {"type": "worker", "index": index},
+        }
+        environment = {**os.environ, "TF_CONFIG": json.dumps(config)}
+        workers.append(subprocess.Popen([sys.executable, __file__, *argv], env=environment))
+    try:
+        while any(worker.poll() is None for worker in workers):
+            failed = [w.returncode for w in workers if w.returncode not in (None, 0)]
+            if failed:
+                return failed[0]
+            try:
+                workers[0].wait(0.5)
+                workers[-1].wait(0.5)
+            except subprocess.TimeoutExpired:
+                continue
+        return max(abs(worker.returncode) for worker in workers)
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+
+
+def _free_ports(num):
+    sockets = [socket.socket() for _ in range(num)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def main(argv=None):
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workers", type=int, help="start that many local processes")
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/distributed"))
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--num-points", type=int, default=20_000)
+    parser.add_argument("--batch-size", type=int, default=500, help="of all workers together")
+    parser.add_argument("--save-steps", type=int, default=20, help="steps between two saves")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    if args.workers is None:
+        return train(args)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    where = argv.index("--workers") if "--workers" in argv else None
+    argv = [a for a in argv if not a.startswith("--workers=")]
+    if where is not None:
+        del argv[where : where + 2]
+    return start_local(args.workers, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
