@@ -1,6 +1,7 @@
 """Presets: a model as a folder that a person can read and a machine can check.
 
-    config.json     the Keras configuration the model is rebuilt from, and the version of kgen
+    config.json     the Keras configuration the model is rebuilt from, in safe mode: no code in it,
+                    the version of kgen, the sha256 of the weights
     weights.npz     the weights that sample (the averaged ones, where the model averages), no pickle
 
 Floating weights are stored as float16 by default, half the size and enough for sampling. A preset
@@ -8,6 +9,7 @@ is for use and for fine-tuning; the state of a training (optimizer, seeds) belon
 files and to `kgen.callbacks.Resume`.
 """
 
+import hashlib
 import importlib.metadata
 import json
 import pathlib
@@ -43,7 +45,8 @@ def save_preset(model, directory, dtype="float16"):
     np.savez_compressed(directory / WEIGHTS, **arrays)
     config = _without_training(keras.saving.serialize_keras_object(model))
     stamp = {"kgen": importlib.metadata.version("kgen"), "keras": keras.__version__}
-    (directory / CONFIG).write_text(json.dumps({"versions": stamp, "model": config}, indent=1))
+    content = {"versions": stamp, "sha256": _sha256(directory / WEIGHTS), "model": config}
+    (directory / CONFIG).write_text(json.dumps(content, indent=1))
 
 
 def from_preset(directory, dtype="float32"):
@@ -69,9 +72,14 @@ def from_preset(directory, dtype="float32"):
                 f"Received: {directory}, which has no {name}."
             )
     try:
-        config = json.loads((directory / CONFIG).read_text())["model"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        content = json.loads((directory / CONFIG).read_text())
+        config, expected = content["model"], content.get("sha256")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{directory / CONFIG} is not the configuration of a preset.") from error
+    if expected is not None and _sha256(directory / WEIGHTS) != expected:
+        raise ValueError(
+            f"{directory / WEIGHTS} is damaged: its sha256 is not the one in {CONFIG}."
+        )
     model = keras.saving.deserialize_keras_object(_in_dtype(config, dtype))
     try:
         with (
@@ -97,6 +105,10 @@ def from_preset(directory, dtype="float32"):
     for part in _generative_models(model):
         part.reset_averages()
     return model
+
+
+def _sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _stored(model):

@@ -61,10 +61,24 @@ def test_a_damaged_config(preset, text):
         kgen.from_preset(preset)
 
 
-def test_weights_of_another_model(preset, tmp_path):
+def fewer_weights(preset):
     with np.load(preset / "weights.npz") as archive:
         arrays = {key: archive[key] for key in sorted(archive.files)[:-1]}
     np.savez(preset / "weights.npz", **arrays)
+
+
+def test_weights_that_were_exchanged(preset):
+    fewer_weights(preset)
+    with pytest.raises(ValueError, match=r"weights\.npz is damaged: its sha256"):
+        kgen.from_preset(preset)
+
+
+def test_weights_of_another_model(preset):
+    """As in a preset of an earlier version, which has no sha256."""
+    fewer_weights(preset)
+    config = json.loads((preset / "config.json").read_text())
+    del config["sha256"]
+    (preset / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="does not fit its configuration"):
         kgen.from_preset(preset)
 

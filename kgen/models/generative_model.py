@@ -136,7 +136,8 @@ class GenerativeModel(keras.Model, abc.ABC):
             optimizer: a Keras optimizer or its name.
             jit_compile: whether XLA compiles the steps: good for dense networks and on GPUs.
             skip_above: None, or the norm of the gradient above which a step is left out, as is
-                one that is not finite; `skipped_steps` counts them.
+                one that is not finite; `skipped_steps` counts them, and
+                `kgen.callbacks.Guard` stops after many in a row.
             **kwargs: as of `keras.Model.compile`.
 
         Raises:
@@ -166,6 +167,7 @@ class GenerativeModel(keras.Model, abc.ABC):
         self.skip_above = skip_above
         if skip_above is not None:
             self.skipped_steps = tf.Variable(0, trainable=False, name="skipped_steps")
+            self.skipped_in_a_row = tf.Variable(0, trainable=False, name="skipped_in_a_row")
 
     def compile_from_config(self, config):
         """Compiles a model that `keras.saving.load_model` has rebuilt."""
@@ -264,7 +266,9 @@ class GenerativeModel(keras.Model, abc.ABC):
             return
         # NaN is not less than anything.
         good = tf.linalg.global_norm(gradients) < self.skip_above
-        self.skipped_steps.assign_add(tf.cast(~good, tf.int32))
+        skipped = tf.cast(~good, tf.int32)
+        self.skipped_steps.assign_add(skipped)
+        self.skipped_in_a_row.assign(skipped * (self.skipped_in_a_row + 1))
         tf.cond(good, lambda: self._update(optimizer, gradients, variables), lambda: None)
 
     def _update(self, optimizer, gradients, variables):

@@ -1,0 +1,55 @@
+"""A guard against steps that would ruin a training: skipped one by one, and the end after many."""
+
+import keras
+import numpy as np
+
+from kgen.checks import check_count
+
+
+class Guard(keras.callbacks.Callback):
+    """Stops a training that does nothing but skip steps.
+
+    `compile(skip_above=...)` leaves out every step whose gradient is not finite or too large and
+    counts them; a single one is no harm. After `stop_after` in a row something is wrong that will
+    not pass: an error names the terms of the loss that are not finite. The weights are those of the
+    last good step.
+
+    Args:
+        stop_after: number of skipped steps in a row.
+
+    Raises:
+        ValueError: if `stop_after` is not a positive integer, or, in `fit`, if the model was
+            compiled without `skip_above`.
+        FloatingPointError: in `fit`, after that many skipped steps.
+
+    Example:
+        >>> Guard(stop_after=5).stop_after
+        5
+    """
+
+    def __init__(self, stop_after=10):
+        super().__init__()
+        check_count("stop_after", stop_after)
+        self.stop_after = stop_after
+
+    def on_train_begin(self, logs=None):
+        """Checks that there is something to watch."""
+        if self.model.skip_above is None:
+            raise ValueError(
+                "`Guard` needs a model compiled with `skip_above`, for example "
+                "`compile(skip_above=float('inf'))`, which skips what is not finite."
+            )
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Stops, when it is time to."""
+        skipped = int(self.model.skipped_in_a_row)
+        if skipped < self.stop_after:
+            return
+        bad = [name for name, value in (logs or {}).items() if not np.all(np.isfinite(value))]
+        terms = [name for name in bad if name != "loss"]
+        reason = f"Not finite: {', '.join(terms)}." if terms else "All terms are finite."
+        raise FloatingPointError(
+            f"{skipped} steps in a row had a gradient that is not finite or larger than "
+            f"`skip_above`={self.model.skip_above:g} and were skipped. {reason} The weights are "
+            "those of the last good step."
+        )
