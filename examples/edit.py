@@ -1,6 +1,6 @@
 """Edit pictures with the shipped text-to-image model: no training needed.
 
-    python examples/edit.py --output edit.png                             # about 2 minutes
+    python examples/edit.py --output edit.png                             # about 1 minute
 
 The sheet has four rows. Image to image: a picture of the data set, redrawn after another sentence
 from later and later in the process, so that less and less is kept. Inpainting: the half of a

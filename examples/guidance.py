@@ -1,7 +1,7 @@
 """Guide a diffusion model of classes, and measure what guidance costs and buys.
 
     python examples/diffusion.py --data fashion_mnist --output runs/diffusion     # 2 hours
-    python examples/guidance.py --preset runs/diffusion --output runs/guidance    # 15 minutes
+    python examples/guidance.py --preset runs/diffusion --output runs/guidance
 
 Two classifiers are trained first: an ordinary one, that judges pictures, and one of noisy pictures,
 that guides. Then the same noise is turned into pictures at several scales of classifier-free and of
@@ -10,8 +10,7 @@ and precision and recall, in the features of that classifier, how many are near 
 how many real ones are near them. `--output` gets `guidance.png`, strength against the three, and
 `samples.png`, the pictures.
 
-The judge is trained on other pictures than the model where there are enough, and is never shown a
-generated one.
+The judge is trained on the training split, as the model is, and is never shown a generated picture.
 """
 
 import argparse

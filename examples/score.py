@@ -1,13 +1,13 @@
 """Train score models of points in the plane and draw what they know and how they sample.
 
-    python examples/score.py --output runs/score                          # about 3 minutes
+    python examples/score.py --output runs/score                          # about 2 minutes
     python examples/score.py --objective sliced_vr --output runs/sliced
 
 A score is an arrow: where to go for more density. `--output` gets two pictures. `field.png` shows
 the arrows at three noise levels over noisy data. `samples.png` shows, from one trained model,
 Langevin dynamics, the predictor-corrector sampler and the ordinary differential equation side by
 side, with the number of evaluations and the distance of each cloud to the data (the energy
-distance, in units of the plane; two sets of data points of this size are about 0.001 apart).
+distance, in units of the plane; two sets of data points of this size are about 0.002 apart).
 
 `--scaling` chooses the stochastic differential equation (VP, VE or sub-VP), `--levels 10` a ladder
 of noise levels in the place of continuous time (NCSN).
