@@ -51,14 +51,17 @@ def train(args):
     """Trains a model and saves it as a preset."""
     keras.utils.set_random_seed(args.seed)
     conv = args.model == "conv"
-    model = build(args.model, ema_decay=0.999, seed=args.seed)
+    options = {} if args.start is None else {"warm_up": 0}
+    model = build(args.model, ema_decay=0.999, seed=args.seed, **options)
+    if args.start is not None:
+        vae.start_from(model, args.start)
     data = grey.load(args.data, batch_size=100, seed=args.seed)
     if args.steps_per_epoch:
         data = data.take(args.steps_per_epoch)
-    rate = keras.optimizers.schedules.CosineDecay(args.learning_rate, args.epochs * len(data))
+    rate = vae.learning_rate(args.learning_rate, args.epochs * len(data))
     # XLA is good for dense networks; on CPUs it slows convolutions down.
     model.compile(
-        keras.optimizers.Adam(rate, global_clipnorm=200.0 if conv else None),
+        keras.optimizers.Adam(rate, global_clipnorm=200.0),
         jit_compile=not conv,
         skip_above=1e4 if conv else None,
         steps_per_execution=1 if conv else min(50, len(data)),
@@ -86,7 +89,7 @@ def draw(model, data, output):
 
 def main(argv=None):
     """Runs the command line."""
-    args = vae.arguments(__doc__, ("dense", "conv"), "dense").parse_args(argv)
+    args = vae.arguments(__doc__, ("dense", "conv"), "dense", 2e-3).parse_args(argv)
     if args.evaluate is not None:
         return vae.evaluate(kgen.from_preset(args.evaluate), args)
     args.output = args.output or pathlib.Path("runs") / f"hvae-{args.model}"

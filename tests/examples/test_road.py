@@ -3,7 +3,10 @@
 import pathlib
 import sys
 
+import numpy as np
 import pytest
+
+import kgen
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 
@@ -50,6 +53,16 @@ def test_vae_resumes_and_evaluates(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "bits_per_dim" in printed
     assert "3 importance samples, 10 pictures" in printed
+
+
+def test_training_begins_with_the_weights_of_a_preset(tmp_path):
+    """An IWAE at the start of a training that hardly moves it is the VAE it began with."""
+    run("vae", tmp_path / "vae", "--model", "vae", "--epochs", "1")
+    options = ["--start", str(tmp_path / "vae"), "--learning-rate", "1e-12", "--epochs", "1"]
+    model = run("vae", tmp_path / "iwae", "--model", "iwae-5", *options)
+    vae = kgen.from_preset(tmp_path / "vae")
+    for one, other in zip(model.trainable_variables, vae.trainable_variables, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 @pytest.mark.parametrize("model", ["dense", pytest.param("conv", marks=pytest.mark.slow)])
