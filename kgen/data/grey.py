@@ -23,6 +23,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 
+from kgen.checks import check_count, check_one_of
 from kgen.data import emoji
 
 NAMES = ("mnist", "fashion_mnist", "emoji")
@@ -66,10 +67,10 @@ def load(
         >>> next(iter(load("emoji", "test", values="signed", batch_size=4))).shape
         TensorShape([4, 28, 28, 1])
     """
-    if values not in VALUES:
-        raise ValueError(f"`values` must be one of {VALUES}. Received: values={values!r}.")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"`batch_size` must be a positive integer. Received: {batch_size=}.")
+    check_one_of("values", values, VALUES)
+    check_count("batch_size", batch_size)
+    check_one_of("name", name, NAMES)  # once more in `load_arrays`, whose cache hashes first
+    check_one_of("split", split, SPLITS)
     arrays = load_arrays(name, split, data_dir=data_dir)
     images, classes = tf.constant(arrays["images"]), tf.constant(arrays["labels"])
     if shuffle is None:
@@ -112,10 +113,8 @@ def load_arrays(name="mnist", split="train", *, data_dir=None):
         ValueError: if an argument is none of the above.
         RuntimeError: if the data are neither in the cache nor to be downloaded.
     """
-    if name not in NAMES:
-        raise ValueError(f"`name` must be one of {NAMES}. Received: name={name!r}.")
-    if split not in SPLITS:
-        raise ValueError(f"`split` must be one of {SPLITS}. Received: split={split!r}.")
+    check_one_of("name", name, NAMES)
+    check_one_of("split", split, SPLITS)
     images, labels = _emoji(split) if name == "emoji" else _tfds(name, split, data_dir)
     for array in (images, labels):
         array.setflags(write=False)
