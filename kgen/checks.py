@@ -12,9 +12,9 @@ def check_count(name, value):
         TypeError: if it is no number.
         ValueError: if it is not such an integer.
     """
-    check_positive(name, value)
-    if value != int(value) or not isinstance(value, (int, np.integer)):
-        raise ValueError(f"`{name}` must be an integer. Received: {name}={value!r}.")
+    _check_type(name, value)
+    if not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"`{name}` must be at least 1, an integer. Received: {name}={value}.")
 
 
 def check_positive(name, value, zero=False):
@@ -26,8 +26,8 @@ def check_positive(name, value, zero=False):
     """
     _check_type(name, value)
     if not np.isfinite(value) or value < 0 or (value == 0 and not zero):
-        bound = "at least 0" if zero else "positive"
-        raise ValueError(f"`{name}` must be finite and {bound}. Received: {name}={value}.")
+        bound = "finite and at least 0" if zero else "positive and finite"
+        raise ValueError(f"`{name}` must be {bound}. Received: {name}={value}.")
 
 
 def check_number(name, value):

@@ -159,6 +159,8 @@ class TextEncoder(Conditioner):
 
         folder = text_presets.locate(preset)
         source = str(folder or preset)
+        if folder is not None:
+            text_presets.check_files(folder)
         backbone = keras_hub.models.Backbone.from_preset(source, dtype="float32")
         backbone = getattr(backbone, "text_encoder", backbone)
         settings = text_presets.read_settings(folder) | {"trainable": trainable, **kwargs}

@@ -61,7 +61,7 @@ def _numbers(name, features):
     number = np.issubdtype(features.dtype, np.number)
     if features.ndim != 2 or len(features) < 2 or not number or not np.isfinite(features).all():
         raise ValueError(
-            f"`{name}` must be features, finite numbers [N, D] with N > 1. "
+            f"`{name}` must be finite numbers [N, D] with N > 1. "
             f"Received: shape {features.shape}, dtype {features.dtype}."
         )
     return features.astype("float64")

@@ -72,7 +72,7 @@ class DenoisingModel(GenerativeModel):
             check_count("levels", levels)
         if grey_levels is not None:
             check_count("grey_levels", grey_levels)
-            check_interval("grey_levels", grey_levels, "[2, 65536]")
+            check_interval("grey_levels", grey_levels, "[2, inf)")
         check_interval("cond_drop_rate", cond_drop_rate, "[0, 1]")
         if data_shape is None:
             data_shape = getattr(network, "data_shape", None)
@@ -307,7 +307,8 @@ class DenoisingModel(GenerativeModel):
         many = [values] if isinstance(values, str) or np.ndim(values) == 0 else list(values)
         if repeat and len(many) == 1:
             many = many * num
-        if not many or num not in (None, len(many)) or any(np.ndim(v) or v is None for v in many):
+        kinds = {np.asarray(value).dtype.kind for value in many if np.ndim(value) == 0}
+        if num not in (None, len(many)) or len(kinds) != 1 or not kinds <= set("iufUS"):
             raise ValueError(
                 f"`{name}` must be labels or prompts, one for each example. "
                 f"Received: {name}={values!r}" + (f" for {num} examples." if num else ".")
