@@ -1,5 +1,8 @@
 """Checks at the door: an error that names the argument, what it must be and what came."""
 
+import os
+import pathlib
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -70,6 +73,17 @@ def check_one_of(name, value, allowed):
     """
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"`{name}` must be one of {sorted(allowed)}. Received: {name}={value!r}.")
+
+
+def check_path(name, value):
+    """Checks a path, and returns it as a `pathlib.Path`.
+
+    Raises:
+        TypeError: if it is none.
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"`{name}` must be a path. Received: {name}={value!r}.")
+    return pathlib.Path(value)
 
 
 def check_networks(encoder, decoder, moments=False):

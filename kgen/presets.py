@@ -12,7 +12,6 @@ files and to `kgen.callbacks.Resume`.
 import hashlib
 import importlib.metadata
 import json
-import pathlib
 import zipfile
 import zlib
 
@@ -20,6 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kgen.checks import check_path
 from kgen.serialization import check_config
 
 CONFIG, WEIGHTS = "config.json", "weights.npz"
@@ -40,7 +40,7 @@ def save_preset(model, directory, dtype="float16"):
     """
     if dtype not in ("float16", "float32"):
         raise ValueError(f"`dtype` must be 'float16' or 'float32'. Received: dtype={dtype!r}.")
-    directory = pathlib.Path(directory)
+    directory = check_path("directory", directory)
     directory.mkdir(parents=True, exist_ok=True)
     arrays = {}
     with model.averaged():
@@ -75,13 +75,14 @@ def from_preset(directory, dtype="float32"):
         The model, with the stored weights also in the place of the averaged ones.
 
     Raises:
+        TypeError: if `directory` is no path.
         FileNotFoundError: if the folder or one of its two files is missing.
         ValueError: if a file is damaged or unsafe, if the format is a newer one, or if the weights
             do not fit the model.
     """
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be one of {DTYPES}. Received: dtype={dtype!r}.")
-    directory = pathlib.Path(directory)
+    directory = check_path("directory", directory)
     for name in (CONFIG, WEIGHTS):
         if not (directory / name).is_file():
             raise FileNotFoundError(
@@ -190,11 +191,8 @@ def _without_training(config):
 def _in_dtype(config, dtype):
     """The configuration with every mixed-precision policy replaced by `dtype`."""
     if isinstance(config, dict):
-        name = (
-            config.get("config", {}).get("name")
-            if config.get("class_name") == "DTypePolicy"
-            else ""
-        )
+        policy = config.get("config") if config.get("class_name") == "DTypePolicy" else None
+        name = policy.get("name") if isinstance(policy, dict) else None
         if isinstance(name, str) and name.startswith("mixed_"):
             return {**config, "config": {"name": dtype}}
         return {key: _in_dtype(value, dtype) for key, value in config.items()}

@@ -7,6 +7,8 @@ argument and says what came: no crash within TensorFlow, no hang, and no picture
 
 import functools
 import itertools
+import json
+import re
 
 import numpy as np
 import pytest
@@ -16,10 +18,10 @@ import kgen
 from kgen import corruption, diffusion, editing, likelihoods, penalties, priors, solvers
 from kgen.conditioning import Labels
 from kgen.conditioning.prompts import as_strings
-from kgen.data import emoji, grey
+from kgen.data import emoji, folder, grey
 from kgen.diffusion import GaussianDiffusion, prediction, time_grid, timesteps, weighting
 from kgen.metrics import active_units, bits_per_dim, frechet_distance
-from kgen.networks import KSparse, TimeMLP, mlp
+from kgen.networks import DiT, KSparse, TimeMLP, UNet, mlp
 from kgen.pictures import contact_sheet
 from kgen.tensors import as_seed
 
@@ -95,6 +97,14 @@ def latent(**options):
     return kgen.LatentDiffusion(kl(), Flat((2, 2, 2), pooled=4), PROCESS, conditioner, **options)
 
 
+def unet(**options):
+    return UNet((8, 8, 1), **{"channels": (8,), "attention": (False,), "heads": 2, **options})
+
+
+def dit(**options):
+    return DiT((8, 8, 1), **{"width": 8, "depth": 1, "heads": 2, **options})
+
+
 @functools.cache
 def the(make):
     model = make()
@@ -124,17 +134,18 @@ BAD = {
         "strings": np.full((3, *SHAPE), "a"),
         "objects": np.full((3, *SHAPE), None),
         "complex": GOOD.astype("complex64"),
-        "bool": GOOD > 0,
         "empty": GOOD[:0],
         "scalar": np.array(0.5, "float32"),
     },
+    "channels": [0, 2, 4, -1, "3", None, True, [3], NAN],
+    "path": [None, 3, NAN, [], {}, ["a"], True],
+    "values": [np.array([[v, 0.0]], "float32") for v in (NAN, INF, -INF)],
+    "times": [[1.0, 1.0], [0.5, 0.6, 0.1], [[1.0, 0.0]], [NAN, 0.0], [1.0, NAN], 1.0],
+    "decay": [-0.1, 1.0, 1.5, NAN, INF],
+    "every": [0, -1],
+    "sheet": [[], [3], ["a", None], [["a"]]],
     "features": [[[NAN, 1.0]] * 3, [[1.0, 2.0]], [1.0, 2.0], [["a", "b"]] * 3, [], None],
 }
-
-
-def optional(kind):
-    """The bad values of an argument that may be None."""
-    return [value for value in BAD[kind] if value is not None]
 
 
 # -- the doors --------------------------------------------------------------------------------
@@ -184,6 +195,13 @@ DOORS = {
         "contact_sheet scale": lambda v: contact_sheet(np.zeros((1, 4, 4, 3), "uint8"), scale=v),
         "Guard stop_after": lambda v: kgen.callbacks.Guard(v),
         "bits_per_dim dimensions": lambda v: bits_per_dim(1.0, v),
+        "folder.load size": lambda v: folder.load(".", v),
+        "folder.load batch_size": lambda v: folder.load(".", batch_size=v),
+        **{
+            f"{make.__name__} {name}": lambda v, make=make, name=name: make(**{name: v})
+            for make, names in ((unet, "blocks heads patch"), (dit, "patch width depth heads"))
+            for name in names.split()
+        },
     },
     "count or None": {
         "pixels.log_likelihood num_probes": lambda v: the(pixels).log_likelihood(
@@ -298,11 +316,15 @@ DOORS = {
         "emoji.load split": lambda v: emoji.load(v),
         "emoji.load captions": lambda v: emoji.load(captions=v),
         "emoji.gallery style": lambda v: emoji.gallery(style=v),
+        "folder.load values": lambda v: folder.load(".", values=v),
+        "folder.load resize": lambda v: folder.load(".", resize=v),
+        "folder.load on_error": lambda v: folder.load(".", on_error=v),
         "GaussianDiffusion schedule": lambda v: GaussianDiffusion(v),
         "save_to_preset dtype": lambda v: the(vae).save_to_preset("nowhere", dtype=v),
         "from_preset dtype": lambda v: kgen.from_preset("saved_models/vae_mnist", dtype=v),
     },
     "name or None": {
+        "folder.load captions": lambda v: folder.load(".", captions=v),
         "pixels.log_likelihood dequantization": lambda v: the(pixels).log_likelihood(
             GOOD, dequantization=v
         ),
@@ -360,6 +382,36 @@ DOORS = {
         "latent.generate images": lambda v: the(latent).generate(["a"] * 3, images=v),
         "latent.invert images": lambda v: the(latent).invert(v, "a"),
     },
+    "channels": {"folder.load channels": lambda v: folder.load(".", channels=v)},
+    "path": {
+        "from_preset directory": kgen.from_preset,
+        "save_to_preset directory": lambda v: the(vae).save_to_preset(v),
+        "export_saved_model directory": lambda v: kgen.export_saved_model(the(vae), v),
+        "folder.load directory": folder.load,
+        "folder.classes directory": folder.classes,
+    },
+    "values": {
+        "solve z": lambda v: solvers.solve(solvers.DDIM(), lambda z, t: z, P, v, [1.0, 0.0]),
+        "log_likelihood x": lambda v: kgen.log_likelihood(lambda z, t: z, P, v),
+    },
+    "times": {
+        "solve times": lambda v: solvers.solve(
+            solvers.DDIM(), lambda z, t: z, P, tf.ones([1, 2]), v
+        ),
+    },
+    "decay": {
+        f"{make.__name__} ema_decay": lambda v, make=make: make(ema_decay=v)
+        for make in (plain, vae, hvae, vqvae, kl, pixels, score, latent)
+    },
+    "every": {
+        "SampleGrid every": lambda v: kgen.callbacks.SampleGrid("a", ["b"], every=v),
+        "PosteriorCollapse every": lambda v: kgen.callbacks.PosteriorCollapse([], every=v),
+        **{
+            f"Resume {name}": lambda v, name=name: kgen.callbacks.Resume("a", **{name: v})
+            for name in ("save_every", "save_steps", "keep")
+        },
+    },
+    "sheet": {"SampleGrid prompts": lambda v: kgen.callbacks.SampleGrid("a", v)},
     "features": {
         "active_units means": active_units,
         "frechet_distance a": lambda v: frechet_distance(v, v),
@@ -382,7 +434,7 @@ CASES = list(cases())
 
 
 def test_there_are_many():
-    assert len(CASES) >= 300
+    assert len(CASES) >= 1500
 
 
 @pytest.mark.parametrize(("door", "function", "value"), CASES)
@@ -392,3 +444,103 @@ def test_a_bad_value_is_named(door, function, value):
     message = str(caught.value)
     assert any(f"`{name}`" in message for name in door.split()[-1].split("|"))
     assert "Received" in message
+
+
+# -- files ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory):
+    """A preset as it should be: the text of its configuration and the bytes of its weights."""
+    directory = tmp_path_factory.mktemp("preset")
+    vae().save_to_preset(directory)
+    return (directory / "config.json").read_text(), (directory / "weights.npz").read_bytes()
+
+
+def refused(directory, text, weights, name):
+    """Checks that a preset is refused by an error that names one of its files."""
+    (directory / "config.json").write_text(text)
+    (directory / "weights.npz").write_bytes(weights)
+    with pytest.raises(ValueError, match=re.escape(str(directory / name))):
+        kgen.from_preset(directory)
+
+
+@pytest.mark.parametrize("part", range(20))
+@pytest.mark.parametrize("name", ["config.json", "weights.npz"])
+def test_a_truncated_preset(preset, tmp_path, name, part):
+    text, weights = preset
+    if name == "config.json":
+        text = text[: len(text) * part // 20]
+    else:
+        weights = weights[: len(weights) * part // 20]
+    refused(tmp_path, text, weights, name)
+
+
+@pytest.mark.parametrize("place", range(20))
+@pytest.mark.parametrize("stamped", [True, False])
+def test_weights_with_a_wrong_byte(preset, tmp_path, place, stamped):
+    """Without a sha256 it may be in a place that nobody reads; then the weights are finite."""
+    text, weights = preset
+    at = len(weights) * place // 20
+    weights = weights[:at] + bytes([weights[at] ^ 0xFF]) + weights[at + 1 :]
+    if stamped:
+        refused(tmp_path, text, weights, "weights.npz")
+        return
+    content = json.loads(text)
+    del content["sha256"]
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    (tmp_path / "weights.npz").write_bytes(weights)
+    read, message = [], str(tmp_path / "weights.npz")
+    try:
+        read = kgen.from_preset(tmp_path).get_weights()
+    except ValueError as error:
+        message = str(error)
+    assert str(tmp_path / "weights.npz") in message
+    assert all(np.isfinite(w).all() for w in read)
+
+
+OPTIONS = {
+    "likelihood": ["", "unknown", 3, ["bernoulli"], None],
+    "objective": ["", "unknown", 3, ["elbo"], None],
+    "gradient": ["", "unknown", 3, None],
+    "beta": [-1.0, NAN, INF, "1", None, []],
+    "warm_up": [-1, NAN, "1", None],
+    "capacity": [-1.0, 0, NAN, "1", []],
+    "num_samples": [0, -1, 2.5, NAN, "1", None],
+    "ema_decay": [-1.0, 1.0, NAN, "1", []],
+    "seed": ["a", 1.5, [1], {"a": 1}],
+    "encoder": [None, 3, "mlp", {}, []],
+    "decoder": [None, 3, "mlp", {}, []],
+    "unknown": [None, 3],
+}
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [(option, value) for option, many in OPTIONS.items() for value in many]
+)
+def test_a_config_with_a_bad_option(preset, tmp_path, option, value):
+    content = json.loads(preset[0])
+    content["model"]["config"][option] = value
+    refused(tmp_path, json.dumps(content), preset[1], "config.json")
+
+
+def nodes(config):
+    """All that a configuration says how to build, in order."""
+    if isinstance(config, dict):
+        if "class_name" in config and config["class_name"] != "__keras_tensor__":
+            yield config
+        config = list(config.values())
+    if isinstance(config, list):
+        for item in config:
+            yield from nodes(item)
+
+
+@pytest.mark.parametrize("index", range(24))
+@pytest.mark.parametrize("change", ["class_name", "module", "config"])
+def test_a_config_with_a_bad_class(preset, tmp_path, index, change):
+    content = json.loads(preset[0])
+    every = list(nodes(content["model"]))
+    assert len(every) >= 24
+    every[index]["registered_name"] = None
+    every[index][change] = {"class_name": "Unknown", "module": "os", "config": 3}[change]
+    refused(tmp_path, json.dumps(content), preset[1], "config.json")

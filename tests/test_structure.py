@@ -27,7 +27,7 @@ ALLOWED = {
     "tensors": {"serialization"},
     "distribution": set(),
     "gaussian": {"tensors"},
-    "presets": {"serialization"},
+    "presets": {"checks", "serialization"},
     "checks": set(),
     "corruption": {"checks", "serialization", "tensors"},
     "likelihoods": {"checks", "gaussian", "serialization", "tensors"},

@@ -18,12 +18,11 @@ larger than memory wants sharded TFRecord files (README, "From one GPU to many m
 import concurrent.futures
 import csv
 import io
-import pathlib
 import warnings
 
 import numpy as np
 
-from kgen.checks import check_count, check_one_of
+from kgen.checks import check_count, check_one_of, check_path
 from kgen.data.arrays import VALUES, batches
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
@@ -135,10 +134,7 @@ def classes(directory):
 
 
 def _folder(directory):
-    try:
-        path = pathlib.Path(directory)
-    except TypeError as error:
-        raise TypeError(f"`directory` must be a path. Received: {directory!r}.") from error
+    path = check_path("directory", directory)
     if not path.is_dir():
         raise FileNotFoundError(f"`directory` must be a folder of pictures. Received: {directory}.")
     return path

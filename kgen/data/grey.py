@@ -17,9 +17,9 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from kgen.checks import check_one_of
+from kgen.checks import check_count, check_one_of
 from kgen.data import emoji
-from kgen.data.arrays import batches
+from kgen.data.arrays import VALUES, batches
 
 NAMES = ("mnist", "fashion_mnist", "emoji")
 SPLITS = ("train", "validation", "test")
@@ -63,6 +63,8 @@ def load(
     """
     check_one_of("name", name, NAMES)  # once more in `load_arrays`, whose cache hashes first
     check_one_of("split", split, SPLITS)
+    check_one_of("values", values, VALUES)
+    check_count("batch_size", batch_size)
     arrays = load_arrays(name, split, data_dir=data_dir)
     return batches(
         arrays["images"],
