@@ -58,10 +58,10 @@ def read_settings(folder):
         return DEFAULT_SETTINGS
     path = folder / SETTINGS_FILE
     settings = _read(path)
-    if not set(settings) <= set(DEFAULT_SETTINGS):
+    if not isinstance(settings, dict) or not set(settings) <= set(DEFAULT_SETTINGS):
         raise ValueError(
-            f"{path} must have no other keys than {sorted(DEFAULT_SETTINGS)}. "
-            f"Received: {sorted(settings)}."
+            f"{path} is damaged: it must have no other keys than {sorted(DEFAULT_SETTINGS)}. "
+            f"Received: {settings!r}."
         )
     return DEFAULT_SETTINGS | settings
 
@@ -71,7 +71,7 @@ def check_files(folder):
 
     Raises:
         FileNotFoundError: if there is no `config.json`.
-        ValueError: if a file is no JSON object, or names anything but classes of known packages.
+        ValueError: if a file is no JSON, or names anything but classes of known packages.
     """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
@@ -84,12 +84,9 @@ def check_files(folder):
 
 def _read(path):
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is damaged: it must be JSON.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged: it must be a JSON object.")
-    return content
 
 
 def fingerprint(folder, backbone):
