@@ -89,16 +89,12 @@ def from_preset(directory, dtype="float32"):
                 f"`directory` must be a kgen preset, a folder with {CONFIG} and {WEIGHTS}. "
                 f"Received: {directory}, which has no {name}."
             )
-    try:
-        content = json.loads((directory / CONFIG).read_text())
-        config, expected = content["model"], content.get("sha256")
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"{directory / CONFIG} is not the configuration of a preset.") from error
+    content = _content(directory / CONFIG)
+    config, expected = content["model"], content.get("sha256")
     if expected is not None and _sha256(directory / WEIGHTS) != expected:
         raise ValueError(
             f"{directory / WEIGHTS} is damaged: its sha256 is not the one in {CONFIG}."
         )
-    _check_format(content, directory / CONFIG)
     check_config(config, directory / CONFIG)
     model = _rebuilt(_in_dtype(config, dtype), directory / CONFIG)
     try:
@@ -130,6 +126,19 @@ def from_preset(directory, dtype="float32"):
     for part in _generative_models(model):
         part.reset_averages()
     return model
+
+
+def _content(path):
+    """What a configuration file holds."""
+    try:
+        content = json.loads(path.read_text())
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"{path} is not the configuration of a preset: no JSON.") from error
+    if isinstance(content, dict):
+        _check_format(content, path)
+    if not isinstance(content, dict) or "model" not in content:
+        raise ValueError(f"{path} is not the configuration of a preset: it has no key 'model'.")
+    return content
 
 
 def _check_format(content, path):

@@ -240,6 +240,13 @@ def test_another_format_is_refused(good, tmp_path, number):
         kgen.from_preset(tmp_path)
 
 
+def test_a_newer_format_is_said_to_be_one_whatever_else_it_holds(good, tmp_path):
+    shutil.copytree(good, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "config.json").write_text(json.dumps({"format": FORMAT + 1, "network": {}}))
+    with pytest.raises(ValueError, match="a newer kgen may read it"):
+        kgen.from_preset(tmp_path)
+
+
 def test_a_preset_without_a_format_has_the_first(tmp_path):
     model = vae()
     model.save_to_preset(tmp_path, dtype="float32")
