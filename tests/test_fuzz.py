@@ -140,7 +140,7 @@ BAD = {
     "channels": [0, 2, 4, -1, "3", None, True, [3], NAN],
     "path": [None, 3, NAN, [], {}, ["a"], True],
     "values": [np.array([[v, 0.0]], "float32") for v in (NAN, INF, -INF)],
-    "times": [[1.0, 1.0], [0.5, 0.6, 0.1], [[1.0, 0.0]], [NAN, 0.0], [1.0, NAN], 1.0],
+    "times": [[0.5, 0.6, 0.1], [[1.0, 0.0]], [NAN, 0.0], [1.0, NAN], 1.0],
     "decay": [-0.1, 1.0, 1.5, NAN, INF],
     "every": [0, -1],
     "sheet": [[], [3], ["a", None], [["a"]]],
