@@ -1,5 +1,8 @@
 """Checks at the door: an error that names the argument, what it must be and what came."""
 
+import os
+import pathlib
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -12,9 +15,9 @@ def check_count(name, value):
         TypeError: if it is no number.
         ValueError: if it is not such an integer.
     """
-    check_positive(name, value)
-    if value != int(value) or not isinstance(value, (int, np.integer)):
-        raise ValueError(f"`{name}` must be an integer. Received: {name}={value!r}.")
+    _check_type(name, value)
+    if not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"`{name}` must be at least 1, an integer. Received: {name}={value}.")
 
 
 def check_positive(name, value, zero=False):
@@ -24,11 +27,42 @@ def check_positive(name, value, zero=False):
         TypeError: if it is no number.
         ValueError: if it is not finite, or negative, or 0 where that is not allowed.
     """
+    _check_type(name, value)
+    if not np.isfinite(value) or value < 0 or (value == 0 and not zero):
+        bound = "finite and at least 0" if zero else "positive and finite"
+        raise ValueError(f"`{name}` must be {bound}. Received: {name}={value}.")
+
+
+def check_number(name, value):
+    """Checks a number of either sign.
+
+    Raises:
+        TypeError: if it is no number.
+        ValueError: if it is not finite.
+    """
+    _check_type(name, value)
+    if not np.isfinite(value):
+        raise ValueError(f"`{name}` must be finite. Received: {name}={value}.")
+
+
+def check_interval(name, value, interval):
+    """Checks a number against an interval as it is written, such as `"[0, 1)"`.
+
+    Raises:
+        TypeError: if it is no number.
+        ValueError: if it is outside.
+    """
+    _check_type(name, value)
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    below = value <= high if interval[-1] == "]" else value < high
+    if not (above and below):
+        raise ValueError(f"`{name}` must be in {interval}. Received: {name}={value}.")
+
+
+def _check_type(name, value):
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}.")
-    if not np.isfinite(value) or value < 0 or (value == 0 and not zero):
-        bound = "at least 0" if zero else "positive"
-        raise ValueError(f"`{name}` must be finite and {bound}. Received: {name}={value}.")
 
 
 def check_one_of(name, value, allowed):
@@ -39,6 +73,17 @@ def check_one_of(name, value, allowed):
     """
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"`{name}` must be one of {sorted(allowed)}. Received: {name}={value!r}.")
+
+
+def check_path(name, value):
+    """Checks a path, and returns it as a `pathlib.Path`.
+
+    Raises:
+        TypeError: if it is none.
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"`{name}` must be a path. Received: {name}={value!r}.")
+    return pathlib.Path(value)
 
 
 def check_networks(encoder, decoder, moments=False):
@@ -102,11 +147,12 @@ def check_data(name, x, shape, likelihood=None):
         TypeError: if `x` does not hold floating-point numbers.
         ValueError: if it fails another check.
     """
-    dtype = tf.as_dtype(x.dtype) if hasattr(x, "dtype") else None
-    if dtype is None or not dtype.is_floating:
+    dtype = getattr(x, "dtype", None)
+    floating = dtype.is_floating if tf.is_tensor(x) else np.issubdtype(dtype, np.floating)
+    if dtype is None or not floating:
         raise TypeError(
             f"`{name}` must be a floating-point array. Received: "
-            f"{dtype.name if dtype else type(x).__name__}."
+            f"{getattr(dtype, 'name', type(x).__name__)}."
         )
     if tuple(x.shape[1:]) != tuple(shape) or len(x.shape) != len(shape) + 1:
         raise ValueError(f"`{name}` must have shape [N, {_list(shape)}]. Received: {x.shape}.")
@@ -123,6 +169,18 @@ def check_data(name, x, shape, likelihood=None):
             f"`{name}` must be in [{likelihood.low:g}, {likelihood.high:g}] for "
             f"{type(likelihood).__name__}. Received: values in [{low:g}, {high:g}]."
         )
+
+
+def check_pictures(batch, shape, likelihood=None):
+    """Checks the examples of a batch, which is `x` or a dictionary with `"images"`.
+
+    Raises:
+        TypeError: if they are not floating-point numbers.
+        ValueError: if they fail another check of `check_data`, or there are none.
+    """
+    if isinstance(batch, dict) and "images" not in batch:
+        raise ValueError(f'A batch must have the key "images". Received keys: {sorted(batch)}.')
+    check_data("x", batch["images"] if isinstance(batch, dict) else batch, shape, likelihood)
 
 
 def _list(shape):

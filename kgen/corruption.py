@@ -14,6 +14,7 @@ import dataclasses
 
 import tensorflow as tf
 
+from kgen.checks import check_interval, check_number, check_positive
 from kgen.serialization import serializable
 from kgen.tensors import normal, uniform
 
@@ -27,8 +28,7 @@ class GaussianNoise:
 
     def __post_init__(self):
         """Checks the standard deviation."""
-        if not self.std > 0:
-            raise ValueError(f"`std` must be positive. Received: std={self.std}.")
+        check_positive("std", self.std)
 
     def __call__(self, x, seed):
         """The corrupted `x`."""
@@ -44,7 +44,7 @@ class Masking:
 
     def __post_init__(self):
         """Checks the rate."""
-        _check_rate(self.rate)
+        check_interval("rate", self.rate, "(0, 1]")
 
     def __call__(self, x, seed):
         """The corrupted `x`."""
@@ -61,16 +61,13 @@ class SaltAndPepper:
     high: float = 1.0
 
     def __post_init__(self):
-        """Checks the rate."""
-        _check_rate(self.rate)
+        """Checks the rate and the values."""
+        check_interval("rate", self.rate, "(0, 1]")
+        check_number("low", self.low)
+        check_number("high", self.high)
 
     def __call__(self, x, seed):
         """The corrupted `x`."""
         u = uniform(tf.shape(x), seed)
         x = tf.where(u < self.rate / 2, self.low, x)
         return tf.where(u > 1 - self.rate / 2, self.high, x)
-
-
-def _check_rate(rate):
-    if not 0 < rate <= 1:
-        raise ValueError(f"`rate` must be in (0, 1]. Received: rate={rate}.")

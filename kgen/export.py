@@ -23,10 +23,11 @@ References:
 """
 
 import os
-import pathlib
 import shutil
 
 import tensorflow as tf
+
+from kgen.checks import check_path
 
 SAVED_MODEL_FILES = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
 
@@ -66,7 +67,7 @@ def export_saved_model(model, directory, **options):
             "`model` must have a method `export_functions`, as LatentDiffusion and KLAutoencoder "
             f"do. Received: model={model!r} of type {type(model).__name__}."
         )
-    directory = pathlib.Path(directory).absolute()
+    directory = check_path("directory", directory).absolute()
     _check_free(directory)
     functions, resources = model.export_functions(**options)
     graphs = [function.get_concrete_function().graph for function in functions.values()]

@@ -26,6 +26,7 @@ References:
 
 import tensorflow as tf
 
+from kgen.checks import check_count
 from kgen.gaussian import Gaussian
 from kgen.solvers.dormand_prince import DormandPrince, integrate
 from kgen.tensors import as_seed, fold_in, sum_event, uniform
@@ -61,7 +62,7 @@ def log_likelihood(
 
     Raises:
         TypeError: if `solver` is something else.
-        ValueError: if a number is not positive.
+        ValueError: if a number is not positive, or `x` not finite.
         tf.errors.InvalidArgumentError: if `max_steps` do not suffice.
 
     Example:
@@ -75,12 +76,11 @@ def log_likelihood(
     solver = DormandPrince(rtol, atol, max_steps) if solver is None else solver
     if not isinstance(solver, DormandPrince):
         raise TypeError(f"`solver` must be a DormandPrince or None. Received: solver={solver!r}.")
-    if num_probes is not None and num_probes < 1:
-        raise ValueError(
-            "`num_probes` must be at least 1, or None for the exact trace. "
-            f"Received: num_probes={num_probes}."
-        )
+    if num_probes is not None:
+        check_count("num_probes", num_probes)
     x = tf.convert_to_tensor(x)
+    if not tf.inside_function() and not bool(tf.reduce_all(tf.math.is_finite(x))):
+        raise ValueError("`x` must be finite. Received: NaN or infinite values.")
     shape, dtype = tf.shape(x), x.dtype
     size = x.shape[1:].num_elements()
     probes = _probes(shape, size, num_probes, as_seed(seed), dtype)

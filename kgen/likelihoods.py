@@ -22,6 +22,7 @@ import math
 
 import tensorflow as tf
 
+from kgen.checks import check_count, check_positive
 from kgen.gaussian import Gaussian
 from kgen.serialization import serializable
 from kgen.tensors import split, sum_event, uniform
@@ -81,8 +82,8 @@ class GaussianLikelihood:
 
     def __post_init__(self):
         """Checks the standard deviation."""
-        if self.std is not None and not self.std > 0:
-            raise ValueError(f"`std` must be positive, or None. Received: std={self.std}.")
+        if self.std is not None:
+            check_positive("std", self.std)
 
     def parameter_channels(self, channels):
         """Channels of the decoder's output for data of `channels` channels."""
@@ -127,10 +128,7 @@ class LogisticMixture:
 
     def __post_init__(self):
         """Checks the number of components."""
-        if self.components < 1:
-            raise ValueError(
-                f"`components` must be at least 1. Received: components={self.components}."
-            )
+        check_count("components", self.components)
 
     def parameter_channels(self, channels):
         """Channels of the decoder's output for data of `channels` channels."""
@@ -195,7 +193,7 @@ def get(likelihood):
     """
     if isinstance(likelihood, tuple(LIKELIHOODS.values())):
         return likelihood
-    if likelihood not in LIKELIHOODS:
+    if not isinstance(likelihood, str) or likelihood not in LIKELIHOODS:
         raise ValueError(
             f"`likelihood` must be one of {sorted(LIKELIHOODS)} or an object of kgen.likelihoods. "
             f"Received: likelihood={likelihood!r}."

@@ -20,6 +20,7 @@ import dataclasses
 
 import tensorflow as tf
 
+from kgen.checks import check_count, check_interval, check_positive
 from kgen.serialization import serializable
 from kgen.tensors import fold_in, sum_event, uniform
 
@@ -31,6 +32,10 @@ class L1:
 
     weight: float
     name = "l1"
+
+    def __post_init__(self):
+        """Checks the weight."""
+        check_positive("weight", self.weight, zero=True)
 
     def __call__(self, encode, x, seed):
         """The code and the penalty `[B]`."""
@@ -48,9 +53,9 @@ class TargetRate:
     name = "target_rate"
 
     def __post_init__(self):
-        """Checks the rate."""
-        if not 0 < self.rate < 1:
-            raise ValueError(f"`rate` must be in (0, 1). Received: rate={self.rate}.")
+        """Checks the rate and the weight."""
+        check_interval("rate", self.rate, "(0, 1)")
+        check_positive("weight", self.weight, zero=True)
 
     def __call__(self, encode, x, seed):
         """The code and the penalty `[B]`, the same for all of the batch."""
@@ -75,12 +80,10 @@ class Contractive:
     name = "contractive"
 
     def __post_init__(self):
-        """Checks the number of probes."""
-        if self.num_probes is not None and self.num_probes < 1:
-            raise ValueError(
-                "`num_probes` must be at least 1, or None for the exact norm. "
-                f"Received: num_probes={self.num_probes}."
-            )
+        """Checks the weight and the number of probes."""
+        check_positive("weight", self.weight, zero=True)
+        if self.num_probes is not None:
+            check_count("num_probes", self.num_probes)
 
     def __call__(self, encode, x, seed):
         """The code and the penalty `[B]`."""

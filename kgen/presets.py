@@ -1,7 +1,7 @@
 """Presets: a model as a folder that a person can read and a machine can check.
 
     config.json     the Keras configuration the model is rebuilt from, in safe mode: no code in it,
-                    the version of kgen, the sha256 of the weights
+                    the format and the version of kgen, the sha256 of the weights
     weights.npz     the weights that sample (the averaged ones, where the model averages), no pickle
 
 Floating weights are stored as float16 by default, half the size and enough for sampling. A preset
@@ -12,14 +12,19 @@ files and to `kgen.callbacks.Resume`.
 import hashlib
 import importlib.metadata
 import json
-import pathlib
 import zipfile
+import zlib
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from kgen.checks import check_path
+from kgen.serialization import check_config
+
 CONFIG, WEIGHTS = "config.json", "weights.npz"
+FORMAT = 1  # of the folder; a preset that does not say has the first
+DTYPES = ("bfloat16", "float16", "float32", "float64", "mixed_bfloat16", "mixed_float16")
 
 
 def save_preset(model, directory, dtype="float16"):
@@ -29,23 +34,32 @@ def save_preset(model, directory, dtype="float16"):
         model: a kgen model.
         directory: the folder; created if missing.
         dtype: type of the stored floating weights, `"float16"` or `"float32"`.
+
+    Raises:
+        ValueError: for another `dtype`, or if a weight is not finite, or too large for it.
     """
     if dtype not in ("float16", "float32"):
         raise ValueError(f"`dtype` must be 'float16' or 'float32'. Received: dtype={dtype!r}.")
-    directory = pathlib.Path(directory)
+    directory = check_path("directory", directory)
     directory.mkdir(parents=True, exist_ok=True)
     arrays = {}
     with model.averaged():
         for index, variable in enumerate(_stored(model)):
             value = tf.convert_to_tensor(variable.value).numpy()
-            floating = np.issubdtype(value.dtype, np.floating)
-            arrays[f"{index:04d}:{variable.path.replace('/', '.')}"] = (
-                value.astype(dtype) if floating else value
-            )
+            if np.issubdtype(value.dtype, np.floating):
+                with np.errstate(over="ignore"):
+                    value = value.astype(dtype)
+                if not np.isfinite(value).all():
+                    raise ValueError(
+                        f"Weights must be finite as `dtype`. Received: dtype={dtype!r} and "
+                        f"{variable.path} with NaN, infinite or too large values."
+                    )
+            arrays[f"{index:04d}:{variable.path.replace('/', '.')}"] = value
     np.savez_compressed(directory / WEIGHTS, **arrays)
     config = _without_training(keras.saving.serialize_keras_object(model))
     stamp = {"kgen": importlib.metadata.version("kgen"), "keras": keras.__version__}
-    content = {"versions": stamp, "sha256": _sha256(directory / WEIGHTS), "model": config}
+    sha256 = _sha256(directory / WEIGHTS)
+    content = {"format": FORMAT, "versions": stamp, "sha256": sha256, "model": config}
     (directory / CONFIG).write_text(json.dumps(content, indent=1))
 
 
@@ -61,34 +75,41 @@ def from_preset(directory, dtype="float32"):
         The model, with the stored weights also in the place of the averaged ones.
 
     Raises:
+        TypeError: if `directory` is no path.
         FileNotFoundError: if the folder or one of its two files is missing.
-        ValueError: if a file is damaged or the weights do not fit the model.
+        ValueError: if a file is damaged or unsafe, if the format is a newer one, or if the weights
+            do not fit the model.
     """
-    directory = pathlib.Path(directory)
+    if dtype not in DTYPES:
+        raise ValueError(f"`dtype` must be one of {DTYPES}. Received: dtype={dtype!r}.")
+    directory = check_path("directory", directory)
     for name in (CONFIG, WEIGHTS):
         if not (directory / name).is_file():
             raise FileNotFoundError(
                 f"`directory` must be a kgen preset, a folder with {CONFIG} and {WEIGHTS}. "
                 f"Received: {directory}, which has no {name}."
             )
-    try:
-        content = json.loads((directory / CONFIG).read_text())
-        config, expected = content["model"], content.get("sha256")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{directory / CONFIG} is not the configuration of a preset.") from error
+    content = _content(directory / CONFIG)
+    config, expected = content["model"], content.get("sha256")
     if expected is not None and _sha256(directory / WEIGHTS) != expected:
         raise ValueError(
             f"{directory / WEIGHTS} is damaged: its sha256 is not the one in {CONFIG}."
         )
-    model = keras.saving.deserialize_keras_object(_in_dtype(config, dtype))
+    check_config(config, directory / CONFIG)
+    model = _rebuilt(_in_dtype(config, dtype), directory / CONFIG)
     try:
         with (
             (directory / WEIGHTS).open("rb") as file,
             np.load(file, allow_pickle=False) as archive,
         ):
             arrays = [archive[key] for key in sorted(archive.files)]
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{directory / WEIGHTS} is damaged or not a weights file.") from error
+    except (zipfile.BadZipFile, zlib.error, TypeError, ValueError, EOFError, OSError) as error:
+        raise ValueError(
+            f"{directory / WEIGHTS} is damaged or not a weights file: it must be an archive of "
+            "arrays, without pickled objects."
+        ) from error
+    if not all(a.dtype.kind in "biuf" and np.isfinite(a).all() for a in arrays):
+        raise ValueError(f"{directory / WEIGHTS} is damaged: its arrays must be finite numbers.")
     variables = _stored(model)
     shapes, expected = [a.shape for a in arrays], [tuple(v.shape) for v in variables]
     if shapes != expected:
@@ -104,6 +125,47 @@ def from_preset(directory, dtype="float32"):
         variable.assign(value)
     for part in _generative_models(model):
         part.reset_averages()
+    return model
+
+
+def _content(path):
+    """What a configuration file holds."""
+    try:
+        content = json.loads(path.read_text())
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"{path} is not the configuration of a preset: no JSON.") from error
+    if isinstance(content, dict):
+        _check_format(content, path)
+    if not isinstance(content, dict) or "model" not in content:
+        raise ValueError(f"{path} is not the configuration of a preset: it has no key 'model'.")
+    return content
+
+
+def _check_format(content, path):
+    """Refuses a preset that a later version of kgen has written in another way."""
+    number = content.get("format", 1)
+    if isinstance(number, int) and 1 <= number <= FORMAT:
+        return
+    versions = content.get("versions")
+    writer = versions.get("kgen", "unknown") if isinstance(versions, dict) else "unknown"
+    raise ValueError(
+        f"{path} must have a format of at most {FORMAT}, which this version of kgen, "
+        f"{importlib.metadata.version('kgen')}, reads; a newer kgen may read it. "
+        f"Received: format={number!r}, written by kgen {writer}."
+    )
+
+
+def _rebuilt(config, path):
+    """The model of a configuration, without its weights."""
+    try:
+        model = keras.saving.deserialize_keras_object(config, safe_mode=True)
+    except (AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be rebuilt: {error}") from error
+    if not hasattr(model, "ema_weights"):
+        raise ValueError(
+            f"{path} must be the configuration of a model of kgen. "
+            f"Received: one of a {type(model).__name__}."
+        )
     return model
 
 
@@ -138,11 +200,8 @@ def _without_training(config):
 def _in_dtype(config, dtype):
     """The configuration with every mixed-precision policy replaced by `dtype`."""
     if isinstance(config, dict):
-        name = (
-            config.get("config", {}).get("name")
-            if config.get("class_name") == "DTypePolicy"
-            else ""
-        )
+        policy = config.get("config") if config.get("class_name") == "DTypePolicy" else None
+        name = policy.get("name") if isinstance(policy, dict) else None
         if isinstance(name, str) and name.startswith("mixed_"):
             return {**config, "config": {"name": dtype}}
         return {key: _in_dtype(value, dtype) for key, value in config.items()}

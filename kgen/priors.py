@@ -19,6 +19,7 @@ import math
 import keras
 import tensorflow as tf
 
+from kgen.checks import check_count
 from kgen.gaussian import Gaussian, standard_normal
 from kgen.serialization import serializable
 from kgen.tensors import normal, split, uniform
@@ -89,7 +90,7 @@ class GaussianMixture(_Mixture):
 
     def __init__(self, num_components, latent_shape, *, seed=0, **kwargs):
         super().__init__(**kwargs)
-        _check_components(num_components)
+        check_count("num_components", num_components)
         shape = (num_components, *latent_shape)
         start = keras.initializers.RandomNormal(1.0, seed=seed)
         self.logits = self.add_weight(shape=(num_components,), initializer="zeros", name="logits")
@@ -118,7 +119,7 @@ class VampPrior(_Mixture):
 
     def __init__(self, num_components, input_shape, *, mean=0.1, std=0.05, seed=0, **kwargs):
         super().__init__(**kwargs)
-        _check_components(num_components)
+        check_count("num_components", num_components)
         self.pseudo_inputs = self.add_weight(
             shape=(num_components, *input_shape),
             initializer=keras.initializers.RandomNormal(mean, std, seed=seed),
@@ -141,10 +142,3 @@ class _UnitInterval(keras.constraints.Constraint):
 
     def __call__(self, weights):
         return keras.ops.clip(weights, 0.0, 1.0)
-
-
-def _check_components(num_components):
-    if num_components < 1:
-        raise ValueError(
-            f"`num_components` must be at least 1. Received: num_components={num_components}."
-        )

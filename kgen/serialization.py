@@ -12,6 +12,8 @@ import inspect
 import keras
 
 PACKAGE = "kgen"
+PACKAGES = ("kgen", "keras", "keras_hub", "keras_nlp", "builtins")
+CODE = ("__lambda__", "Lambda", "TFSMLayer", "TorchModuleWrapper", "FlaxLayer", "JaxLayer")
 
 
 def serializable(cls):
@@ -60,6 +62,36 @@ def serializable(cls):
     if "from_config" not in vars(cls):
         cls.from_config = classmethod(from_config)
     return keras.saving.register_keras_serializable(PACKAGE)(cls)
+
+
+def check_config(config, source):
+    """Checks, before anything is built, that a configuration names known classes and no code.
+
+    Known are those of kgen and Keras, and what the user has registered with Keras. Keras' safe mode
+    refuses code too; this looks at all of a configuration at once, names the file, and does not let
+    through the layers that bring code of their own.
+
+    Args:
+        config: what a JSON file holds.
+        source: where it is from, for the message.
+
+    Raises:
+        ValueError: if it names something else.
+    """
+    if isinstance(config, dict):
+        name, module = config.get("class_name"), config.get("module")
+        registered = keras.saving.get_registered_object(str(config.get("registered_name")))
+        known = module is None or registered or str(module).partition(".")[0] in PACKAGES
+        if name is not None and (not known or not isinstance(name, str) or name in CODE):
+            raise ValueError(
+                f"{source} is unsafe to load: it must name classes of {', '.join(PACKAGES)} or "
+                "such as are registered with Keras, and no code. "
+                f"Received: class_name={name!r}, module={module!r}."
+            )
+        config = list(config.values())
+    if isinstance(config, (list, tuple)):
+        for item in config:
+            check_config(item, source)
 
 
 class _Untracked:

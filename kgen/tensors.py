@@ -75,8 +75,11 @@ def as_seed(seed):
     if isinstance(seed, (int, np.integer)):
         low, high = int(seed) & 0xFFFFFFFF, (int(seed) >> 32) & 0xFFFFFFFF
         return tf.constant(np.array([low, high], np.uint32).view(np.int32))
-    pair = tf.convert_to_tensor(seed)
-    if pair.shape.as_list() != [2] or not pair.dtype.is_integer:
+    try:
+        pair = tf.convert_to_tensor(seed)
+    except (TypeError, ValueError):
+        pair = None
+    if pair is None or pair.shape.as_list() != [2] or not pair.dtype.is_integer:
         raise ValueError(
             f"`seed` must be None, an integer or two integers. Received: seed={seed!r}."
         )

@@ -58,7 +58,7 @@ def test_too_few_steps_are_an_error(gaussian_data):
     [
         ({"rtol": 0.0}, "`rtol` must be positive"),
         ({"atol": -1.0}, "`atol` must be positive"),
-        ({"max_steps": 0}, "`max_steps` must be positive"),
+        ({"max_steps": 0}, "`max_steps` must be at least 1"),
         ({"num_probes": 0}, "`num_probes` must be at least 1"),
     ],
 )

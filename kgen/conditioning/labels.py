@@ -8,6 +8,7 @@ References:
 
 import tensorflow as tf
 
+from kgen.checks import check_count
 from kgen.conditioning.conditioner import Conditioner
 from kgen.serialization import serializable
 
@@ -33,9 +34,8 @@ class Labels(Conditioner):
 
     def __init__(self, num_classes, width=64, **kwargs):
         super().__init__(**kwargs)
-        for name, value in (("num_classes", num_classes), ("width", width)):
-            if value < 1:
-                raise ValueError(f"`{name}` must be at least 1. Received: {name}={value}.")
+        check_count("num_classes", num_classes)
+        check_count("width", width)
         self.num_classes = num_classes
         self.width = width
         self.table = self.add_weight(

@@ -159,9 +159,11 @@ class TextEncoder(Conditioner):
 
         folder = text_presets.locate(preset)
         source = str(folder or preset)
+        if folder is not None:
+            text_presets.check_files(folder)
+        settings = text_presets.read_settings(folder) | {"trainable": trainable, **kwargs}
         backbone = keras_hub.models.Backbone.from_preset(source, dtype="float32")
         backbone = getattr(backbone, "text_encoder", backbone)
-        settings = text_presets.read_settings(folder) | {"trainable": trainable, **kwargs}
         if sequence_length is not None:
             settings["sequence_length"] = sequence_length
         encoder = cls(backbone, text_presets.load_tokenizer(source), **settings)

@@ -22,6 +22,8 @@ import keras
 import numpy as np
 from keras.src.saving.serialization_lib import SafeModeScope
 
+from kgen.serialization import check_config
+
 DEFAULT_SETTINGS = {
     "activation": None,
     "pooling": "mean",
@@ -54,8 +56,37 @@ def read_settings(folder):
     """Settings of the preset in `folder` (None: a published one), completed by the defaults."""
     if folder is None or not (folder / SETTINGS_FILE).is_file():
         return DEFAULT_SETTINGS
-    text = (folder / SETTINGS_FILE).read_text(encoding="utf-8")
-    return DEFAULT_SETTINGS | json.loads(text)
+    path = folder / SETTINGS_FILE
+    settings = _read(path)
+    if not isinstance(settings, dict) or not set(settings) <= set(DEFAULT_SETTINGS):
+        raise ValueError(
+            f"{path} is damaged: it must have no other keys than {sorted(DEFAULT_SETTINGS)}. "
+            f"Received: {settings!r}."
+        )
+    return DEFAULT_SETTINGS | settings
+
+
+def check_files(folder):
+    """Raises an error, before anything is built, unless a folder's configurations can be trusted.
+
+    Raises:
+        FileNotFoundError: if there is no `config.json`.
+        ValueError: if a file is no JSON, or names anything but classes of known packages.
+    """
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            "`preset` must be a folder with a KerasHub preset. "
+            f"Received: {folder}, which has no config.json."
+        )
+    for path in sorted(folder.glob("*.json")):
+        check_config(_read(path), path)
+
+
+def _read(path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: it must be JSON.") from error
 
 
 def fingerprint(folder, backbone):
@@ -81,13 +112,15 @@ def load_tokenizer(source):
     import keras_hub
 
     path = pathlib.Path(source) / "tokenizer.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config = _read(path) if path.is_file() else {}
     # KerasHub finds a tokenizer by the backbone's class, and CLIPTextEncoder has none. Safe mode
-    # refuses a vocabulary outside of the model's archive, which here is the point.
+    # refuses a vocabulary outside of the model's archive, which here is the point; code in the
+    # configuration is refused by `check_files`.
     with SafeModeScope(False):
         if "registered_name" not in config:
             return keras_hub.tokenizers.Tokenizer.from_preset(source)
-        tokenizer = keras.saving.deserialize_keras_object(config, safe_mode=True)
+    tokenizer = keras.saving.deserialize_keras_object(config, safe_mode=True)
+    with SafeModeScope(False):
         tokenizer.load_preset_assets(source)
     return tokenizer
 

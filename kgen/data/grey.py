@@ -5,15 +5,9 @@ downloads them (`kgen.data.offline` fills its cache where it cannot); 50,000 pic
 validate and 10,000 test. The emoji ship with kgen and need no download: ink on black, 8,926 to
 train and 991 to test, whose captions are held out; there the validation split is the test split.
 
-What a pixel is depends on the likelihood, so `values` must say it, for a grey level g in 0..255:
-
-    "binary"   x ~ Bernoulli(g / 255), drawn anew each epoch; drawn once, from `seed`, where not
-               shuffled, so that an evaluation is the same every time
-    "unit"     x = g / 255, in [0, 1]
-    "signed"   x = g / 127.5 - 1, in [-1, 1]
+What a pixel is depends on the likelihood, so `values` must say it (`kgen.data.arrays`).
 
 References:
-  Salakhutdinov and Murray (2008), https://doi.org/10.1145/1390156.1390266 (binarised by sampling).
   Burda et al. (2015), https://arxiv.org/abs/1509.00519, section 5 (dynamic binarisation).
   Xiao et al. (2017), https://arxiv.org/abs/1708.07747 (Fashion-MNIST).
 """
@@ -23,11 +17,12 @@ import functools
 import numpy as np
 import tensorflow as tf
 
+from kgen.checks import check_count, check_one_of
 from kgen.data import emoji
+from kgen.data.arrays import VALUES, batches
 
 NAMES = ("mnist", "fashion_mnist", "emoji")
 SPLITS = ("train", "validation", "test")
-VALUES = ("binary", "unit", "signed")
 _TFDS_SPLITS = {"train": "train[:50000]", "validation": "train[50000:]", "test": "test"}
 
 
@@ -66,33 +61,19 @@ def load(
         >>> next(iter(load("emoji", "test", values="signed", batch_size=4))).shape
         TensorShape([4, 28, 28, 1])
     """
-    if values not in VALUES:
-        raise ValueError(f"`values` must be one of {VALUES}. Received: values={values!r}.")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"`batch_size` must be a positive integer. Received: {batch_size=}.")
+    check_one_of("name", name, NAMES)  # once more in `load_arrays`, whose cache hashes first
+    check_one_of("split", split, SPLITS)
+    check_one_of("values", values, VALUES)
+    check_count("batch_size", batch_size)
     arrays = load_arrays(name, split, data_dir=data_dir)
-    images, classes = tf.constant(arrays["images"]), tf.constant(arrays["labels"])
-    if shuffle is None:
-        shuffle = split == "train"
-    # Whole batches are gathered at once, which is much faster than picture by picture.
-    order = tf.data.Dataset.range(len(arrays["images"]))
-    if shuffle:
-        order = order.shuffle(len(arrays["images"]), seed=seed, reshuffle_each_iteration=True)
-    draws = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=bool(shuffle))
-    rows = tf.data.Dataset.zip(order.batch(batch_size), draws.batch(2, drop_remainder=True))
-
-    def batch(index, draw):
-        x = tf.cast(tf.gather(images, index), tf.float32)
-        if values == "binary":
-            x = tf.cast(tf.random.stateless_uniform(tf.shape(x), draw) * 255 < x, tf.float32)
-        else:
-            x = x / 255 if values == "unit" else x / 127.5 - 1
-        return {"images": x, "labels": tf.gather(classes, index)} if labels else x
-
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    batches = rows.map(batch, num_parallel_calls=tf.data.AUTOTUNE)
-    return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
+    return batches(
+        arrays["images"],
+        {"labels": arrays["labels"]} if labels else {},
+        values=values,
+        batch_size=batch_size,
+        shuffle=split == "train" if shuffle is None else shuffle,
+        seed=seed,
+    )
 
 
 @functools.lru_cache(maxsize=4)
@@ -112,10 +93,8 @@ def load_arrays(name="mnist", split="train", *, data_dir=None):
         ValueError: if an argument is none of the above.
         RuntimeError: if the data are neither in the cache nor to be downloaded.
     """
-    if name not in NAMES:
-        raise ValueError(f"`name` must be one of {NAMES}. Received: name={name!r}.")
-    if split not in SPLITS:
-        raise ValueError(f"`split` must be one of {SPLITS}. Received: split={split!r}.")
+    check_one_of("name", name, NAMES)
+    check_one_of("split", split, SPLITS)
     images, labels = _emoji(split) if name == "emoji" else _tfds(name, split, data_dir)
     for array in (images, labels):
         array.setflags(write=False)

@@ -18,6 +18,7 @@ import math
 
 import tensorflow as tf
 
+from kgen.checks import check_positive
 from kgen.diffusion.schedule import NoiseSchedule, as_real, check_range
 from kgen.serialization import serializable
 
@@ -45,8 +46,7 @@ class PolynomialLogSNR(NoiseSchedule):
     log_snr_min: float = -10.0
 
     def __post_init__(self):
-        if not 0 < self.power < math.inf:
-            raise ValueError(f"`power` must be positive. Received: power={self.power}.")
+        check_positive("power", self.power)
         check_range(self.log_snr_max, self.log_snr_min)
 
     def log_snr(self, t):
@@ -114,8 +114,7 @@ class FlowLogSNR(NoiseSchedule):
     shift: float = 1.0
 
     def __post_init__(self):
-        if not 0 < self.shift < math.inf:
-            raise ValueError(f"`shift` must be positive. Received: shift={self.shift}.")
+        check_positive("shift", self.shift)
         check_range(self.log_snr_max, self.log_snr_min)
 
     def log_snr(self, t):
@@ -172,11 +171,12 @@ class EDMLogSNR(NoiseSchedule):
     rho: float = 7.0
 
     def __post_init__(self):
-        if not (0 < self.sigma_min < self.sigma_max < math.inf and 0 < self.rho < math.inf):
+        for name in ("sigma_min", "sigma_max", "rho"):
+            check_positive(name, getattr(self, name))
+        if not self.sigma_min < self.sigma_max:
             raise ValueError(
-                "`sigma_min`, `sigma_max` and `rho` must satisfy 0 < sigma_min < sigma_max, "
-                f"rho > 0. Received: sigma_min={self.sigma_min}, sigma_max={self.sigma_max}, "
-                f"rho={self.rho}."
+                "`sigma_min` must be less than `sigma_max`. "
+                f"Received: sigma_min={self.sigma_min}, sigma_max={self.sigma_max}."
             )
 
     @property

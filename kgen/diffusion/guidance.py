@@ -31,6 +31,7 @@ References:
 import numpy as np
 import tensorflow as tf
 
+from kgen.checks import check_interval
 from kgen.tensors import expand_to
 
 
@@ -182,8 +183,7 @@ def dynamic_threshold(denoise, quantile=0.995):
         >>> dynamic_threshold(lambda z, t: 3.0 * z, 1.0)(tf.constant([[1.0, -0.5]]), 0.5).numpy()
         array([[ 1. , -0.5]], dtype=float32)
     """
-    if not 0 < quantile <= 1:
-        raise ValueError(f"`quantile` must be in (0, 1]. Received: quantile={quantile}.")
+    check_interval("quantile", quantile, "(0, 1]")
 
     def thresholded(z, t):
         x_hat = denoise(z, t)
@@ -207,8 +207,7 @@ def _spread(x):
 
 
 def _check(rescale, interval):
-    if not 0 <= rescale <= 1:
-        raise ValueError(f"`rescale` must be in [0, 1]. Received: rescale={rescale}.")
+    check_interval("rescale", rescale, "[0, 1]")
     if interval is not None and not (np.size(interval) == 2 and interval[0] < interval[1]):
         raise ValueError(
             f"`interval` must be None or two times, low < high. Received: interval={interval}."

@@ -23,6 +23,7 @@ import math
 import keras
 import tensorflow as tf
 
+from kgen.checks import check_count
 from kgen.diffusion.schedule import NoiseSchedule, as_real, check_range
 from kgen.serialization import serializable
 
@@ -50,8 +51,7 @@ class LearnedLogSNR(keras.layers.Layer, NoiseSchedule):
     def __init__(self, log_snr_max=13.3, log_snr_min=-10.0, width=32, **kwargs):
         super().__init__(**{**kwargs, "dtype": "float32"})
         check_range(log_snr_max, log_snr_min)
-        if width < 1:
-            raise ValueError(f"`width` must be at least 1. Received: width={width}.")
+        check_count("width", width)
         self.log_snr_max = log_snr_max
         self.log_snr_min = log_snr_min
         self.width = width

@@ -13,6 +13,7 @@ import math
 
 import tensorflow as tf
 
+from kgen.checks import check_one_of, check_positive
 from kgen.diffusion.schedule import NoiseSchedule, as_real, check_range
 from kgen.serialization import serializable
 
@@ -48,13 +49,12 @@ class LinearBeta(NoiseSchedule):
     log_snr_min: float | None = None
 
     def __post_init__(self):
-        if self.scaling not in ("vp", "sub_vp"):
+        check_one_of("scaling", self.scaling, ("vp", "sub_vp"))
+        check_positive("beta_min", self.beta_min, zero=True)
+        check_positive("beta_max", self.beta_max)
+        if self.beta_min > self.beta_max:
             raise ValueError(
-                f"`scaling` must be one of ['sub_vp', 'vp']. Received: scaling={self.scaling!r}."
-            )
-        if not (0 <= self.beta_min <= self.beta_max and 0 < self.beta_max < math.inf):
-            raise ValueError(
-                "`beta_min` and `beta_max` must satisfy 0 <= beta_min <= beta_max, beta_max > 0. "
+                "`beta_min` must be at most `beta_max`. "
                 f"Received: beta_min={self.beta_min}, beta_max={self.beta_max}."
             )
         integral = (self.beta_min + self.beta_max) / 2

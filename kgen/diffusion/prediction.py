@@ -32,6 +32,8 @@ References:
   flow (the velocity eps - x): Lipman et al. (2022), https://arxiv.org/abs/2210.02747, section 4.1.
 """
 
+from kgen.checks import check_one_of
+
 SIGMA_DATA = 0.5  # standard deviation of the data that EDM's preconditioning reckons with
 
 
@@ -70,11 +72,7 @@ def coefficients(prediction, alpha, sigma):
         >>> coefficients("v", 0.6, 0.8)
         (-0.8, 0.6)
     """
-    if prediction not in PREDICTION_TYPES:
-        raise ValueError(
-            f"`prediction` must be one of {sorted(PREDICTION_TYPES)}. "
-            f"Received: prediction={prediction!r}."
-        )
+    check_one_of("prediction", prediction, PREDICTION_TYPES)
     return PREDICTION_TYPES[prediction](alpha, sigma)
 
 

@@ -35,6 +35,7 @@ import dataclasses
 
 import tensorflow as tf
 
+from kgen.checks import check_one_of
 from kgen.diffusion.schedule import NoiseSchedule
 from kgen.gaussian import Gaussian
 from kgen.serialization import serializable
@@ -74,10 +75,7 @@ class GaussianDiffusion:
     scaling: str = "vp"
 
     def __post_init__(self):
-        if self.scaling not in SCALINGS:
-            raise ValueError(
-                f"`scaling` must be one of {sorted(SCALINGS)}. Received: scaling={self.scaling!r}."
-            )
+        check_one_of("scaling", self.scaling, SCALINGS)
         if not isinstance(self.schedule, NoiseSchedule):
             raise TypeError(f"`schedule` must be a NoiseSchedule. Received: {self.schedule!r}.")
 

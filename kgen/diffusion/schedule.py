@@ -35,6 +35,7 @@ import math
 
 import tensorflow as tf
 
+from kgen.checks import check_number
 from kgen.serialization import serializable
 from kgen.tensors import derivative
 
@@ -119,6 +120,7 @@ class CosineLogSNR(NoiseSchedule):
 
     def __post_init__(self):
         check_range(self.log_snr_max, self.log_snr_min)
+        check_number("shift", self.shift)
 
     def log_snr(self, t):
         """Returns the log-SNR at `t`, of the shape of `t`."""
@@ -156,8 +158,10 @@ def as_real(value):
 
 def check_range(log_snr_max, log_snr_min):
     """Raises an error unless the ends of a schedule are finite and ordered."""
-    if not -math.inf < log_snr_min < log_snr_max < math.inf:
+    check_number("log_snr_max", log_snr_max)
+    check_number("log_snr_min", log_snr_min)
+    if not log_snr_min < log_snr_max:
         raise ValueError(
-            "`log_snr_max` must be greater than `log_snr_min` and both finite. "
+            "`log_snr_max` must be greater than `log_snr_min`. "
             f"Received: log_snr_max={log_snr_max}, log_snr_min={log_snr_min}."
         )

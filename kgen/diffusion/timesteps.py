@@ -30,6 +30,7 @@ import math
 
 import tensorflow as tf
 
+from kgen.checks import check_count, check_one_of
 from kgen.tensors import normal, uniform
 
 
@@ -102,7 +103,7 @@ def sample_times(kind, process, batch_size, seed, **options):
         >>> sorted((4 * t).numpy().astype(int).tolist()), density.numpy().tolist()
         ([0, 1, 2, 3], [1.0, 1.0, 1.0, 1.0])
     """
-    _check_kind(kind, TIME_SAMPLERS)
+    check_one_of("kind", kind, TIME_SAMPLERS)
     return TIME_SAMPLERS[kind](process, batch_size, seed, **options)
 
 
@@ -143,22 +144,20 @@ def time_grid(process, num_steps, kind="log_snr", dtype="float32", start=1.0, **
         A decreasing tensor `[num_steps + 1]`, exactly `start` first and exactly 0 last.
 
     Raises:
-        ValueError: for an unknown kind.
+        TypeError: if `num_steps` is no number.
+        ValueError: for an unknown kind, or unless `num_steps` is an integer of at least 1.
 
     Example:
         >>> from kgen.diffusion import CosineLogSNR, GaussianDiffusion
         >>> time_grid(GaussianDiffusion(CosineLogSNR()), 4, kind="t").numpy().tolist()
         [1.0, 0.75, 0.5, 0.25, 0.0]
     """
-    _check_kind(kind, TIME_GRIDS)
+    check_one_of("kind", kind, TIME_GRIDS)
+    if not tf.is_tensor(num_steps):
+        check_count("num_steps", num_steps)
     num_steps = tf.cast(num_steps, tf.int32)
     fraction = tf.cast(tf.range(num_steps + 1), dtype) / tf.cast(num_steps, dtype)
     start = tf.cast(start, dtype)
     times = TIME_GRIDS[kind](process, start, fraction, **options)
     times = tf.where(fraction == 0, start, times)
     return tf.where(fraction == 1, tf.zeros_like(times), times)
-
-
-def _check_kind(kind, table):
-    if kind not in table:
-        raise ValueError(f"`kind` must be one of {sorted(table)}. Received: kind={kind!r}.")

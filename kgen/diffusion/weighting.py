@@ -30,6 +30,8 @@ import math
 
 import tensorflow as tf
 
+from kgen.checks import check_one_of
+
 
 def _min_snr(log_snr, slope, gamma=5.0):
     return tf.exp(tf.minimum(math.log(gamma) - log_snr, 0))
@@ -77,10 +79,7 @@ def error_factor(weighting, log_snr, slope, **options):
         >>> error_factor("simple", tf.constant([3.0]), tf.constant([-20.0])).numpy().tolist()
         [1.0]
     """
-    if weighting not in WEIGHTINGS:
-        raise ValueError(
-            f"`weighting` must be one of {sorted(WEIGHTINGS)}. Received: weighting={weighting!r}."
-        )
+    check_one_of("weighting", weighting, WEIGHTINGS)
     return WEIGHTINGS[weighting](log_snr, slope, **options)
 
 

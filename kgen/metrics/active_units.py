@@ -22,13 +22,17 @@ def active_units(means, threshold=0.01):
         A boolean array `[D]`.
 
     Raises:
-        ValueError: if `means` has another rank, or fewer than two rows.
+        ValueError: if `means` has another rank, fewer than two rows, or is not finite.
 
     Example:
         >>> active_units([[0.0, 1.0], [0.0, -1.0]]).tolist()
         [False, True]
     """
     means = np.asarray(means)
-    if means.ndim != 2 or len(means) < 2:
-        raise ValueError(f"`means` must be [N, D] with N > 1. Received: shape {means.shape}.")
+    number = np.issubdtype(means.dtype, np.number)
+    if means.ndim != 2 or len(means) < 2 or not number or not np.isfinite(means).all():
+        raise ValueError(
+            "`means` must be finite numbers [N, D] with N > 1. "
+            f"Received: shape {means.shape}, dtype {means.dtype}."
+        )
     return means.var(axis=0) > threshold

@@ -15,6 +15,8 @@ Reference:
 
 import math
 
+from kgen.checks import check_count, check_positive
+
 
 def bits_per_dim(nats, dimensions, bin_width=None):
     """Converts a negative log likelihood, or a bound on it, to bits per dimension.
@@ -35,9 +37,8 @@ def bits_per_dim(nats, dimensions, bin_width=None):
         >>> bits_per_dim(100 * math.log(256), 100)
         8.0
     """
-    if dimensions < 1:
-        raise ValueError(f"`dimensions` must be at least 1. Received: dimensions={dimensions}.")
-    if bin_width is not None and not bin_width > 0:
-        raise ValueError(f"`bin_width` must be positive. Received: bin_width={bin_width}.")
+    check_count("dimensions", dimensions)
+    if bin_width is not None:
+        check_positive("bin_width", bin_width)
     offset = math.log(bin_width) if bin_width else 0.0
     return (nats / dimensions - offset) / math.log(2)

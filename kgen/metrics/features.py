@@ -48,15 +48,20 @@ def check_features(a, b):
     Raises:
         ValueError: if they are no such sets of finite numbers, or have fewer than two rows.
     """
-    a, b = np.asarray(a, "float64"), np.asarray(b, "float64")
-    for features in (a, b):
-        if features.ndim != 2 or len(features) < 2 or not np.isfinite(features).all():
-            raise ValueError(
-                "Features must be finite numbers [N, D] with N > 1. "
-                f"Received: shape {features.shape}."
-            )
+    a, b = (_numbers(name, features) for name, features in (("a", a), ("b", b)))
     if a.shape[1] != b.shape[1]:
         raise ValueError(
             f"Both sets must have features of one size. Received: {a.shape} and {b.shape}."
         )
     return a, b
+
+
+def _numbers(name, features):
+    features = np.asarray(features)
+    number = np.issubdtype(features.dtype, np.number)
+    if features.ndim != 2 or len(features) < 2 or not number or not np.isfinite(features).all():
+        raise ValueError(
+            f"`{name}` must be finite numbers [N, D] with N > 1. "
+            f"Received: shape {features.shape}, dtype {features.dtype}."
+        )
+    return features.astype("float64")

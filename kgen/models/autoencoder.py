@@ -20,7 +20,7 @@ References:
 import tensorflow as tf
 
 from kgen import likelihoods
-from kgen.checks import check_data, check_networks
+from kgen.checks import check_networks, check_one_of, check_pictures
 from kgen.models import serving
 from kgen.models.generative_model import GenerativeModel, images_of
 from kgen.serialization import serializable
@@ -78,8 +78,7 @@ class Autoencoder(GenerativeModel):
                 f"encoder.input_shape={encoder.input_shape}, "
                 f"decoder.output_shape={decoder.output_shape}."
             )
-        if error not in ERRORS:
-            raise ValueError(f"`error` must be one of {sorted(ERRORS)}. Received: {error!r}.")
+        check_one_of("error", error, ERRORS)
         self.encoder = encoder
         self.decoder = decoder
         self.error = error
@@ -141,7 +140,7 @@ class Autoencoder(GenerativeModel):
     def check_batch(self, batch):
         """Checks data before training and evaluation."""
         unit = likelihoods.Bernoulli() if self.error == "cross_entropy" else None
-        check_data("x", images_of(batch), self.data_shape, unit)
+        check_pictures(batch, self.data_shape, unit)
 
     def export_functions(self):
         """What a SavedModel offers: `encode`, `decode` and `reconstruct`."""

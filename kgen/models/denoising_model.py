@@ -10,14 +10,21 @@ import numpy as np
 import tensorflow as tf
 
 from kgen import likelihood, likelihoods, solvers
-from kgen.checks import check_count, check_data, check_one_of
+from kgen.checks import (
+    check_count,
+    check_data,
+    check_interval,
+    check_number,
+    check_one_of,
+    check_pictures,
+)
 from kgen.conditioning import drop_condition
 from kgen.diffusion import denoiser
 from kgen.diffusion.prediction import PREDICTION_TYPES
 from kgen.diffusion.timesteps import TIME_SAMPLERS
 from kgen.diffusion.weighting import WEIGHTINGS
 from kgen.models import serving
-from kgen.models.generative_model import GenerativeModel, entry, images_of
+from kgen.models.generative_model import GenerativeModel, entry
 from kgen.models.sampling import Sampler, Steps, check_given, share, slices
 from kgen.tensors import as_seed, fold_in, split
 
@@ -63,10 +70,10 @@ class DenoisingModel(GenerativeModel):
         check_one_of("times", times, TIME_SAMPLERS)
         if levels is not None:
             check_count("levels", levels)
-        if grey_levels is not None and grey_levels < 2:
-            raise ValueError(f"`grey_levels` must be at least 2. Received: {grey_levels}.")
-        if not 0 <= cond_drop_rate <= 1:
-            raise ValueError(f"`cond_drop_rate` must be in [0, 1]. Received: {cond_drop_rate}.")
+        if grey_levels is not None:
+            check_count("grey_levels", grey_levels)
+            check_interval("grey_levels", grey_levels, "[2, inf)")
+        check_interval("cond_drop_rate", cond_drop_rate, "[0, 1]")
         if data_shape is None:
             data_shape = getattr(network, "data_shape", None)
         if data_shape is None:
@@ -166,12 +173,11 @@ class DenoisingModel(GenerativeModel):
             ValueError: if a number is not positive, or arguments do not fit together.
         """
         check_count("num_steps", num_steps)
+        check_number("guidance_scale", guidance_scale)
         if self.conditioner is None:
             check_count("num_samples", num_samples)
-            conditions, num = None, num_samples
-        else:
-            conditions = np.atleast_1d(np.asarray(num_samples))
-            num = len(conditions)
+        conditions = self._conditions("num_samples", num_samples)
+        num = num_samples if conditions is None else len(conditions)
         negatives = self._negatives(conditions, negative_prompts)
         given = check_given(num, self.data_shape, noise, images, strength, mask)
         if images is not None:
@@ -210,8 +216,9 @@ class DenoisingModel(GenerativeModel):
             float32 `[N, *data_shape]`, the `noise` of `generate`.
         """
         check_count("num_steps", num_steps)
+        check_number("guidance_scale", guidance_scale)
         x, step = self._data(images), self.inversion_step(solver)
-        conditions = None if self.conditioner is None else np.asarray(conditions)
+        conditions = self._conditions("conditions", conditions, len(x))
         steps, scale = tf.constant(num_steps), tf.constant(guidance_scale, tf.float32)
         parts = []
         for part in slices(len(x), batch_size):
@@ -248,17 +255,15 @@ class DenoisingModel(GenerativeModel):
         Returns:
             A float array `[N]`, in nats.
         """
-        if dequantization not in (None, "uniform"):
-            raise ValueError(
-                f"`dequantization` must be None or 'uniform'. Received: {dequantization!r}."
-            )
+        if dequantization is not None:
+            check_one_of("dequantization", dequantization, ("uniform",))
         if num_probes is not None:
             check_count("num_probes", num_probes)
         check_data("x", x, self.data_shape)
         x, seeds = tf.convert_to_tensor(x), split(as_seed(seed), 2)
         if dequantization:
             x = likelihood.dequantize(x, seeds[0], self.grey_levels or 256)
-        conditions = None if self.conditioner is None else np.asarray(conditions)
+        conditions = self._conditions("conditions", conditions, len(x))
         step = self.likelihood_step(solvers.DormandPrince(rtol, atol), num_probes)
         parts = []
         for part in slices(len(x), batch_size):
@@ -277,7 +282,7 @@ class DenoisingModel(GenerativeModel):
 
     def check_batch(self, batch):
         """Checks data before training and evaluation."""
-        check_data("x", images_of(batch), self.data_shape, self.likelihood)
+        check_pictures(batch, self.data_shape, self.likelihood)
 
     def _data(self, images):
         """Examples as the model sees them: uint8 pictures are put into the range of the data."""
@@ -293,7 +298,22 @@ class DenoisingModel(GenerativeModel):
             return None
         if conditions is None:
             raise ValueError("`negative_prompts` needs a model with a conditioner.")
-        return np.broadcast_to(np.atleast_1d(np.asarray(negative)), conditions.shape)
+        return self._conditions("negative_prompts", negative, len(conditions), repeat=True)
+
+    def _conditions(self, name, values, num=None, repeat=False):
+        """Labels or prompts as an array, one for each example; None without a conditioner."""
+        if self.conditioner is None:
+            return None
+        many = [values] if isinstance(values, str) or np.ndim(values) == 0 else list(values)
+        if repeat and len(many) == 1:
+            many = many * num
+        kinds = {np.asarray(value).dtype.kind for value in many if np.ndim(value) == 0}
+        if num not in (None, len(many)) or len(kinds) != 1 or not kinds <= set("iufUS"):
+            raise ValueError(
+                f"`{name}` must be labels or prompts, one for each example. "
+                f"Received: {name}={values!r}" + (f" for {num} examples." if num else ".")
+            )
+        return np.array(many)
 
     def _encoded(self, conditions, negatives, part):
         """The encoded conditions of a part of the examples, and those to move away from."""

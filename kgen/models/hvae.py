@@ -26,7 +26,13 @@ References:
 import tensorflow as tf
 
 from kgen import likelihoods
-from kgen.checks import check_data, check_likelihood, check_positive
+from kgen.checks import (
+    check_count,
+    check_data,
+    check_likelihood,
+    check_pictures,
+    check_positive,
+)
 from kgen.gaussian import Gaussian
 from kgen.models import serving
 from kgen.models.generative_model import GenerativeModel, images_of
@@ -240,7 +246,7 @@ class HVAE(GenerativeModel):
         Raises:
             ValueError: if a number is not positive, or there is another number of temperatures.
         """
-        check_positive("num_samples", num_samples)
+        check_count("num_samples", num_samples)
         several = isinstance(temperature, (list, tuple))
         temperatures = list(temperature) if several else [temperature] * len(self.levels)
         if len(temperatures) != len(self.levels):
@@ -281,7 +287,7 @@ class HVAE(GenerativeModel):
 
     def check_batch(self, batch):
         """Checks data before training and evaluation."""
-        check_data("x", images_of(batch), self.data_shape, self.likelihood)
+        check_pictures(batch, self.data_shape, self.likelihood)
 
     def export_functions(self):
         """What a SavedModel offers: `encode`, `decode`, `reconstruct` and `generate`."""

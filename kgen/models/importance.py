@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kgen.checks import check_count
 from kgen.tensors import as_seed, fold_in
 
 
@@ -47,8 +48,7 @@ def importance_log_likelihood(
     """
     x = np.asarray(x)
     for name, value in (("num_samples", num_samples), ("chunk", chunk), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"`{name}` must be at least 1. Received: {name}={value}.")
+        check_count(name, value)
     if not len(x):
         raise ValueError("`x` must hold at least one example. Received: an empty array.")
     chunk = min(chunk, num_samples)

@@ -26,8 +26,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kgen.checks import check_networks
+from kgen.checks import check_networks, check_pictures, check_positive
 from kgen.gaussian import Gaussian, standard_normal
+from kgen.likelihoods import GaussianLikelihood
 from kgen.models import serving
 from kgen.models.generative_model import (
     GenerativeModel,
@@ -90,6 +91,16 @@ class KLAutoencoder(GenerativeModel):
     ):
         super().__init__(ema_decay=ema_decay, seed=seed, **kwargs)
         check_networks(encoder, decoder, moments=True)
+        for option, value in (
+            ("l1", l1),
+            ("l2", l2),
+            ("kl_weight", kl_weight),
+            ("latent_noise", latent_noise),
+            ("perceptual", perceptual),
+            ("adversarial", adversarial),
+            ("adversarial_start", adversarial_start),
+        ):
+            check_positive(option, value, zero=True)
         if perceptual and features is None:
             raise ValueError(
                 f"`features` must be a network when `perceptual` is not 0. "
@@ -157,6 +168,10 @@ class KLAutoencoder(GenerativeModel):
     def call(self, x, training=False):
         """The reconstruction."""
         return self.reconstruct(x)
+
+    def check_batch(self, batch):
+        """Checks data before training and evaluation."""
+        check_pictures(batch, self.data_shape, GaussianLikelihood())
 
     def export_functions(self):
         """What a SavedModel offers: `encode`, `decode` and `reconstruct`."""

@@ -20,7 +20,14 @@ References:
 import numpy as np
 import tensorflow as tf
 
-from kgen.checks import check_count, check_data, check_one_of
+from kgen.checks import (
+    check_count,
+    check_data,
+    check_interval,
+    check_number,
+    check_one_of,
+    check_pictures,
+)
 from kgen.conditioning import drop_condition
 from kgen.diffusion import denoiser
 from kgen.diffusion.loss import denoising
@@ -28,6 +35,7 @@ from kgen.diffusion.prediction import PREDICTION_TYPES
 from kgen.diffusion.timesteps import TIME_SAMPLERS
 from kgen.diffusion.weighting import WEIGHTINGS
 from kgen.gaussian import Gaussian
+from kgen.likelihoods import GaussianLikelihood
 from kgen.models.generative_model import GenerativeModel, entry, freeze
 from kgen.models.latent_cache import LatentCache
 from kgen.models.sampling import Sampler, Steps, check_given, share, slices
@@ -74,8 +82,7 @@ class LatentDiffusion(GenerativeModel):
         **kwargs,
     ):
         super().__init__(ema_decay=ema_decay, seed=seed, **kwargs)
-        if not 0 <= cond_drop_rate <= 1:
-            raise ValueError(f"`cond_drop_rate` must be in [0, 1]. Received: {cond_drop_rate}.")
+        check_interval("cond_drop_rate", cond_drop_rate, "[0, 1]")
         check_one_of("prediction", prediction, PREDICTION_TYPES)
         check_one_of("times", times, TIME_SAMPLERS)
         check_one_of("weighting", weighting, WEIGHTINGS)
@@ -214,9 +221,7 @@ class LatentDiffusion(GenerativeModel):
                 together.
         """
         check_count("num_steps", num_steps)
-        guidance_scale = float(guidance_scale)
-        if not np.isfinite(guidance_scale):
-            raise ValueError(f"`guidance_scale` must be finite. Received: {guidance_scale}.")
+        check_number("guidance_scale", guidance_scale)
         prompts = _strings("prompts", prompts)
         negative = _strings(
             "negative_prompts", "" if negative_prompts is None else negative_prompts
@@ -275,9 +280,15 @@ class LatentDiffusion(GenerativeModel):
             float32 `[B, *latent_shape]`, the `noise` of `generate`.
         """
         check_count("num_steps", num_steps)
+        check_number("guidance_scale", guidance_scale)
         images, prompts = self._pictures(images), _strings("prompts", prompts)
         if len(prompts) == 1:
             prompts = prompts * len(images)
+        if len(prompts) != len(images):
+            raise ValueError(
+                "`prompts` must be one string or as many as `images`. "
+                f"Received: {len(prompts)} for {len(images)} images."
+            )
         step = self.inversion_step(solver)
         steps, scale = tf.constant(num_steps), tf.constant(guidance_scale, tf.float32)
         parts = []
@@ -290,6 +301,11 @@ class LatentDiffusion(GenerativeModel):
     def export_functions(self, inputs="prompts", solver="dpm"):
         """What a SavedModel of the model offers; see `kgen.models.serving.text_to_image`."""
         return text_to_image(self, inputs, solver)
+
+    def check_batch(self, batch):
+        """Checks pictures before training and evaluation; what is precomputed is taken as it is."""
+        if not isinstance(batch, dict) or "moments" not in batch:
+            check_pictures(batch, self.autoencoder.data_shape, GaussianLikelihood())
 
     def _draw(self, *arguments):
         z = self.sampler.draw(*arguments)

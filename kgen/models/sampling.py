@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from kgen import editing, solvers
+from kgen.checks import check_count, check_data, check_interval
 from kgen.diffusion import classifier_free, time_grid
 from kgen.solvers import solve
 from kgen.tensors import fold_in, normal, split
@@ -115,6 +116,7 @@ class Steps:
 
 def slices(num, size):
     """The slices of `num` examples, `size` at once."""
+    check_count("batch_size", size)
     return [slice(start, min(start + size, num)) for start in range(0, num, size)]
 
 
@@ -138,6 +140,7 @@ def check_given(num, shape, noise, images, strength, mask):
             raise ValueError(
                 f"`noise` must have shape {(num, *shape)}. Received: {tuple(np.shape(noise))}."
             )
+        check_data("noise", noise, shape)
         if images is not None and mask is None:
             raise ValueError("`noise` and `images` must not be given together without a `mask`.")
         given["noise"] = tf.cast(noise, tf.float32)
@@ -145,24 +148,34 @@ def check_given(num, shape, noise, images, strength, mask):
         if mask is not None or strength is not None:
             raise ValueError("`strength` and `mask` need `images`. Received: images=None.")
         return given
-    if len(images) != num:
-        raise ValueError(f"`images` must be {num} examples. Received: {len(images)}.")
-    strength = (0.6 if mask is None else 1.0) if strength is None else float(strength)
-    if not 0 < strength <= 1:
-        raise ValueError(f"`strength` must be in (0, 1]. Received: strength={strength}.")
+    if np.shape(images)[:1] != (num,):
+        raise ValueError(f"`images` must be {num} examples. Received: shape {np.shape(images)}.")
+    strength = (0.6 if mask is None else 1.0) if strength is None else strength
+    check_interval("strength", strength, "(0, 1]")
     if noise is None:
-        given["strength"] = tf.constant(strength)
+        given["strength"] = tf.constant(strength, tf.float32)
     if mask is not None:
-        mask = np.asarray(mask, "float32")
-        if mask.ndim != len(shape) + 1 or len(mask) not in (1, num):
-            raise ValueError(
-                f"`mask` must have {len(shape) + 1} axes, the first of length 1 or {num}. "
-                f"Received: shape {mask.shape}."
-            )
-        if mask.min() < 0 or mask.max() > 1:
-            raise ValueError("`mask` must be in [0, 1], 1 where there is something to paint.")
+        mask = _mask(mask, num, shape, np.shape(images))
         given["mask"] = tf.repeat(mask, num // len(mask), axis=0)
     return given
+
+
+def _mask(mask, num, shape, images):
+    """The mask as float32, checked; `images` is the shape of the pictures."""
+    mask = np.asarray(mask)
+    if mask.dtype.kind not in "bfiu":
+        raise TypeError(f"`mask` must hold numbers. Received: dtype {mask.dtype}.")
+    size, channels = images[1:-1], (1, shape[-1]) if images[1:] == tuple(shape) else (1,)
+    fits = mask.ndim == len(images) and mask.shape[1:-1] == size
+    if not fits or mask.shape[-1] not in channels or len(mask) not in (1, num):
+        expected = ", ".join(map(str, [f"{num} or 1", *size, 1]))
+        raise ValueError(f"`mask` must have shape [{expected}]. Received: shape {mask.shape}.")
+    if not (mask.min() >= 0 and mask.max() <= 1):  # NaN is neither
+        raise ValueError(
+            "`mask` must be in [0, 1], 1 where there is something to paint. "
+            f"Received: values in [{mask.min()}, {mask.max()}]."
+        )
+    return mask.astype("float32")
 
 
 def share(given, part):

@@ -28,7 +28,15 @@ References:
 import tensorflow as tf
 
 from kgen import likelihoods
-from kgen.checks import check_data, check_likelihood, check_networks, check_positive
+from kgen.checks import (
+    check_count,
+    check_data,
+    check_likelihood,
+    check_networks,
+    check_one_of,
+    check_pictures,
+    check_positive,
+)
 from kgen.gaussian import Gaussian
 from kgen.models import serving
 from kgen.models.generative_model import GenerativeModel, images_of
@@ -91,15 +99,13 @@ class VAE(GenerativeModel):
     ):
         super().__init__(ema_decay=ema_decay, seed=seed, **kwargs)
         check_networks(encoder, decoder, moments=True)
-        if objective not in OBJECTIVES:
-            raise ValueError(f"`objective` must be one of {OBJECTIVES}. Received: {objective!r}.")
-        if gradient not in GRADIENTS:
-            raise ValueError(f"`gradient` must be one of {GRADIENTS}. Received: {gradient!r}.")
+        check_one_of("objective", objective, OBJECTIVES)
+        check_one_of("gradient", gradient, GRADIENTS)
         if gradient == "doubly_reparameterised" and objective != "iwae":
             raise ValueError('`gradient="doubly_reparameterised"` needs `objective="iwae"`.')
         check_positive("beta", beta, zero=True)
         check_positive("warm_up", warm_up, zero=True)
-        check_positive("num_samples", num_samples)
+        check_count("num_samples", num_samples)
         if capacity is not None:
             check_positive("capacity", capacity)
         self.likelihood = likelihoods.get(likelihood)
@@ -228,7 +234,7 @@ class VAE(GenerativeModel):
         Raises:
             ValueError: if `num_samples` or `temperature` is not positive.
         """
-        check_positive("num_samples", num_samples)
+        check_count("num_samples", num_samples)
         check_positive("temperature", temperature)
         step = serving.generate_step(self)
         x = step(tf.constant(num_samples), tf.constant(float(temperature)), as_seed(seed))
@@ -256,7 +262,7 @@ class VAE(GenerativeModel):
 
     def check_batch(self, batch):
         """Checks data before training and evaluation."""
-        check_data("x", images_of(batch), self.data_shape, self.likelihood)
+        check_pictures(batch, self.data_shape, self.likelihood)
 
     def export_functions(self):
         """What a SavedModel offers: `encode`, `decode`, `reconstruct` and `generate`."""

@@ -23,7 +23,13 @@ References:
 
 import tensorflow as tf
 
-from kgen.checks import check_data, check_networks, check_positive
+from kgen.checks import (
+    check_count,
+    check_interval,
+    check_networks,
+    check_pictures,
+    check_positive,
+)
 from kgen.models import serving
 from kgen.models.generative_model import (
     GenerativeModel,
@@ -84,11 +90,10 @@ class VQVAE(GenerativeModel):
                 f"encoder.input_shape={encoder.input_shape}, "
                 f"decoder.output_shape={decoder.output_shape}."
             )
-        check_positive("num_codes", num_codes)
+        check_count("num_codes", num_codes)
         check_positive("commitment", commitment, zero=True)
         check_positive("revive_below", revive_below, zero=True)
-        if not 0 <= decay < 1:
-            raise ValueError(f"`decay` must be in [0, 1). Received: decay={decay}.")
+        check_interval("decay", decay, "[0, 1)")
         self.encoder = encoder
         self.decoder = decoder
         self.num_codes = num_codes
@@ -210,7 +215,7 @@ class VQVAE(GenerativeModel):
 
     def check_batch(self, batch):
         """Checks data before training and evaluation."""
-        check_data("x", images_of(batch), self.data_shape)
+        check_pictures(batch, self.data_shape)
 
     def export_functions(self):
         """What a SavedModel offers: `encode`, `decode` and `reconstruct`."""

@@ -19,6 +19,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from kgen.checks import check_count
 from kgen.networks.blocks import Attention, dtype_policy, fold, network_inputs, unfold
 from kgen.networks.embeddings import SinusoidalEmbedding, noise_position
 from kgen.serialization import serializable
@@ -67,6 +68,13 @@ class DiT(keras.Model):
     ):
         super().__init__(**kwargs)
         self.autocast = False
+        for option, value in (
+            ("patch", patch),
+            ("width", width),
+            ("depth", depth),
+            ("heads", heads),
+        ):
+            check_count(option, value)
         if shape[0] % patch or shape[1] % patch:
             raise ValueError(f"`shape` must be divisible by `patch`={patch}. Received: {shape}.")
         if width % heads or width % 4:

@@ -14,6 +14,7 @@ import math
 import keras
 from keras import layers, ops
 
+from kgen.checks import check_count
 from kgen.networks.blocks import network_inputs
 from kgen.networks.embeddings import SinusoidalEmbedding, noise_position
 from kgen.serialization import serializable
@@ -82,6 +83,8 @@ class TimeMLP(keras.Model):
 
     def __init__(self, size, *, width=128, blocks=3, pooled=None, **kwargs):
         super().__init__(**kwargs)
+        for name, value in (("size", size), ("width", width), ("blocks", blocks)):
+            check_count(name, value)
         self.pooled = pooled
         inputs = {"z": keras.Input((size,), name="z"), "log_snr": keras.Input((), name="log_snr")}
         position = noise_position(inputs["log_snr"])
@@ -129,8 +132,7 @@ class KSparse(layers.Layer):
 
     def __init__(self, k, **kwargs):
         super().__init__(**kwargs)
-        if k < 1:
-            raise ValueError(f"`k` must be at least 1. Received: k={k}.")
+        check_count("k", k)
         self.k = k
 
     def call(self, code):

@@ -16,6 +16,7 @@ References:
 import keras
 from keras import layers, ops
 
+from kgen.checks import check_count
 from kgen.networks.blocks import (
     conv,
     downsample,
@@ -80,6 +81,8 @@ class UNet(keras.Model):
     ):
         super().__init__(**kwargs)
         self.autocast = False
+        for option, value in (("blocks", blocks), ("heads", heads), ("patch", patch)):
+            check_count(option, value)
         if len(channels) != len(attention):
             raise ValueError(
                 "`attention` must have one entry per level of `channels`. "

@@ -22,6 +22,7 @@ import dataclasses
 
 import tensorflow as tf
 
+from kgen.checks import check_interval
 from kgen.serialization import serializable
 from kgen.solvers.solver import Solver
 from kgen.tensors import normal
@@ -47,8 +48,7 @@ class DDIM(Solver):
     order = 1
 
     def __post_init__(self):
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"`eta` must be in [0, 1]. Received: eta={self.eta}.")
+        check_interval("eta", self.eta, "[0, 1]")
 
     @property
     def stochastic(self):

@@ -18,6 +18,7 @@ import dataclasses
 
 import tensorflow as tf
 
+from kgen.checks import check_count, check_positive
 from kgen.serialization import serializable
 from kgen.solvers.solver import Solver
 
@@ -68,10 +69,9 @@ class DormandPrince(Solver):
     order = 5
 
     def __post_init__(self):
-        for name in ("rtol", "atol", "max_steps"):
-            value = getattr(self, name)
-            if not value > 0:
-                raise ValueError(f"`{name}` must be positive. Received: {name}={value}.")
+        check_positive("rtol", self.rtol)
+        check_positive("atol", self.atol)
+        check_count("max_steps", self.max_steps)
 
     def nfe(self, num_steps):
         """None: the number is not known beforehand."""

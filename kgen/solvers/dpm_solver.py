@@ -71,7 +71,7 @@ class DPMSolver(Solver):
     def __post_init__(self):
         if self.sde and self.order == 3:
             raise ValueError("`order` must be 1 or 2 with `sde`. Received: order=3.")
-        if self.order not in (1, 2, 3):
+        if type(self.order) is not int or self.order not in (1, 2, 3):
             raise ValueError(f"`order` must be 1, 2 or 3. Received: order={self.order!r}.")
 
     @property

@@ -28,6 +28,7 @@ import math
 
 import tensorflow as tf
 
+from kgen.checks import check_number, check_positive
 from kgen.serialization import serializable
 from kgen.solvers.solver import Solver
 from kgen.tensors import normal
@@ -58,10 +59,10 @@ class Heun(Solver):
     order = 2
 
     def __post_init__(self):
+        check_number("churn", self.churn)
         if not 0 <= self.churn <= math.sqrt(2) - 1:
             raise ValueError(f"`churn` must be in [0, 0.414]. Received: churn={self.churn}.")
-        if not 0 < self.noise < math.inf:
-            raise ValueError(f"`noise` must be positive. Received: noise={self.noise}.")
+        check_positive("noise", self.noise)
         if not (len(self.between) == 2 and 0 <= self.between[0] < self.between[1]):
             raise ValueError(
                 "`between` must be two noise levels, 0 <= low < high. "

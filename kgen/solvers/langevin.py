@@ -22,6 +22,7 @@ import dataclasses
 
 import tensorflow as tf
 
+from kgen.checks import check_count, check_positive
 from kgen.serialization import serializable
 from kgen.solvers.euler_maruyama import reverse_step
 from kgen.solvers.solver import Solver
@@ -52,7 +53,8 @@ class AnnealedLangevin(Solver):
     stochastic = True
 
     def __post_init__(self):
-        _check(self.walks, "step_size", self.step_size)
+        check_count("walks", self.walks)
+        check_positive("step_size", self.step_size)
 
     def nfe(self, num_steps):
         """`walks` calls a step."""
@@ -94,7 +96,8 @@ class PredictorCorrector(Solver):
     stochastic = True
 
     def __post_init__(self):
-        _check(self.corrections, "snr", self.snr)
+        check_count("corrections", self.corrections)
+        check_positive("snr", self.snr)
 
     def nfe(self, num_steps):
         """One call a step, and one for each correction."""
@@ -115,10 +118,3 @@ class PredictorCorrector(Solver):
 
 def _mean_norm(x):
     return tf.reduce_mean(tf.norm(tf.reshape(x, [tf.shape(x)[0], -1]), axis=-1))
-
-
-def _check(steps, name, value):
-    if steps < 1:
-        raise ValueError(f"The number of steps must be at least 1. Received: {steps}.")
-    if not value > 0:
-        raise ValueError(f"`{name}` must be positive. Received: {name}={value}.")

@@ -68,7 +68,7 @@ def solve(solver, denoise, process, z, times, seed=None):
         denoise: a function of `z` `[B, ...]` and a scalar `t` that returns `x_hat` `[B, ...]`.
         process: a `GaussianDiffusion`.
         z: state at `times[0]`, `[B, ...]`. Half precision is promoted to float32, float64 stays.
-        times: strictly monotone, `[num_steps + 1]`, of static or dynamic length; decreasing toward
+        times: monotone, `[num_steps + 1]`, of static or dynamic length; decreasing toward
             the data.
         seed: an int32 pair, for stochastic solvers.
 
@@ -77,7 +77,8 @@ def solve(solver, denoise, process, z, times, seed=None):
 
     Raises:
         TypeError: if `solver` is not a `Solver`.
-        ValueError: if `times` is not 1-D, or if a stochastic solver is traced without a seed, since
+        ValueError: if `times` is not 1-D or (outside of a compiled function) not monotone,
+            if `z` is not finite, or if a stochastic solver is traced without a seed, since
             a fresh one would be frozen into the graph.
 
     Example:
@@ -96,6 +97,8 @@ def solve(solver, denoise, process, z, times, seed=None):
     times = tf.cast(times, z.dtype) if tf.is_tensor(times) else tf.convert_to_tensor(times, z.dtype)
     if times.shape.rank != 1:
         raise ValueError(f"`times` must have shape [num_steps + 1]. Received: shape={times.shape}.")
+    if not tf.inside_function():
+        _check_values(z, times)
     if solver.stochastic:
         if seed is None and tf.inside_function():
             raise ValueError(f"`seed` must be given to {solver!r} inside a tf.function.")
@@ -118,3 +121,11 @@ def solve(solver, denoise, process, z, times, seed=None):
         (tf.constant(0), z, solver.initial_memory(z)),
     )
     return z
+
+
+def _check_values(z, times):
+    if not bool(tf.reduce_all(tf.math.is_finite(z))):
+        raise ValueError("`z` must be finite. Received: NaN or infinite values.")
+    steps = times[1:] - times[:-1]
+    if not bool(tf.reduce_all(steps <= 0) | tf.reduce_all(steps >= 0)):
+        raise ValueError(f"`times` must be monotone. Received: times={times.numpy()}.")

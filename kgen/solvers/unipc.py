@@ -52,7 +52,7 @@ class UniPC(Solver):
     predictor_order: int
 
     def __init__(self, order=2):
-        if order not in (1, 2):
+        if type(order) is not int or order not in (1, 2):
             raise ValueError(f"`order` must be 1 or 2. Received: order={order!r}.")
         object.__setattr__(self, "predictor_order", order)
 

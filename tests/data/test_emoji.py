@@ -314,13 +314,13 @@ def test_the_gallery_is_chosen_by_hash(splits):
         (lambda: emoji.load(styles=["apple"]), r"`styles`.*'twemoji', 'noto'.*'apple'"),
         (lambda: emoji.load(styles="noto"), r"`styles`.*sequence.*styles='noto'"),
         (lambda: emoji.load(styles=[]), r"`styles`.*sequence.*styles=\[\]"),
-        (lambda: emoji.load(batch_size=0), r"`batch_size`.*positive.*batch_size=0"),
-        (lambda: emoji.load(batch_size=2.5), r"`batch_size`.*positive.*batch_size=2.5"),
+        (lambda: emoji.load(batch_size=0), r"`batch_size`.*at least 1.*batch_size=0"),
+        (lambda: emoji.load(batch_size=2.5), r"`batch_size`.*at least 1.*batch_size=2.5"),
         (lambda: emoji.load(captions="long"), r"`captions`.*'label', 'styled'.*captions='long'"),
         (lambda: emoji.load(recolour=1.5), r"`recolour`.*\[0, 1\].*recolour=1.5"),
         (lambda: emoji.load(data_dir="/nowhere"), r"`data_dir`.*folder.*data_dir='/nowhere'"),
         (lambda: emoji.gallery(style="apple"), r"`style`.*'noto'.*style='apple'"),
-        (lambda: emoji.gallery(size=-1), r"`size`.*positive.*size=-1"),
+        (lambda: emoji.gallery(size=-1), r"`size`.*at least 1.*size=-1"),
     ],
 )
 def test_errors_name_argument_allowed_values_and_received(call, message):

@@ -73,8 +73,8 @@ def test_an_epoch_is_every_picture_once():
         ({"name": "cifar"}, "`name` must be one of"),
         ({"split": "all"}, "`split` must be one of"),
         ({"values": "grey"}, "`values` must be one of"),
-        ({"batch_size": 0}, "`batch_size` must be a positive"),
-        ({"batch_size": 2.0}, "`batch_size` must be a positive"),
+        ({"batch_size": 0}, "`batch_size` must be at least 1"),
+        ({"batch_size": 2.0}, "`batch_size` must be at least 1"),
     ],
 )
 def test_wrong_arguments_are_refused(options, message):

@@ -409,7 +409,7 @@ def small(schedule=None, **options):
         (
             lambda: small().generate(2, images=np.zeros((2, 2), "float32"), mask=[0.0, 1.0]),
             ValueError,
-            "`mask` must have 2 axes",
+            "`mask` must have shape",
         ),
         (
             lambda: small().generate(2, images=np.zeros((2, 2), "float32"), mask=[[0.0, 2.0]]),

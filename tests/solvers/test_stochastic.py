@@ -199,7 +199,7 @@ def test_churn_keeps_the_distribution(gaussian_data):
         (lambda: Heun(between=(2.0, 1.0)), "`between` must be two noise levels"),
         (lambda: DPMSolver(3, sde=True), "`order` must be 1 or 2 with `sde`"),
         (lambda: DormandPrince(rtol=0.0), "`rtol` must be positive"),
-        (lambda: DormandPrince(max_steps=0), "`max_steps` must be positive"),
+        (lambda: DormandPrince(max_steps=0), "`max_steps` must be at least 1"),
     ],
 )
 def test_wrong_options_of_other_solvers_are_refused(make, message):

@@ -24,6 +24,7 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
+from kgen.checks import check_count, check_interval
 from kgen.data.emoji.captions import digest, normalise
 
 __all__ = [
@@ -99,10 +100,8 @@ def load(
     TensorShape([4, 64, 64, 3])
     """
     _check_choice("captions", captions, CAPTIONS)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"`batch_size` must be a positive integer. Received: {batch_size=}.")
-    if not 0.0 <= recolour <= 1.0:
-        raise ValueError(f"`recolour` must be in [0, 1]. Received: {recolour=}.")
+    check_count("batch_size", batch_size)
+    check_interval("recolour", recolour, "[0, 1]")
     examples, count = _examples(split, styles, data_dir)
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
@@ -165,8 +164,7 @@ def gallery(split="test", size=200, style="noto", *, data_dir=None):
     >>> len(gallery("test", size=20))
     20
     """
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ValueError(f"`size` must be a positive integer. Received: {size=}.")
+    check_count("size", size)
     _check_choice("style", style, STYLES)
     examples, _ = _examples(split, [style], data_dir)
     captions = sorted({row["caption"].numpy().decode() for row in examples}, reverse=True)
