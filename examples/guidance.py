@@ -50,16 +50,27 @@ def guide(classes):
     return keras.Model([x, log_snr], layers.Dense(classes)(h))
 
 
-def train_classifiers(model, args):
-    """Trains both classifiers; the second one on what the process makes of pictures."""
+def train(make, view, model, args):
+    """Trains a classifier on what `view` makes of a batch."""
     keras.utils.set_random_seed(args.seed)
-    classes = model.conditioner.num_classes
     data = grey.load(args.data, values="signed", labels=True, batch_size=100, seed=args.seed)
     if args.steps_per_epoch:
         data = data.take(args.steps_per_epoch)
+    network = make(model.conditioner.num_classes)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    network.compile("adam", loss, metrics=["accuracy"], jit_compile=False)
+    print(f"training the {make.__name__}")
+    network.fit(data.map(view), epochs=args.epochs, shuffle=False, verbose=args.verbose)
+    return network
 
-    def clean(batch):
-        return batch["images"], batch["labels"]
+
+def train_judge(model, args):
+    """Trains the classifier that judges."""
+    return train(judge, lambda batch: (batch["images"], batch["labels"]), model, args)
+
+
+def train_guide(model, args):
+    """Trains the classifier that guides, on what the process makes of pictures."""
 
     def noisy(batch):
         t = tf.random.uniform(tf.shape(batch["labels"]))
@@ -67,15 +78,12 @@ def train_classifiers(model, args):
         z = z.mean + z.std * tf.random.normal(tf.shape(z.mean))
         return (z, model.process.log_snr(t)), batch["labels"]
 
-    networks = []
-    for make, view in ((judge, clean), (guide, noisy)):
-        network = make(classes)
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        network.compile("adam", loss, metrics=["accuracy"], jit_compile=False)
-        print(f"training the {make.__name__}")
-        network.fit(data.map(view), epochs=args.epochs, shuffle=False, verbose=args.verbose)
-        networks.append(network)
-    return networks
+    return train(guide, noisy, model, args)
+
+
+def with_features(network):
+    """A judge that returns its features and its logits."""
+    return keras.Model(network.inputs, [network.get_layer("features").output, network.output])
 
 
 def by_classifier(process, network, labels):
@@ -115,11 +123,10 @@ def main(argv=None):
     parser.add_argument("--verbose", type=int, default=2)
     args = parser.parse_args(argv)
     model = kgen.from_preset(args.preset)
-    network, noisy = train_classifiers(model, args)
+    eyes, noisy = with_features(train_judge(model, args)), train_guide(model, args)
 
     test = grey.load(args.data, "test", values="signed", labels=True, batch_size=args.num_samples)
     real = next(iter(test))
-    eyes = keras.Model(network.inputs, [network.get_layer("features").output, network.output])
     real_features, logits = eyes.predict(real["images"], verbose=0)
     accuracy = (logits.argmax(-1) == real["labels"].numpy()).mean()
     print(f"the judge on {len(logits)} real test pictures: {accuracy:.3f}")

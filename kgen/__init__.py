@@ -24,6 +24,7 @@ from kgen.models.latent_diffusion import LatentDiffusion
 from kgen.models.levels import GaussianLevel
 from kgen.models.score_model import ScoreModel
 from kgen.models.vae import VAE
+from kgen.models.variational_dequantization import VariationalDequantization
 from kgen.models.vqvae import VQVAE
 from kgen.presets import from_preset
 
@@ -39,6 +40,7 @@ __all__ = [
     "LatentDiffusion",
     "ScoreModel",
     "TextEncoder",
+    "VariationalDequantization",
     "callbacks",
     "corruption",
     "diffusion",

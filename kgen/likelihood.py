@@ -18,6 +18,8 @@ bins, and then (`dequantize`, and `kgen.metrics.bits_per_dim` with the width of 
 
     log P(x) >= E_u[ log p(x + u) - log q(u | x) ],      q even: the second term is the bin's width
 
+or after noise that is learned (`kgen.VariationalDequantization`).
+
 References:
   Song et al. (2021), https://arxiv.org/abs/2011.13456, eq. 39-40 and appendix D.2.
   Grathwohl et al. (2019), https://arxiv.org/abs/1810.01367, section 3.1 (Hutchinson's estimate).

@@ -10,11 +10,7 @@ precision. A step is forward, backward and an Adam update on fixed random data: 
 without XLA, and PyTorch in eager mode with its fused Adam. Data, text encoder and averaged weights
 are left out on both sides.
 
-Two processes live as long as the benchmark and take turns. A round is one block of `--steps` steps
-on each side, the first side changing from round to round, so a machine that slows down slows both;
-the ratio is taken round by round. A ratio below 1 says that kgen is faster.
-
-PyTorch is no requirement of kgen, so it may live in an interpreter of its own (`--torch-python`).
+The two sides take turns (`turns.py`). A ratio below 1 says that kgen is faster.
 
 The U-Net is that of the shipped model without the pooled sentence vector, the autoencoder that of
 the shipped model with `patch=1`; diffusers has neither option. Its number of groups in each
@@ -23,14 +19,8 @@ each attention of the autoencoder, and the side on which a halving convolution o
 """
 
 import argparse
-import contextlib
-import json
-import os
-import shutil
-import statistics
-import subprocess
-import sys
-import time
+
+import turns
 
 LATENT = (8, 8, 12)
 IMAGE = (64, 64, 3)
@@ -40,12 +30,6 @@ AUTOENCODER_CHANNELS = (48, 96, 128, 128)  # three halvings: 64 to 8
 HEADS = 4
 KL_WEIGHT = 1e-2
 LEARNING_RATE = 1e-4
-WARM_UP = 2
-INSTALL = (
-    "The other side of this benchmark needs PyTorch and diffusers: "
-    "`python -m venv venv_torch && venv_torch/bin/pip install torch diffusers`, "
-    "then add `--torch-python venv_torch/bin/python`."
-)
 
 
 def random_batch(network, batch_size):
@@ -78,8 +62,7 @@ def kgen_step(args):
     from kgen.networks.conv import decoder, encoder
     from kgen.networks.unet import UNet
 
-    tf.config.threading.set_intra_op_parallelism_threads(args.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(args.threads)
+    turns.set_threads(args)
     keras.utils.set_random_seed(0)
     if args.precision == "bfloat16":
         keras.config.set_dtype_policy("mixed_bfloat16")
@@ -210,170 +193,14 @@ def torch_step(args):
     return update, sum(p.numel() for p in network.parameters())
 
 
-def serve(args):
-    """Runs one side: a line in asks for a block of steps, a line of JSON out holds its seconds."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not mix with the answers
-
-    def answer(**values):
-        print(json.dumps(values), file=answers, flush=True)
-
-    try:
-        step, parameters = {"kgen": kgen_step, "torch": torch_step}[args.worker](args)
-    except ImportError as error:
-        answer(error=str(error))
-        return
-    for _ in range(WARM_UP):
-        step()
-    answer(parameters=parameters)
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        for _ in range(args.steps):
-            loss = step()
-        answer(seconds=(time.perf_counter() - start) / args.steps, loss=loss)
-
-
-class Worker:
-    """A process that runs one side and waits between its turns.
-
-    Args:
-        side: "kgen" or "torch".
-        interpreter: the Python that runs it.
-        options: command line of the benchmark.
-        threads: number of threads and of processors.
-    """
-
-    def __init__(self, side, interpreter, options, threads):
-        environment = {
-            **os.environ,
-            "CUDA_VISIBLE_DEVICES": "-1",
-            "KERAS_BACKEND": "tensorflow",
-            "OMP_NUM_THREADS": str(threads),
-            "TF_CPP_MIN_LOG_LEVEL": "2",
-        }
-        command = [interpreter, os.path.abspath(__file__), *options, "--worker", side]
-        self.side = side
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        try:
-            started = self._read()
-            if side == "torch" and "error" in started:
-                raise SystemExit(f"{INSTALL} Received: {started['error']}.")
-            if "error" in started:
-                raise SystemExit(
-                    f"kgen's requirements must be installed. Received: {started['error']}."
-                )
-        except BaseException:
-            self.close()
-            raise
-        self.parameters = started["parameters"]
-
-    def time_block(self):
-        """Seconds per step of one block."""
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        return self._read()["seconds"]
-
-    def close(self):
-        """Lets the process end."""
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-        self.process.wait()
-
-    def _read(self):
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"The {self.side} process ended with code {self.process.wait()}.")
-        return json.loads(line)
-
-
-def compare(args, options):
-    """Runs the rounds and prints the table."""
-    with contextlib.ExitStack() as stack:
-        sides = {}
-        for side, interpreter in (("torch", args.torch_python), ("kgen", sys.executable)):
-            sides[side] = Worker(side, interpreter, options, args.threads)
-            stack.callback(sides[side].close)
-        parameters = {side: worker.parameters for side, worker in sides.items()}
-        if abs(parameters["kgen"] / parameters["torch"] - 1) > 1e-3:
-            raise SystemExit(f"The two networks must be the same. Received: {parameters}.")
-        seconds = {side: [] for side in sides}
-        for i in range(args.rounds):
-            for side in sorted(sides, reverse=i % 2 == 1):
-                seconds[side].append(sides[side].time_block())
-            print(
-                f"round {i + 1}/{args.rounds}: kgen {seconds['kgen'][-1]:.3f} s a step, "
-                f"torch {seconds['torch'][-1]:.3f}",
-                file=sys.stderr,
-            )
-    print(
-        f"{args.network}, batch {args.batch_size}, {args.precision}, {args.threads} threads, "
-        f"PyTorch layout {args.torch_layout}, {args.rounds} rounds of {args.steps} steps"
-    )
-    print(f"{'':8}{'parameters':>14}{'ms a step':>12}{'images/s':>12}")
-    for side in sorted(seconds):
-        step = statistics.median(seconds[side])
-        print(f"{side:8}{parameters[side]:>14,}{1e3 * step:>12.1f}{args.batch_size / step:>12.1f}")
-    ratios = [a / b for a, b in zip(seconds["kgen"], seconds["torch"])]
-    print(
-        f"time of kgen / time of torch, round by round: median {statistics.median(ratios):.3f}, "
-        f"min {min(ratios):.3f}, max {max(ratios):.3f}"
-    )
-
-
-def processors():
-    """The number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-def positive(text):
-    """A positive integer of the command line."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1. Received: {value}")
-    return value
-
-
 def main(argv=None):
     """Runs the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("network", choices=("unet", "autoencoder"))
-    parser.add_argument("--batch-size", type=positive, default=64)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--rounds", type=positive, default=7, help="pairs of blocks")
-    parser.add_argument("--steps", type=positive, default=3, help="steps of a block")
-    parser.add_argument(
-        "--threads", type=positive, default=processors(), help="threads of each side"
-    )
-    parser.add_argument(
-        "--torch-python",
-        default=sys.executable,
-        metavar="PATH",
-        help="interpreter with torch and diffusers; this one if not given",
-    )
-    parser.add_argument(
-        "--torch-layout",
-        choices=("contiguous", "channels_last"),
-        default="contiguous",
-        help="memory layout of PyTorch's images: its default, or that of TensorFlow",
-    )
-    parser.add_argument("--worker", choices=("kgen", "torch"), help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
-    if shutil.which(args.torch_python) is None:
-        parser.error(f"`--torch-python` must be an interpreter. Received: {args.torch_python}")
-    if args.worker:
-        if hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
-        serve(args)
-    else:
-        compare(args, sys.argv[1:] if argv is None else argv)
+    turns.run(parser, {"kgen": kgen_step, "torch": torch_step}, argv)
 
 
 if __name__ == "__main__":

@@ -20,12 +20,14 @@ from kgen.checks import (
 )
 from kgen.conditioning import drop_condition
 from kgen.diffusion import denoiser
+from kgen.diffusion.loss import denoising, prior_term, reconstruction_term
 from kgen.diffusion.prediction import PREDICTION_TYPES
 from kgen.diffusion.timesteps import TIME_SAMPLERS
 from kgen.diffusion.weighting import WEIGHTINGS
 from kgen.models import serving
 from kgen.models.generative_model import GenerativeModel, entry
 from kgen.models.sampling import Sampler, Steps, check_given, share, slices
+from kgen.models.variational_dequantization import VariationalDequantization
 from kgen.tensors import as_seed, fold_in, split
 
 
@@ -244,9 +246,11 @@ class DenoisingModel(GenerativeModel):
             x: data `[N, *data_shape]`.
             conditions: of a conditional model the labels or prompts, one for each.
             num_probes: None for the exact trace, or the number of random vectors of its estimate.
-            dequantization: None for the density of the values as they are, or `"uniform"`: with
-                noise as wide as a bin, so that `kgen.metrics.bits_per_dim` with that width gives
-                a bound on the probability of the grey levels.
+            dequantization: None for the density of the values as they are; `"uniform"` for
+                log p(x + noise) with even noise as wide as a bin; or a trained
+                `VariationalDequantization` for log p(x + noise) - log q, with q the density of its
+                noise in bins. Of the last two `kgen.metrics.bits_per_dim` with the width of a bin
+                makes a bound on the probability of the grey levels.
             rtol: relative tolerance of the integration.
             atol: absolute tolerance.
             seed: of the vectors and of the noise.
@@ -255,21 +259,53 @@ class DenoisingModel(GenerativeModel):
         Returns:
             A float array `[N]`, in nats.
         """
-        if dequantization is not None:
-            check_one_of("dequantization", dequantization, ("uniform",))
+        learned = isinstance(dequantization, VariationalDequantization)
+        if not learned and dequantization not in (None, "uniform"):
+            raise ValueError(
+                "`dequantization` must be None, 'uniform' or a VariationalDequantization. "
+                f"Received: {dequantization!r}."
+            )
         if num_probes is not None:
             check_count("num_probes", num_probes)
         check_data("x", x, self.data_shape)
         x, seeds = tf.convert_to_tensor(x), split(as_seed(seed), 2)
-        if dequantization:
+        if dequantization == "uniform":
             x = likelihood.dequantize(x, seeds[0], self.grey_levels or 256)
         conditions = self._conditions("conditions", conditions, len(x))
         step = self.likelihood_step(solvers.DormandPrince(rtol, atol), num_probes)
         parts = []
         for part in slices(len(x), batch_size):
             cond, _ = self._encoded(conditions, None, part)
-            parts.append(step(x[part], cond, fold_in(seeds[1], part.start)).numpy())
+            values, log_q = x[part], 0.0
+            if learned:
+                values, log_q = dequantization.dequantize(values, fold_in(seeds[0], part.start))
+            parts.append((step(values, cond, fold_in(seeds[1], part.start)) - log_q).numpy())
         return np.concatenate(parts)
+
+    def density_terms(self, x, cond, seed):
+        """A bound on -log p(x) of `x` as real values: its three terms, `[B]` nats.
+
+        Args:
+            x: `[B, *data_shape]`.
+            cond: the encoded condition, or None.
+            seed: an int32 pair.
+        """
+        seeds = split(seed, 3)
+        return {
+            "reconstruction": reconstruction_term(self.process, x, seeds[2]),
+            "prior": prior_term(self.process, x),
+            "denoising": denoising(
+                self.network,
+                self.process,
+                self.prediction,
+                x,
+                cond,
+                seeds[:2],
+                weighting="elbo",
+                times="stratified",
+                levels=self.levels,
+            ),
+        }
 
     def export_functions(self, solver="dpm", num_probes=1):
         """What a SavedModel offers: `generate`, also as `serving_default`, and `log_likelihood`.

@@ -19,6 +19,7 @@ import contextlib
 import keras
 from keras import layers, ops
 
+from kgen.networks.upsample import UpsampleConv
 from kgen.serialization import serializable
 
 
@@ -209,7 +210,7 @@ def downsample(x, name):
 
 def upsample(x, name):
     """Doubles the height and the width: nearest neighbour, then a convolution."""
-    return conv(layers.UpSampling2D(2, interpolation="nearest")(x), x.shape[-1], name)
+    return UpsampleConv(x.shape[-1], name=name)(x)
 
 
 def fold(x, patch):

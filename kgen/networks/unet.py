@@ -9,6 +9,7 @@ The noise level enters every residual block through an embedding; the text enter
 sentence vector added to that embedding and as tokens that the transformers attend to.
 
 References:
+  Ho et al. (2020), https://arxiv.org/abs/2006.11239, appendix B (`transformers=False`).
   Rombach et al. (2022), https://arxiv.org/abs/2112.10752, section 3.3 and appendix E.
   Podell et al. (2023), https://arxiv.org/abs/2307.01952, section 2.1 (pooled text).
 """
@@ -18,6 +19,7 @@ from keras import layers, ops
 
 from kgen.checks import check_count
 from kgen.networks.blocks import (
+    attention_block,
     conv,
     downsample,
     dtype_policy,
@@ -43,6 +45,8 @@ class UNet(keras.Model):
         blocks: residual blocks per level on the way down; one more on the way up.
         attention: for each level, whether its residual blocks are followed by transformers.
         heads: attention heads.
+        transformers: whether attention is that of spatial transformers, with a feed-forward layer;
+            False is the self-attention alone of DDPM's U-Net, which takes no tokens.
         tokens: None, or `(L, D)`: length and width of the text tokens.
         pooled: None, or the width of the pooled condition vector.
         dropout: rate inside the residual blocks.
@@ -73,6 +77,7 @@ class UNet(keras.Model):
         blocks=2,
         attention=(True, True),
         heads=4,
+        transformers=True,
         tokens=None,
         pooled=None,
         dropout=0.0,
@@ -87,6 +92,11 @@ class UNet(keras.Model):
             raise ValueError(
                 "`attention` must have one entry per level of `channels`. "
                 f"Received: channels={channels}, attention={attention}."
+            )
+        if tokens is not None and not transformers:
+            raise ValueError(
+                "`tokens` need `transformers`, whose attention reads them. "
+                f"Received: tokens={tokens}, transformers={transformers}."
             )
         factor = patch * 2 ** (len(channels) - 1)
         if shape[0] % factor or shape[1] % factor:
@@ -105,7 +115,7 @@ class UNet(keras.Model):
             inputs["pooled"] = keras.Input((pooled,), name="pooled")
         with dtype_policy(self.dtype_policy):
             h = fold(inputs["z"], patch)
-            h = _unet(inputs, h, channels, blocks, attention, heads, dropout)
+            h = _unet(inputs, h, channels, blocks, attention, heads, transformers, dropout)
             self.graph = keras.Model(inputs, unfold(h, patch), name="graph")
         self.graph.autocast = False
         self.built = True
@@ -121,14 +131,18 @@ class UNet(keras.Model):
         return self.graph(inputs, training=training)
 
 
-def _unet(inputs, h, channels, blocks, attention, heads, dropout):
+def _unet(inputs, h, channels, blocks, attention, heads, transformers, dropout):
     embedding = _embed(inputs, 4 * channels[0])
-    tokens, mask = inputs.get("tokens"), inputs.get("mask")
+
+    def attend(h, name):
+        if transformers:
+            return transformer_block(h, name, heads, inputs.get("tokens"), inputs.get("mask"))
+        return attention_block(h, name, heads, 1e-5)
 
     def block(h, level, name):
         h = residual_block(h, channels[level], f"{name}_res", embedding=embedding, dropout=dropout)
         if attention[level]:
-            h = transformer_block(h, f"{name}_attn", heads, tokens, mask)
+            h = attend(h, f"{name}_attn")
         return h
 
     channels_out = h.shape[-1]
@@ -142,7 +156,7 @@ def _unet(inputs, h, channels, blocks, attention, heads, dropout):
             h = downsample(h, f"down_{level}_downsample")
             skips.append(h)
     h = residual_block(h, channels[-1], "mid_0_res", embedding=embedding, dropout=dropout)
-    h = transformer_block(h, "mid_attn", heads, tokens, mask)
+    h = attend(h, "mid_attn")
     h = residual_block(h, channels[-1], "mid_1_res", embedding=embedding, dropout=dropout)
     for level in reversed(range(len(channels))):
         for i in range(blocks + 1):

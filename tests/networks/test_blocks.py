@@ -26,6 +26,28 @@ def test_group_norm_equals_keras(groups):
     np.testing.assert_allclose(ours(x), theirs(x), atol=2e-5)
 
 
+def test_upsampling_equals_keras():
+    """Nearest neighbour and a convolution, two layers of Keras; and the gradients."""
+    x, weights = noise([2, 5, 6, 3]), [noise([3, 3, 3, 4], 1), noise([4], 2)]
+    ours = blocks.UpsampleConv(4)
+    theirs = keras.Sequential(
+        [keras.layers.UpSampling2D(2), keras.layers.Conv2D(4, 3, padding="same")]
+    )
+    results = []
+    for layer in (ours, theirs):
+        layer(x)
+        layer.set_weights(weights)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x)
+            loss = tf.reduce_sum(y * noise(y.shape, 3))
+        kernel, bias = (v.value for v in layer.trainable_variables)
+        results.append([y, *tape.gradient(loss, [x, kernel, bias])])
+    for one, other in zip(*results):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+    assert ours.compute_output_shape((2, 5, 6, 3)) == (2, 10, 12, 4)
+
+
 def test_group_norm_refuses_groups_that_do_not_divide():
     with pytest.raises(ValueError, match="`groups` must divide"):
         blocks.GroupNorm(5)(noise([1, 2, 2, 12]))
@@ -151,9 +173,21 @@ def test_network_asks_for_a_missing_condition(network):
         network(noise([1, 8, 8, 4]), tf.zeros([1]), {"pooled": tf.zeros([1, 6])})
 
 
+def test_without_transformers_it_is_the_unet_of_ddpm():
+    """As many weights as diffusers' `UNet2DModel` of these sizes (less 2,304 biases of q, k, v)."""
+    network = UNet(
+        (28, 28, 1),
+        channels=(64, 128, 128),
+        attention=(False, True, False),
+        transformers=False,
+    )
+    assert network.count_params() == 6_469_889 - 2_304
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"shape": (8, 8, 4), "tokens": (5, 12), "transformers": False}, "`tokens` need"),
         ({"shape": (8, 8, 4), "channels": (16, 32), "attention": (True,)}, "`attention` must"),
         ({"shape": (7, 8, 4), "channels": (16, 32)}, "`shape` must be divisible by 2"),
         ({"shape": (8, 8, 4), "channels": (16, 32), "heads": 3}, "`heads` must divide"),

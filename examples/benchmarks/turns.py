@@ -1,0 +1,211 @@
+"""Two sides of a benchmark take turns: kgen in this interpreter, PyTorch in another one.
+
+Two processes live as long as the benchmark. A round is one block of `--steps` calls on each side,
+the first side changing from round to round, so a machine that slows down slows both; the ratio is
+taken round by round. PyTorch is no requirement of kgen, so it may live in an interpreter of its own
+(`--torch-python`). Each side runs on the same processors with the same number of threads, and says
+at the end how much memory it has held at most.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+
+WARM_UP = 2
+HIDDEN = ("torch_python", "worker")
+INSTALL = (
+    "The other side of this benchmark needs PyTorch and diffusers: "
+    "`python -m venv venv_torch && venv_torch/bin/pip install torch diffusers`, "
+    "then add `--torch-python venv_torch/bin/python`."
+)
+
+
+def run(parser, sides, argv=None):
+    """Adds the common options to a benchmark's, and runs it or, in a process of its own, a side.
+
+    Args:
+        parser: an `ArgumentParser` that has the benchmark's own options.
+        sides: the functions of the arguments, "kgen" and "torch", that return what is timed and
+            the number of parameters.
+        argv: the command line, or None.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    parser.add_argument("--batch-size", type=positive, default=64)
+    parser.add_argument("--rounds", type=positive, default=7, help="pairs of blocks")
+    parser.add_argument("--steps", type=positive, default=3, help="steps of a block")
+    parser.add_argument(
+        "--threads", type=positive, default=processors(), help="threads of each side"
+    )
+    parser.add_argument(
+        "--torch-python",
+        default=sys.executable,
+        metavar="PATH",
+        help="interpreter with torch and diffusers; this one if not given",
+    )
+    parser.add_argument(
+        "--torch-layout",
+        choices=("contiguous", "channels_last"),
+        default="contiguous",
+        help="memory layout of PyTorch's images: its default, or that of TensorFlow",
+    )
+    parser.add_argument("--worker", choices=tuple(sides), help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if shutil.which(args.torch_python) is None:
+        parser.error(f"`--torch-python` must be an interpreter. Received: {args.torch_python}")
+    if args.worker:
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
+        serve(sides[args.worker], args)
+    else:
+        compare(args, [sys.argv[0], *argv])
+
+
+def set_threads(args):
+    """Gives TensorFlow its threads."""
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(args.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(args.threads)
+
+
+def serve(make, args):
+    """Runs one side: a line in asks for a block of steps, a line of JSON out holds its seconds."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not mix with the answers
+
+    def answer(**values):
+        print(json.dumps(values), file=answers, flush=True)
+
+    try:
+        step, parameters = make(args)
+    except ImportError as error:
+        answer(error=str(error))
+        return
+    for _ in range(WARM_UP):
+        step()
+    answer(parameters=parameters)
+    for _ in sys.stdin:
+        start, busy = time.perf_counter(), time.process_time()
+        for _ in range(args.steps):
+            result = step()
+        seconds = (time.perf_counter() - start) / args.steps
+        busy = (time.process_time() - busy) / args.steps
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # of Linux, in KiB
+        answer(seconds=seconds, busy=busy, result=result, peak=peak)
+
+
+class Worker:
+    """A process that runs one side and waits between its turns.
+
+    Args:
+        side: "kgen" or "torch".
+        interpreter: the Python that runs it.
+        options: command line of the benchmark, its script first.
+        threads: number of threads and of processors.
+    """
+
+    def __init__(self, side, interpreter, options, threads):
+        environment = {
+            **os.environ,
+            "CUDA_VISIBLE_DEVICES": "-1",
+            "KERAS_BACKEND": "tensorflow",
+            "OMP_NUM_THREADS": str(threads),
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+        }
+        command = [interpreter, *options, "--worker", side]
+        self.side = side
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        try:
+            started = self._read()
+            if side == "torch" and "error" in started:
+                raise SystemExit(f"{INSTALL} Received: {started['error']}.")
+            if "error" in started:
+                raise SystemExit(
+                    f"kgen's requirements must be installed. Received: {started['error']}."
+                )
+        except BaseException:
+            self.close()
+            raise
+        self.parameters = started["parameters"]
+
+    def time_block(self):
+        """Seconds and processor seconds per step of one block; `peak` is the most MiB so far."""
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        answer = self._read()
+        self.peak = answer["peak"]
+        return answer["seconds"], answer["busy"]
+
+    def close(self):
+        """Lets the process end."""
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.wait()
+
+    def _read(self):
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"The {self.side} process ended with code {self.process.wait()}.")
+        return json.loads(line)
+
+
+def compare(args, options):
+    """Runs the rounds and prints the table."""
+    with contextlib.ExitStack() as stack:
+        sides = {}
+        for side, interpreter in (("torch", args.torch_python), ("kgen", sys.executable)):
+            sides[side] = Worker(side, interpreter, options, args.threads)
+            stack.callback(sides[side].close)
+        parameters = {side: worker.parameters for side, worker in sides.items()}
+        if abs(parameters["kgen"] / parameters["torch"] - 1) > 1e-3:
+            raise SystemExit(f"The two networks must be the same. Received: {parameters}.")
+        times = {side: [] for side in sides}
+        for i in range(args.rounds):
+            for side in sorted(sides, reverse=i % 2 == 1):
+                times[side].append(sides[side].time_block())
+            print(
+                f"round {i + 1}/{args.rounds}: kgen {times['kgen'][-1][0]:.3f} s a step, "
+                f"torch {times['torch'][-1][0]:.3f}",
+                file=sys.stderr,
+            )
+    print(", ".join(f"{k} {v}" for k, v in vars(args).items() if k not in HIDDEN))
+    print(f"{'':8}{'parameters':>14}{'ms a step':>12}{'images/s':>12}{'peak MiB':>12}")
+    for side in sorted(times):
+        step = statistics.median(seconds for seconds, _ in times[side])
+        print(
+            f"{side:8}{parameters[side]:>14,}{1e3 * step:>12.1f}{args.batch_size / step:>12.1f}"
+            f"{sides[side].peak:>12,.0f}"
+        )
+    # Processor time counts what a side does itself, whatever else the machine does meanwhile.
+    for i, name in enumerate(("time", "processor time")):
+        ratios = [a[i] / b[i] for a, b in zip(times["kgen"], times["torch"])]
+        print(
+            f"{name} of kgen / {name} of torch, round by round: median "
+            f"{statistics.median(ratios):.3f}, min {min(ratios):.3f}, max {max(ratios):.3f}"
+        )
+
+
+def processors():
+    """The number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def positive(text):
+    """A positive integer of the command line."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1. Received: {value}")
+    return value

