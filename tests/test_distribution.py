@@ -17,7 +17,7 @@ from kgen.diffusion import CosineLogSNR, GaussianDiffusion
 from kgen.networks import TimeMLP
 
 EXAMPLE = pathlib.Path(__file__).parents[1] / "examples" / "distributed.py"
-X = np.random.default_rng(0).normal(size=(64, 2)).astype("float32")
+X = np.random.default_rng(0).normal(size=(160, 2)).astype("float32")
 
 
 def make(**options):
@@ -67,45 +67,86 @@ def test_replicas_draw_different_noise(strategies):
     assert np.any(one.numpy() != other.numpy())
 
 
-@pytest.mark.parametrize("options", [{}, {"ema_decay": 0.9}], ids=["plain", "averaged"])
-def test_two_devices_equal_one_on_the_same_global_batch(options, strategies):
+def by_halves(model, parts):
+    """Fixes the noise: that of 16 examples, and the same again for the next 16."""
+    plain = model.loss_terms
+
+    def loss_terms(batch, training=False, seed=None):
+        terms = [
+            plain(batch[16 * i : 16 * (i + 1)], training, tf.constant([5, 6])) for i in range(parts)
+        ]
+        return {name: tf.concat([term[name] for term in terms], 0) for name in terms[0]}
+
+    model.loss_terms = loss_terms
+
+
+def spoilt():
+    """Five batches, of which the third has a NaN in its second half: for one of two devices."""
+    x = X.copy()
+    x[2 * 32 + 20] = np.nan
+    return tf.data.Dataset.from_tensor_slices(x).batch(32, drop_remainder=True)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "options", "data"),
+    [
+        ({}, {}, X),
+        ({"gradient_accumulation_steps": 2}, {"steps_per_execution": 4}, X),
+        ({"global_clipnorm": 0.1, "momentum": 0.9, "weight_decay": 0.1}, {}, X),
+        ({}, {"skip_above": np.inf}, spoilt()),
+        (
+            {"gradient_accumulation_steps": 2},
+            {"skip_above": np.inf, "steps_per_execution": 2},
+            spoilt(),
+        ),
+    ],
+    ids=["plain", "accumulated", "clipped", "skipped", "all"],
+)
+def test_two_devices_equal_one_on_the_same_global_batch(optimizer, options, data, strategies):
     """With the noise of each half fixed, plain gradient descent ends in the same weights."""
     weights = []
     for devices, strategy in enumerate(strategies, 1):
         with strategy.scope():
-            model = make(**options)
-            model.compile(keras.optimizers.SGD(0.1))
-        plain, parts = model.loss_terms, 2 // devices
-
-        def by_halves(batch, training=False, seed=None, plain=plain, parts=parts):
-            terms = [
-                plain(batch[16 * i : 16 * (i + 1)], training, tf.constant([5, 6]))
-                for i in range(parts)
-            ]
-            return {name: tf.concat([term[name] for term in terms], 0) for name in terms[0]}
-
-        model.loss_terms = by_halves
-        logs = model.fit(X, batch_size=32, epochs=2, shuffle=False, verbose=0).history
+            model = make(ema_decay=0.9)
+            model.compile(keras.optimizers.SGD(0.01, **optimizer), **options)
+        by_halves(model, 2 // devices)
+        start = [w.numpy() for w in model.trainable_variables]
+        logs = model.fit(data, batch_size=32, epochs=2, shuffle=False, verbose=0).history
+        assert max(np.abs(v - w).max() for v, w in zip(start, model.trainable_variables)) > 1e-2
+        if "skip_above" in options:
+            assert model.skipped_steps.numpy() == 2
+            logs = {}  # the loss is what it is: NaN
         values = [w.numpy().ravel() for w in [*model.trainable_variables, *model.ema_weights]]
-        weights.append(np.concatenate([*values, logs["loss"]]))
+        weights.append(np.concatenate([*values, *logs.values()]))
+        for variable in model.variables:  # on every device
+            parts = strategy.experimental_local_results(variable.value)
+            assert all(np.array_equal(part, parts[0]) for part in parts)
     np.testing.assert_allclose(weights[0], weights[1], atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("optimizer", "options", "message"),
-    [
-        ({}, {"steps_per_execution": 2}, "`steps_per_execution` must be 1"),
-        ({}, {"skip_above": 10.0}, "`skip_above` must be None"),
-        ({"gradient_accumulation_steps": 2}, {}, "`gradient_accumulation_steps` must be None"),
-    ],
-)
-def test_what_keras_cannot_do_on_several_devices_is_refused(
-    optimizer, options, message, strategies
-):
+def test_every_example_counts_the_same_in_an_uneven_batch(strategies):
+    """Batches of 17, 17 and 1: devices get 9 and 8 examples, or 1 and none."""
+    results = []
+    for strategy in strategies:
+        keras.utils.set_random_seed(0)
+        with strategy.scope():
+            layers = [keras.layers.Input((2,)), keras.layers.Dense(3, "tanh")]
+            decoder = keras.Sequential([keras.layers.Input((3,)), keras.layers.Dense(2)])
+            model = kgen.Autoencoder(keras.Sequential(layers), decoder)
+            model.compile(keras.optimizers.SGD(0.1), steps_per_execution=2)
+        logs = model.fit(X[:35], batch_size=17, epochs=2, shuffle=False, verbose=0).history
+        measured = model.evaluate(X[:35], batch_size=17, verbose=0)
+        weights = [w.numpy().ravel() for w in model.trainable_variables]
+        results.append(np.concatenate([*weights, *logs.values(), np.ravel(measured)]))
+    np.testing.assert_allclose(results[0], results[1], atol=1e-5)
+    assert np.isfinite(results[1]).all()
+
+
+def test_a_step_for_one_device_alone_is_refused(strategies):
     with strategies[1].scope():
         model = make()
-        with pytest.raises(ValueError, match=message):
-            model.compile(keras.optimizers.Adam(**optimizer), **options)
+        with pytest.raises(ValueError, match="`jit_compile` must be False"):
+            model.compile("adam", jit_compile=True)
 
 
 def test_every_method_runs_on_two_devices(strategies):
