@@ -59,9 +59,14 @@ def is_chief():
     )
 
 
-def several_workers():
-    """Whether the present strategy runs over several processes."""
-    return getattr(tf.distribute.get_strategy().extended, "_in_multi_worker_mode", bool)()
+def several_workers(strategy):
+    """Whether a strategy runs over several processes.
+
+    Example:
+        >>> several_workers(tf.distribute.get_strategy())
+        False
+    """
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and len(_workers()) > 1
 
 
 def default_precision():

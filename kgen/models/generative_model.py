@@ -13,15 +13,13 @@ References:
 """
 
 import abc
-import types
-import warnings
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from kgen.metrics.bits_per_dim import bits_per_dim
 from kgen.models.averaging import WeightAveraging
+from kgen.models.fit_data import first_batch, ordered, unpack
 from kgen.models.replicas import apply_gradients, global_mean, make_function
 from kgen.presets import save_preset
 from kgen.tensors import SeedStream
@@ -169,35 +167,17 @@ class GenerativeModel(WeightAveraging, keras.Model, abc.ABC):
     def fit(self, x=None, *args, **kwargs):
         """As `keras.Model.fit`, on data that are looked at first."""
         self._look_at(x)
-        if not args and any(getattr(c, "exact", False) for c in kwargs.get("callbacks") or ()):
-            x = self._ordered(x, kwargs)
+        callbacks = keras.tree.flatten(kwargs.get("callbacks"))
+        exact = [callback for callback in callbacks if getattr(callback, "exact", False)]
+        if exact and not args:
+            x, self.fit_data = ordered(x, kwargs, seed=int(self.seeds.root.numpy()[0]))
         if isinstance(x, tf.data.Dataset):
             kwargs.setdefault("shuffle", False)  # Keras would warn that it cannot
-        return super().fit(x, *args, **kwargs)
-
-    def _ordered(self, x, options):
-        """Makes a data set whose place a resumed training can find again, and remembers it."""
-        if isinstance(x, (np.ndarray, tf.Tensor, dict)):
-            arrays = tf.nest.map_structure(tf.convert_to_tensor, x)
-            num = len(tf.nest.flatten(arrays)[0])
-            x = tf.data.Dataset.range(num)
-            if options.pop("shuffle", True):
-                x = x.shuffle(num, seed=int(self.seeds.root.numpy()[0]))
-            x = x.batch(options.pop("batch_size", None) or 32)
-            x = x.map(lambda rows: tf.nest.map_structure(lambda a: tf.gather(a, rows), arrays))
-            x = x.prefetch(2)
-        steps = options.get("steps_per_epoch")
-        self.fit_data = types.SimpleNamespace(dataset=x, steps_per_epoch=steps)
-        if steps is None and isinstance(x, tf.data.Dataset) and int(x.cardinality()) > 0:
-            # Keras opens a data set twice an epoch if it is not told how long an epoch is.
-            options["steps_per_epoch"] = int(x.cardinality())
-        elif steps is None:
-            warnings.warn(
-                "`x` has no known length, so that a training that is resumed may see it in another "
-                "order. Use `x.apply(tf.data.experimental.assert_cardinality(num_batches))`.",
-                stacklevel=3,
-            )
-        return x
+        try:
+            return super().fit(x, *args, **kwargs)
+        finally:
+            for callback in exact:  # Keras tells a callback nothing of an error
+                callback.close()
 
     def evaluate(self, x=None, *args, **kwargs):
         """As `keras.Model.evaluate`, on data that are looked at first."""
@@ -206,15 +186,10 @@ class GenerativeModel(WeightAveraging, keras.Model, abc.ABC):
 
     def _look_at(self, x):
         """Checks an array, or the first batch of a data set."""
-        if type(self).check_batch is GenerativeModel.check_batch:
-            return
-        if isinstance(x, tf.data.Dataset):
-            x = next(iter(x.take(1)), None)
-            if x is None:
-                raise ValueError("`x` must hold at least one example. Received: an empty data set.")
-            x = unpack(x)
-        if isinstance(x, (np.ndarray, tf.Tensor, dict)):
-            self.check_batch(x)
+        if type(self).check_batch is not GenerativeModel.check_batch:
+            batch = first_batch(x)
+            if batch is not None:
+                self.check_batch(batch)
 
     def apply_gradients(self, optimizer, gradients, variables):
         """Applies one update, unless it is to be skipped, and lets the averaged weights follow."""
@@ -278,17 +253,6 @@ def freeze(layer):
 def global_mean_of_sum(terms):
     """The training loss, a scalar: a replica's part of the mean of the sum of the terms."""
     return global_mean(tf.add_n(list(terms.values())))
-
-
-def unpack(data):
-    """The batch of a data set; kgen's models take no targets."""
-    x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
-    if y is not None:
-        raise ValueError(
-            "The data must yield inputs only: kgen's models bring their own targets, so "
-            "`fit(x, x)` becomes `fit(x)`."
-        )
-    return x
 
 
 def images_of(batch):
