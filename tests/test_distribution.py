@@ -1,10 +1,13 @@
 """Devices and workers: strategies by what there is, and trainings that agree with one device's."""
 
 import json
+import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
@@ -159,22 +162,68 @@ def test_every_method_runs_on_two_devices(strategies):
     assert np.isfinite(model.generate(3, num_steps=3, seed=0)).all()
 
 
-def worker_weights(output, *options):
-    command = [sys.executable, str(EXAMPLE), "--workers", "2", "--output", str(output), *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return re.findall(r"weights of worker \d: (\S+)", done.stdout)
+def start_workers(output, *options):
+    command = [sys.executable, str(EXAMPLE), "--workers", "2", "--deterministic", *options]
+    command += ["--output", str(output), "--num-points", "2000", "--batch-size", "200"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, **pipes)
+
+
+def weights_of(running, status=0):
+    """What the workers say of their weights at the end."""
+    output, _ = running.communicate(timeout=500)
+    assert running.returncode == status, output[-3000:]
+    return re.findall(r"weights of worker \d: (\S+)", output)
 
 
 @pytest.mark.slow
-def test_two_workers_end_with_the_same_weights_and_resume(tmp_path):
-    """One run of two epochs, and one of an epoch that is started again for the second."""
-    few = ["--num-points", "2000", "--batch-size", "200"]
-    whole = worker_weights(tmp_path / "whole", "--epochs", "2", *few)
+def test_two_workers_end_with_the_same_weights_after_kills_and_sigterm(tmp_path):
+    """Left alone; with one killed (-9) again and again; and ended by a SIGTERM to one."""
+    options = ["--epochs", "6", "--save-steps", "2"]
+    with start_workers(tmp_path / "whole", *options) as running:
+        whole = weights_of(running)
     assert len(whole) == 2
     assert whole[0] == whole[1]
-    worker_weights(tmp_path / "again", "--epochs", "1", *few)
-    again = worker_weights(tmp_path / "again", "--epochs", "2", *few)
-    assert again[0] == again[1]
-    assert abs(float(again[0]) / float(whole[0]) - 1) < 1e-6
-    assert (tmp_path / "again" / "weights.npz").exists()
+
+    rng, kills = np.random.default_rng(0), 3
+    folder = tmp_path / "killed"
+    with start_workers(folder, *options, "--restarts", str(kills)) as running:
+        for _ in range(kills):
+            victim = processes(running)[int(rng.integers(2))]
+            wait_for_saves(folder, 4)
+            time.sleep(rng.uniform(0, 0.2))
+            os.kill(victim, signal.SIGKILL)
+        assert weights_of(running) == whole
+
+    folder = tmp_path / "ended"
+    with start_workers(folder, *options) as running:
+        victim = processes(running)[1]
+        wait_for_saves(folder, 2)
+        os.kill(victim, signal.SIGTERM)
+        assert weights_of(running, status=143) == []
+    with start_workers(folder, *options) as running:
+        assert weights_of(running) == whole
+    assert (folder / "weights.npz").exists()
+
+
+def processes(running):
+    """The process ids of two workers that have just been started."""
+    pids = []
+    while len(pids) < 2:
+        line = running.stdout.readline()
+        assert line, "no more output"
+        pids += [int(pid) for pid in re.findall(r"worker \d is process (\d+)", line)]
+    return pids
+
+
+def wait_for_saves(folder, num):
+    """Waits until there are `num` more saves."""
+
+    def newest():
+        names = [path.name for path in folder.glob("resume/ckpt-*.index")]
+        return max([int(re.search(r"\d+", name)[0]) for name in names], default=0)
+
+    before, end = newest(), time.monotonic() + 300
+    while newest() < before + num:
+        assert time.monotonic() < end
+        time.sleep(0.01)
