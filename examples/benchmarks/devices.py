@@ -28,9 +28,11 @@ class StepTimer(keras.callbacks.Callback):
     """Seconds of each step of the last `fit`."""
 
     def on_train_begin(self, logs=None):
+        """Forgets the last turn."""
         self.seconds, self.last = [], None
 
     def on_train_batch_end(self, batch, logs=None):
+        """Measures from the end of one step to that of the next, the input included."""
         now = time.perf_counter()
         if self.last is not None:
             self.seconds.append(now - self.last)
