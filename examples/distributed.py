@@ -61,11 +61,15 @@ def train(args):
             seed=args.seed,
         )
         model.compile(keras.optimizers.Adam(2e-3, global_clipnorm=1.0))
+    args.output.mkdir(parents=True, exist_ok=True)
     chief = kgen.distribution.is_chief()
     model.fit(
         data,
         epochs=args.epochs,
-        callbacks=[Resume(args.output / "resume", save_steps=args.save_steps)],
+        callbacks=[
+            Resume(args.output / "resume", save_steps=args.save_steps),
+            keras.callbacks.CSVLogger(args.output / "log.csv", append=True),  # of the chief alone
+        ],
         verbose=2 if chief else 0,
     )
     weights = b"".join(variable.numpy().tobytes() for variable in model.weights)

@@ -184,6 +184,8 @@ def test_two_workers_end_with_the_same_weights_after_kills_and_sigterm(tmp_path)
         whole = weights_of(running)
     assert len(whole) == 2
     assert whole[0] == whole[1]
+    log = (tmp_path / "whole" / "log.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in log] == ["epoch", *"012345"]  # of the chief alone
 
     rng, kills = np.random.default_rng(0), 3
     folder = tmp_path / "killed"

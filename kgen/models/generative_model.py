@@ -17,6 +17,7 @@ import abc
 import keras
 import tensorflow as tf
 
+from kgen.distribution import is_chief
 from kgen.metrics.bits_per_dim import bits_per_dim
 from kgen.models.averaging import WeightAveraging
 from kgen.models.fit_data import first_batch, ordered, unpack
@@ -24,6 +25,7 @@ from kgen.models.replicas import apply_gradients, global_mean, make_function
 from kgen.presets import save_preset
 from kgen.tensors import SeedStream
 
+WRITERS = keras.callbacks.CSVLogger, keras.callbacks.ModelCheckpoint, keras.callbacks.TensorBoard
 BOUND = ("reconstruction", "prior", "denoising")  # of Luo (2022), eq. 58
 
 
@@ -165,9 +167,11 @@ class GenerativeModel(WeightAveraging, keras.Model, abc.ABC):
         }
 
     def fit(self, x=None, *args, **kwargs):
-        """As `keras.Model.fit`, on data that are looked at first."""
+        """As `keras.Model.fit`, on data that are looked at first; of several workers one writes."""
         self._look_at(x)
-        callbacks = keras.tree.flatten(kwargs.get("callbacks"))
+        callbacks = keras.tree.flatten(kwargs.get("callbacks") or [])
+        if not is_chief():
+            kwargs["callbacks"] = [c for c in callbacks if not isinstance(c, WRITERS)]
         exact = [callback for callback in callbacks if getattr(callback, "exact", False)]
         if exact and not args:
             x, self.fit_data = ordered(x, kwargs, seed=int(self.seeds.root.numpy()[0]))
