@@ -1,11 +1,7 @@
-"""A small training that can be killed at any moment: `python tests/killed.py KIND FOLDER`.
+"""A small training that can be killed at any moment, for tests/test_kills.py.
 
-It prints a line for each step, saves after each, and at its end writes all weights to
-`FOLDER/weights.npz`.
+It tells of each step, saves after each, and at its end writes all weights to `weights.npz`.
 """
-
-import pathlib
-import sys
 
 import keras
 import numpy as np
@@ -19,7 +15,7 @@ from kgen.networks import mlp
 from kgen.networks.conv import decoder, encoder
 from kgen.networks.unet import UNet
 
-EPOCHS, EXAMPLES, BATCH = 5, 64, 8
+EPOCHS, EXAMPLES, BATCH = 8, 64, 8
 
 
 def text_to_image():
@@ -58,23 +54,23 @@ def data(kind):
 
 
 class Report(keras.callbacks.Callback):
-    """Says how far it is."""
+    """Says how far it is: the number of steps of all lives together."""
+
+    def __init__(self, pipe):
+        super().__init__()
+        self.pipe = pipe
 
     def on_train_batch_end(self, batch, logs=None):
-        print("step", flush=True)
+        self.pipe.send(int(self.model.optimizer.iterations))
 
 
-def main(kind, folder):
+def main(kind, folder, pipe):
     """Trains, from the newest save on."""
     tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(0)
     model = {"text_to_image": text_to_image, "vae": vae}[kind]()
     model.compile(keras.optimizers.Adam(1e-3, global_clipnorm=1.0))
-    callbacks = [Resume(folder / "resume", save_steps=1), Report()]
+    callbacks = [Resume(folder / "resume", save_steps=1), Report(pipe)]
     model.fit(data(kind), epochs=EPOCHS, callbacks=callbacks, verbose=0)
     variables = [*model.variables, *model.optimizer.variables]
     np.savez(folder / "weights.npz", *[variable.numpy() for variable in variables])
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], pathlib.Path(sys.argv[2]))

@@ -1,56 +1,76 @@
 """kill -9 at random moments, again and again: the weights are those of a training left alone.
 
-`KGEN_KILLS=20 pytest -n0 -m slow tests/test_kills.py` kills each training so many times.
+`KGEN_KILLS=20 pytest -n0 -m slow -s tests/test_kills.py` kills each training so many times.
 """
 
+import multiprocessing
 import os
 import pathlib
-import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
 
-HERE = pathlib.Path(__file__).parent
 KILLS = int(os.environ.get("KGEN_KILLS", "3"))
 
 
-def start(kind, folder):
-    command = [sys.executable, str(HERE / "killed.py"), kind, str(folder)]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=environment, **pipes)
+@pytest.fixture(scope="module")
+def processes():
+    """Processes that have imported everything before they are started, and done nothing else."""
+    sys.path.insert(0, str(pathlib.Path(__file__).parent))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["killed"])
+    yield context
+    sys.path.pop(0)
 
 
-def finish(kind, folder):
-    folder.mkdir(exist_ok=True)
-    with start(kind, folder) as running:
-        output, errors = running.communicate(timeout=300)
-    assert running.returncode == 0, errors[-2000:]
-    with np.load(folder / "weights.npz") as weights:
-        return list(weights.values()), output.count("step")
+class Life:
+    """One process of a training."""
+
+    def __init__(self, processes, kind, folder):
+        import killed
+
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
+        self.pipe, other = processes.Pipe(duplex=False)
+        self.process = processes.Process(target=killed.main, args=(kind, folder, other))
+        self.process.start()
+        other.close()
+
+    def wait_for(self, step):
+        """Waits until that step is done, or the process has ended; returns the last one."""
+        done = 0
+        while done < step:
+            try:
+                done = self.pipe.recv()
+            except EOFError:
+                break
+        return done
+
+    def finish(self):
+        """Lets the training come to its end; returns the weights."""
+        self.wait_for(np.inf)
+        self.process.join()
+        assert self.process.exitcode == 0
+        with np.load(self.folder / "weights.npz") as weights:
+            return list(weights.values())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["text_to_image", "vae"])
-def test_killed_at_random_moments(kind, tmp_path):
-    """After some steps, and a moment later: between steps, within one, or while saving."""
-    whole, steps = finish(kind, tmp_path / "whole")
-    folder, rng = tmp_path / "killed", np.random.default_rng(0)
-    folder.mkdir()
-    done = []
+def test_killed_at_random_moments(kind, processes, tmp_path):
+    """A step or more later than the time before: between steps, within one, or while saving."""
+    whole = Life(processes, kind, tmp_path / "whole").finish()
+    rng, reached = np.random.default_rng(0), [0]
     for _ in range(KILLS):
-        lines = 0
-        with start(kind, folder) as running:
-            for _ in range(rng.integers(1, max(2, 2 * steps // KILLS - 1))):
-                lines += running.stdout.readline() == "step\n"
-            time.sleep(rng.uniform(0, 0.05))
-            running.kill()
-        done.append(lines)
-        if running.returncode == 0:
-            break  # it was ready before
-    killed, last = finish(kind, folder)
-    print(kind, "steps of each life:", done, "and of the last:", last)
-    assert len(done) == KILLS
+        life = Life(processes, kind, tmp_path / "killed")
+        reached.append(life.wait_for(reached[-1] + rng.integers(1, max(3, 56 // KILLS))))
+        time.sleep(rng.uniform(0, 0.05))
+        life.process.kill()
+        life.process.join()
+        assert life.process.exitcode == -9
+    killed = Life(processes, kind, tmp_path / "killed").finish()
+    print(kind, "was killed after the steps", reached[1:])
+    assert np.all(np.diff(reached) > 0)
     assert all(np.array_equal(v, w) for v, w in zip(whole, killed, strict=True))
