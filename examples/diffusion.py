@@ -74,10 +74,9 @@ def train(args):
     rate = keras.optimizers.schedules.CosineDecay(
         0.0, args.epochs * len(data), warmup_target=2e-3 if flat else 1e-3, warmup_steps=1
     )
-    # XLA is good for dense networks; on CPUs it slows convolutions down.
     model.compile(
         keras.optimizers.Adam(rate, global_clipnorm=1.0),
-        jit_compile=flat,
+        jit_compile=kgen.distribution.default_jit(dense=flat),
         steps_per_execution=min(50, len(data)) if flat else 1,
     )
     log = keras.callbacks.CSVLogger(args.output / "log.csv", append=True)

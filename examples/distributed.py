@@ -11,20 +11,23 @@ On a cluster start this script once on each machine with `TF_CONFIG` in its envi
 
 The model is a diffusion model of points in the plane; what makes it distributed are the lines with
 `strategy`. `--batch-size` is that of all workers together. A worker that is killed takes the others
-with it after a moment; start the same command again and all of them go on from the last save, which
-has to be in a directory that they share.
+with it after a moment; with `--restarts N`, or when the same command is given again, all of them go
+on from the last save, which has to be in a directory that they share. On SIGTERM to any of them all
+save after the same step and end.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import keras
-import numpy as np
 import tensorflow as tf
 from diffusion import spirals
 
@@ -37,6 +40,8 @@ from kgen.networks import TimeMLP
 def train(args):
     """What every worker does."""
     strategy = kgen.distribution.strategy()  # before anything else of TensorFlow
+    if args.deterministic:
+        tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(args.seed)
     points = spirals(args.num_points)
     data = tf.data.Dataset.from_tensor_slices(points)
@@ -56,15 +61,20 @@ def train(args):
             seed=args.seed,
         )
         model.compile(keras.optimizers.Adam(2e-3, global_clipnorm=1.0))
+    args.output.mkdir(parents=True, exist_ok=True)
     chief = kgen.distribution.is_chief()
     model.fit(
         data,
         epochs=args.epochs,
-        callbacks=[Resume(args.output / "resume", save_steps=args.save_steps)],
+        callbacks=[
+            Resume(args.output / "resume", save_steps=args.save_steps),
+            keras.callbacks.CSVLogger(args.output / "log.csv", append=True),  # of the chief alone
+        ],
         verbose=2 if chief else 0,
     )
-    digest = sum(float(np.abs(v.numpy().astype("float64")).sum()) for v in model.weights)
-    print(f"weights of worker {_index()}: {digest:.10f}", flush=True)
+    weights = b"".join(variable.numpy().tobytes() for variable in model.weights)
+    digest = hashlib.sha256(weights).hexdigest()
+    print(f"weights of worker {_index()}: {digest}", flush=True)
     if chief:
         model.save_to_preset(args.output, dtype="float32")
 
@@ -73,8 +83,16 @@ def _index():
     return json.loads(os.environ.get("TF_CONFIG", "{}")).get("task", {}).get("index", 0)
 
 
-def start_local(num, argv):
-    """Starts local workers and waits; if one fails the others are ended too."""
+def start_local(num, argv, restarts=0):
+    """Starts local workers and waits; if one fails the others are ended, and all start again."""
+    for left in range(restarts, -1, -1):
+        status = _run_local(num, argv)
+        if status in (0, 128 + signal.SIGTERM) or not left:
+            return status
+        print(f"a worker ended with status {status}; {left} restarts are left", flush=True)
+
+
+def _run_local(num, argv):
     addresses = [f"127.0.0.1:{port}" for port in _free_ports(num)]
     workers = []
     for index in range(num):
@@ -84,21 +102,27 @@ def start_local(num, argv):
         }
         environment = {**os.environ, "TF_CONFIG": json.dumps(config)}
         workers.append(subprocess.Popen([sys.executable, __file__, *argv], env=environment))
+        print(f"worker {index} is process {workers[-1].pid}", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: [worker.terminate() for worker in workers])
     try:
         while any(worker.poll() is None for worker in workers):
             failed = [w.returncode for w in workers if w.returncode not in (None, 0)]
             if failed:
+                # After SIGTERM the others are saving.
+                _wait(workers, 30 if failed[0] == 128 + signal.SIGTERM else 0)
                 return failed[0]
-            try:
-                workers[0].wait(0.5)
-                workers[-1].wait(0.5)
-            except subprocess.TimeoutExpired:
-                continue
+            time.sleep(0.2)
         return max(abs(worker.returncode) for worker in workers)
     finally:
         for worker in workers:
             worker.kill()
             worker.wait()
+
+
+def _wait(workers, seconds):
+    end = time.monotonic() + seconds
+    while any(worker.poll() is None for worker in workers) and time.monotonic() < end:
+        time.sleep(0.2)
 
 
 def _free_ports(num):
@@ -117,21 +141,24 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workers", type=int, help="start that many local processes")
+    parser.add_argument("--restarts", type=int, default=0, help="of local workers, if one fails")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/distributed"))
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--num-points", type=int, default=20_000)
     parser.add_argument("--batch-size", type=int, default=500, help="of all workers together")
     parser.add_argument("--save-steps", type=int, default=20, help="steps between two saves")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--deterministic", action="store_true", help="bit-equal, and slower")
     args = parser.parse_args(argv)
     if args.workers is None:
         return train(args)
-    argv = list(sys.argv[1:] if argv is None else argv)
-    where = argv.index("--workers") if "--workers" in argv else None
-    argv = [a for a in argv if not a.startswith("--workers=")]
-    if where is not None:
-        del argv[where : where + 2]
-    return start_local(args.workers, argv)
+    options = {**vars(args), "workers": None, "restarts": None}
+    argv = [
+        f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
+        for name, value in options.items()
+        if value is not None and value is not False
+    ]
+    return start_local(args.workers, argv, args.restarts)
 
 
 if __name__ == "__main__":

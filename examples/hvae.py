@@ -59,10 +59,9 @@ def train(args):
     if args.steps_per_epoch:
         data = data.take(args.steps_per_epoch)
     rate = vae.learning_rate(args.learning_rate, args.epochs * len(data))
-    # XLA is good for dense networks; on CPUs it slows convolutions down.
     model.compile(
         keras.optimizers.Adam(rate, global_clipnorm=200.0),
-        jit_compile=not conv,
+        jit_compile=kgen.distribution.default_jit(dense=not conv),
         skip_above=1e4 if conv else None,
         steps_per_execution=1 if conv else min(50, len(data)),
     )

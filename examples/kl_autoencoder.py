@@ -60,7 +60,7 @@ def psnr(model, images, noise=0.0, seed=0):
 
 def train(output, epochs, batch_size, steps_per_epoch=None):
     """Trains, measures the latents and saves the preset."""
-    keras.config.set_dtype_policy("mixed_bfloat16")
+    keras.config.set_dtype_policy(kgen.distribution.default_precision())
     model = build()
     keras.config.set_dtype_policy("float32")
     data = emoji.load("train", batch_size=batch_size, recolour=0.2, drop_remainder=True)

@@ -40,7 +40,7 @@ SHEET_PROMPTS = (
 SEQUENCE_LENGTH = 24
 
 
-def build(autoencoder, *, channels=(96, 192), precision="mixed_bfloat16", ema_decay=0.9995):
+def build(autoencoder, *, channels=(96, 192), precision=None, ema_decay=0.9995):
     """The latent diffusion model of this example, around a trained autoencoder."""
     text_encoder = kgen.TextEncoder.from_preset(
         str(SAVED / "minilm_l6_v2"), sequence_length=SEQUENCE_LENGTH
@@ -53,7 +53,7 @@ def build(autoencoder, *, channels=(96, 192), precision="mixed_bfloat16", ema_de
         heads=4,
         tokens=(SEQUENCE_LENGTH, text_encoder.hidden_dim),
         pooled=text_encoder.hidden_dim,
-        dtype=precision,
+        dtype=precision or kgen.distribution.default_precision(),
     )
     process = kgen.diffusion.GaussianDiffusion(kgen.diffusion.CosineLogSNR(9.0, -9.0))
     return kgen.LatentDiffusion(

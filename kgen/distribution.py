@@ -16,6 +16,7 @@ References:
 
 import json
 import os
+import pathlib
 
 import tensorflow as tf
 
@@ -59,13 +60,18 @@ def is_chief():
     )
 
 
-def several_workers():
-    """Whether the present strategy runs over several processes."""
-    return getattr(tf.distribute.get_strategy().extended, "_in_multi_worker_mode", bool)()
+def several_workers(strategy):
+    """Whether a strategy runs over several processes.
+
+    Example:
+        >>> several_workers(tf.distribute.get_strategy())
+        False
+    """
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and len(_workers()) > 1
 
 
 def default_precision():
-    """The Keras policy that the hardware is good at: `"mixed_bfloat16"` on GPUs that have it.
+    """The Keras policy the hardware is good at: bfloat16 on GPUs and CPUs that compute with it.
 
     Returns:
         `"mixed_bfloat16"` or `"float32"`.
@@ -79,11 +85,17 @@ def default_precision():
         tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) >= (8, 0)
         for gpu in gpus
     ]
-    return "mixed_bfloat16" if gpus and all(capable) else "float32"
+    if not gpus:
+        cpu = pathlib.Path("/proc/cpuinfo")
+        flags = cpu.read_text().split() if cpu.exists() else []
+        capable = ["avx512_bf16" in flags or "amx_bf16" in flags]
+    return "mixed_bfloat16" if all(capable) else "float32"
 
 
 def default_jit(dense=False):
-    """Whether XLA pays: on GPUs, and on CPUs for dense networks, whose steps are short.
+    """Whether XLA pays: on GPUs, and on CPUs for dense networks; it slows convolutions there.
+
+    Under a strategy of several devices it is off: XLA compiles a step for one.
 
     Args:
         dense: whether the network has no convolutions.
@@ -95,6 +107,8 @@ def default_jit(dense=False):
         >>> default_jit(dense=True)
         True
     """
+    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        return False
     return dense or bool(tf.config.list_physical_devices("GPU"))
 
 

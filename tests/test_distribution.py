@@ -1,10 +1,13 @@
 """Devices and workers: strategies by what there is, and trainings that agree with one device's."""
 
 import json
+import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
@@ -17,7 +20,7 @@ from kgen.diffusion import CosineLogSNR, GaussianDiffusion
 from kgen.networks import TimeMLP
 
 EXAMPLE = pathlib.Path(__file__).parents[1] / "examples" / "distributed.py"
-X = np.random.default_rng(0).normal(size=(64, 2)).astype("float32")
+X = np.random.default_rng(0).normal(size=(160, 2)).astype("float32")
 
 
 def make(**options):
@@ -67,45 +70,86 @@ def test_replicas_draw_different_noise(strategies):
     assert np.any(one.numpy() != other.numpy())
 
 
-@pytest.mark.parametrize("options", [{}, {"ema_decay": 0.9}], ids=["plain", "averaged"])
-def test_two_devices_equal_one_on_the_same_global_batch(options, strategies):
+def by_halves(model, parts):
+    """Fixes the noise: that of 16 examples, and the same again for the next 16."""
+    plain = model.loss_terms
+
+    def loss_terms(batch, training=False, seed=None):
+        terms = [
+            plain(batch[16 * i : 16 * (i + 1)], training, tf.constant([5, 6])) for i in range(parts)
+        ]
+        return {name: tf.concat([term[name] for term in terms], 0) for name in terms[0]}
+
+    model.loss_terms = loss_terms
+
+
+def spoilt():
+    """Five batches, of which the third has a NaN in its second half: for one of two devices."""
+    x = X.copy()
+    x[2 * 32 + 20] = np.nan
+    return tf.data.Dataset.from_tensor_slices(x).batch(32, drop_remainder=True)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "options", "data"),
+    [
+        ({}, {}, X),
+        ({"gradient_accumulation_steps": 2}, {"steps_per_execution": 4}, X),
+        ({"global_clipnorm": 0.1, "momentum": 0.9, "weight_decay": 0.1}, {}, X),
+        ({}, {"skip_above": np.inf}, spoilt()),
+        (
+            {"gradient_accumulation_steps": 2},
+            {"skip_above": np.inf, "steps_per_execution": 2},
+            spoilt(),
+        ),
+    ],
+    ids=["plain", "accumulated", "clipped", "skipped", "all"],
+)
+def test_two_devices_equal_one_on_the_same_global_batch(optimizer, options, data, strategies):
     """With the noise of each half fixed, plain gradient descent ends in the same weights."""
     weights = []
     for devices, strategy in enumerate(strategies, 1):
         with strategy.scope():
-            model = make(**options)
-            model.compile(keras.optimizers.SGD(0.1))
-        plain, parts = model.loss_terms, 2 // devices
-
-        def by_halves(batch, training=False, seed=None, plain=plain, parts=parts):
-            terms = [
-                plain(batch[16 * i : 16 * (i + 1)], training, tf.constant([5, 6]))
-                for i in range(parts)
-            ]
-            return {name: tf.concat([term[name] for term in terms], 0) for name in terms[0]}
-
-        model.loss_terms = by_halves
-        logs = model.fit(X, batch_size=32, epochs=2, shuffle=False, verbose=0).history
+            model = make(ema_decay=0.9)
+            model.compile(keras.optimizers.SGD(0.01, **optimizer), **options)
+        by_halves(model, 2 // devices)
+        start = [w.numpy() for w in model.trainable_variables]
+        logs = model.fit(data, batch_size=32, epochs=2, shuffle=False, verbose=0).history
+        assert max(np.abs(v - w).max() for v, w in zip(start, model.trainable_variables)) > 1e-2
+        if "skip_above" in options:
+            assert model.skipped_steps.numpy() == 2
+            logs = {}  # the loss is what it is: NaN
         values = [w.numpy().ravel() for w in [*model.trainable_variables, *model.ema_weights]]
-        weights.append(np.concatenate([*values, logs["loss"]]))
+        weights.append(np.concatenate([*values, *logs.values()]))
+        for variable in model.variables:  # on every device
+            parts = strategy.experimental_local_results(variable.value)
+            assert all(np.array_equal(part, parts[0]) for part in parts)
     np.testing.assert_allclose(weights[0], weights[1], atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("optimizer", "options", "message"),
-    [
-        ({}, {"steps_per_execution": 2}, "`steps_per_execution` must be 1"),
-        ({}, {"skip_above": 10.0}, "`skip_above` must be None"),
-        ({"gradient_accumulation_steps": 2}, {}, "`gradient_accumulation_steps` must be None"),
-    ],
-)
-def test_what_keras_cannot_do_on_several_devices_is_refused(
-    optimizer, options, message, strategies
-):
+def test_every_example_counts_the_same_in_an_uneven_batch(strategies):
+    """Batches of 17, 17 and 1: devices get 9 and 8 examples, or 1 and none."""
+    results = []
+    for strategy in strategies:
+        keras.utils.set_random_seed(0)
+        with strategy.scope():
+            layers = [keras.layers.Input((2,)), keras.layers.Dense(3, "tanh")]
+            decoder = keras.Sequential([keras.layers.Input((3,)), keras.layers.Dense(2)])
+            model = kgen.Autoencoder(keras.Sequential(layers), decoder)
+            model.compile(keras.optimizers.SGD(0.1), steps_per_execution=2)
+        logs = model.fit(X[:35], batch_size=17, epochs=2, shuffle=False, verbose=0).history
+        measured = model.evaluate(X[:35], batch_size=17, verbose=0)
+        weights = [w.numpy().ravel() for w in model.trainable_variables]
+        results.append(np.concatenate([*weights, *logs.values(), np.ravel(measured)]))
+    np.testing.assert_allclose(results[0], results[1], atol=1e-5)
+    assert np.isfinite(results[1]).all()
+
+
+def test_a_step_for_one_device_alone_is_refused(strategies):
     with strategies[1].scope():
         model = make()
-        with pytest.raises(ValueError, match=message):
-            model.compile(keras.optimizers.Adam(**optimizer), **options)
+        with pytest.raises(ValueError, match="`jit_compile` must be False"):
+            model.compile("adam", jit_compile=True)
 
 
 def test_every_method_runs_on_two_devices(strategies):
@@ -118,22 +162,70 @@ def test_every_method_runs_on_two_devices(strategies):
     assert np.isfinite(model.generate(3, num_steps=3, seed=0)).all()
 
 
-def worker_weights(output, *options):
-    command = [sys.executable, str(EXAMPLE), "--workers", "2", "--output", str(output), *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return re.findall(r"weights of worker \d: (\S+)", done.stdout)
+def start_workers(output, *options):
+    command = [sys.executable, str(EXAMPLE), "--workers", "2", "--deterministic", *options]
+    command += ["--output", str(output), "--num-points", "2000", "--batch-size", "200"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, **pipes)
+
+
+def weights_of(running, status=0):
+    """What the workers say of their weights at the end."""
+    output, _ = running.communicate(timeout=500)
+    assert running.returncode == status, output[-3000:]
+    return re.findall(r"weights of worker \d: (\S+)", output)
 
 
 @pytest.mark.slow
-def test_two_workers_end_with_the_same_weights_and_resume(tmp_path):
-    """One run of two epochs, and one of an epoch that is started again for the second."""
-    few = ["--num-points", "2000", "--batch-size", "200"]
-    whole = worker_weights(tmp_path / "whole", "--epochs", "2", *few)
+def test_two_workers_end_with_the_same_weights_after_kills_and_sigterm(tmp_path):
+    """Left alone; with one killed (-9) again and again; and ended by a SIGTERM to one."""
+    options = ["--epochs", "6", "--save-steps", "2"]
+    with start_workers(tmp_path / "whole", *options) as running:
+        whole = weights_of(running)
     assert len(whole) == 2
     assert whole[0] == whole[1]
-    worker_weights(tmp_path / "again", "--epochs", "1", *few)
-    again = worker_weights(tmp_path / "again", "--epochs", "2", *few)
-    assert again[0] == again[1]
-    assert abs(float(again[0]) / float(whole[0]) - 1) < 1e-6
-    assert (tmp_path / "again" / "weights.npz").exists()
+    log = (tmp_path / "whole" / "log.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in log] == ["epoch", *"012345"]  # of the chief alone
+
+    rng, kills = np.random.default_rng(0), 3
+    folder = tmp_path / "killed"
+    with start_workers(folder, *options, "--restarts", str(kills)) as running:
+        for _ in range(kills):
+            victim = processes(running)[int(rng.integers(2))]
+            wait_for_saves(folder, 4)
+            time.sleep(rng.uniform(0, 0.2))
+            os.kill(victim, signal.SIGKILL)
+        assert weights_of(running) == whole
+
+    folder = tmp_path / "ended"
+    with start_workers(folder, *options) as running:
+        victim = processes(running)[1]
+        wait_for_saves(folder, 2)
+        os.kill(victim, signal.SIGTERM)
+        assert weights_of(running, status=143) == []
+    with start_workers(folder, *options) as running:
+        assert weights_of(running) == whole
+    assert (folder / "weights.npz").exists()
+
+
+def processes(running):
+    """The process ids of two workers that have just been started."""
+    pids = []
+    while len(pids) < 2:
+        line = running.stdout.readline()
+        assert line, "no more output"
+        pids += [int(pid) for pid in re.findall(r"worker \d is process (\d+)", line)]
+    return pids
+
+
+def wait_for_saves(folder, num):
+    """Waits until there are `num` more saves."""
+
+    def newest():
+        names = [path.name for path in folder.glob("resume/ckpt-*.index")]
+        return max([int(re.search(r"\d+", name)[0]) for name in names], default=0)
+
+    before, end = newest(), time.monotonic() + 300
+    while newest() < before + num:
+        assert time.monotonic() < end
+        time.sleep(0.01)

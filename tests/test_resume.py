@@ -33,13 +33,13 @@ class Interrupt(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-def make(**options):
+def make(accumulate=None, **options):
     keras.utils.set_random_seed(0)
     network = TimeMLP(2, width=8, blocks=1)
     model = kgen.DiffusionModel(
         network, GaussianDiffusion(CosineLogSNR()), grey_levels=None, ema_decay=0.9, seed=3
     )
-    model.compile(keras.optimizers.Adam(0.01), **options)
+    model.compile(keras.optimizers.Adam(0.01, gradient_accumulation_steps=accumulate), **options)
     return model
 
 
@@ -101,8 +101,25 @@ def test_data_of_unknown_length_are_warned_of(tmp_path):
         model.fit(dataset, verbose=0, callbacks=[Resume(tmp_path)])
 
 
-def test_several_steps_in_one_execution(tmp_path):
-    options = {"compile_options": {"steps_per_execution": 2}}
+def test_an_error_in_fit_gives_back_what_was_taken(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    train(tmp_path, "dataset", interrupt=9, save_steps=1)
+    assert signal.getsignal(signal.SIGTERM) is before
+    # The error comes while the third step of the second epoch is still being looked for.
+    model, callbacks = make(), [Resume(tmp_path, save_steps=1), Interrupt(1)]
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(data("dataset")[0], epochs=4, callbacks=callbacks, verbose=0)
+    assert signal.getsignal(signal.SIGTERM) is before
+    before = int(model.optimizer.iterations)
+    model.fit(data("dataset")[0], verbose=0)
+    assert int(model.optimizer.iterations) == before + 6
+
+
+@pytest.mark.parametrize(
+    "options", [{"steps_per_execution": 2}, {"accumulate": 4, "steps_per_execution": 2}]
+)
+def test_several_steps_in_one_execution_or_one_update(options, tmp_path):
+    options = {"compile_options": options}
     whole, _ = train(tmp_path / "whole", "arrays", **options)
     train(tmp_path / "broken", "arrays", interrupt=5, save_steps=2, **options)
     resumed, _ = train(tmp_path / "broken", "arrays", save_steps=2, **options)

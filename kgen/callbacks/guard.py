@@ -42,7 +42,7 @@ class Guard(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Stops, when it is time to."""
-        skipped = int(self.model.skipped_in_a_row)
+        skipped = int(self.model.skipped_in_a_row.numpy())
         if skipped < self.stop_after:
             return
         bad = [name for name, value in (logs or {}).items() if not np.all(np.isfinite(value))]

@@ -6,6 +6,7 @@ import warnings
 import keras
 import numpy as np
 
+from kgen.distribution import is_chief
 from kgen.metrics.active_units import active_units
 from kgen.models.generative_model import images_of
 
@@ -57,7 +58,7 @@ class PosteriorCollapse(keras.callbacks.Callback):
                 "active. A KL warm-up (`warm_up`), a smaller `beta` or `free_bits` may help.",
                 stacklevel=2,
             )
-        if self.directory is not None:
+        if self.directory is not None and is_chief():
             self._draw(kl, active, epoch + 1)
 
     def _draw(self, kl, active, epoch):

@@ -25,7 +25,7 @@ import warnings
 import keras
 import tensorflow as tf
 
-from kgen.distribution import is_chief
+from kgen.distribution import is_chief, several_workers
 
 
 class Resume(keras.callbacks.Callback):
@@ -52,7 +52,7 @@ class Resume(keras.callbacks.Callback):
         2
     """
 
-    exact = True  # `GenerativeModel.fit` then takes care that data have an order to come back to
+    exact = True  # `GenerativeModel.fit` sees to an order of the data, and calls `close`
 
     def __init__(self, directory, save_every=1, *, save_steps=None, keep=2):
         super().__init__()
@@ -63,7 +63,7 @@ class Resume(keras.callbacks.Callback):
         self.save_every = save_every
         self.save_steps = save_steps
         self.keep = keep
-        self._terminated = False
+        self._terminated = self._handling = False
 
     def on_train_begin(self, logs=None):
         """Restores the newest save that can be read, if there is one."""
@@ -87,11 +87,13 @@ class Resume(keras.callbacks.Callback):
             self._restore(saves)
             self._find_place()
         # Other workers than the chief have to take part in a save, and throw theirs away.
-        directory = self.directory if is_chief() else tempfile.mkdtemp()
-        self._manager = tf.train.CheckpointManager(self._checkpoint, str(directory), self.keep)
+        self._scratch = None if is_chief() else tempfile.TemporaryDirectory()
+        directory = str(self._scratch.name if self._scratch else self.directory)
+        self._manager = tf.train.CheckpointManager(self._checkpoint, directory, self.keep)
         self._terminated = False
         if threading.current_thread() is threading.main_thread():
             self._handler = signal.signal(signal.SIGTERM, self._on_signal)
+            self._handling = True
 
     def on_epoch_begin(self, epoch, logs=None):
         """Puts back the running means of an unfinished epoch, which Keras has just reset."""
@@ -107,7 +109,7 @@ class Resume(keras.callbacks.Callback):
             return
         steps = batch + 1
         before, self._seen = self._seen, steps
-        if self._terminated:
+        if self._ended():
             self._save(self._epoch, steps)
             raise SystemExit(128 + signal.SIGTERM)
         if self.save_steps and steps // self.save_steps > before // self.save_steps:
@@ -116,21 +118,35 @@ class Resume(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Saves, when it is time to."""
         self._seen = 0
-        if self._terminated or (epoch + 1) % self.save_every == 0:
+        ended = self._ended()
+        if ended or (epoch + 1) % self.save_every == 0:
             self._save(epoch + 1, 0)
-        if self._terminated:
+        if ended:
             raise SystemExit(128 + signal.SIGTERM)
 
-    def on_train_end(self, logs=None):
-        """Gives SIGTERM back."""
-        if threading.current_thread() is threading.main_thread():
+    def close(self):
+        """Gives back what was taken; `GenerativeModel.fit` calls it, also after an error."""
+        if self._handling:
             signal.signal(signal.SIGTERM, self._handler or signal.SIG_DFL)
+            self._handling = False
+        if self._left:
+            self.model.train_function, self._left = None, 0
+        self.model._initial_epoch = None  # another `fit` begins with the first epoch
 
     def _on_signal(self, number, frame):
         self._terminated = True
 
+    def _ended(self):
+        """Whether SIGTERM has come, to any of the workers: all save after the same step."""
+        strategy = self.model.distribute_strategy
+        if not several_workers(strategy):
+            return self._terminated
+        here = tf.constant(float(self._terminated))
+        flags = strategy.experimental_distribute_values_from_function(lambda _: here)
+        return float(strategy.reduce(tf.distribute.ReduceOp.SUM, flags, axis=None)) > 0
+
     _seen = 0
-    _handler = None
+    _left = 0
 
     def _mean_variables(self):
         return [variable for mean in self.model.metrics for variable in mean.variables]

@@ -8,35 +8,28 @@ gradient accumulation through `optimizer.apply`, one running mean for every term
 A model whose loss is a bound on -log p(x) also states the bound itself, `bound_terms`, whatever the
 weights of its loss; `evaluate` reports both, the sum as `bound` and as `bits_per_dim`.
 
-The exponential moving average of the weights (`ema_decay`) is what evaluation, sampling, presets
-and exports use:
-
-    ema <- d ema + (1 - d) weights,    d = min(ema_decay, (1 + n) / (10 + n)) after n updates
-
 References:
   Luo (2022), https://arxiv.org/abs/2208.11970: every loss here is a sum of terms of its ELBO.
-  Polyak and Juditsky (1992), https://doi.org/10.1137/0330046 (averaging).
 """
 
 import abc
-import contextlib
-import re
-import types
-import warnings
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from kgen.distribution import several_workers
+from kgen.distribution import is_chief
 from kgen.metrics.bits_per_dim import bits_per_dim
+from kgen.models.averaging import WeightAveraging
+from kgen.models.fit_data import first_batch, ordered, unpack
+from kgen.models.replicas import apply_gradients, global_mean, make_function
 from kgen.presets import save_preset
 from kgen.tensors import SeedStream
 
+WRITERS = keras.callbacks.CSVLogger, keras.callbacks.ModelCheckpoint, keras.callbacks.TensorBoard
 BOUND = ("reconstruction", "prior", "denoising")  # of Luo (2022), eq. 58
 
 
-class GenerativeModel(keras.Model, abc.ABC):
+class GenerativeModel(WeightAveraging, keras.Model, abc.ABC):
     """Base class: a subclass defines `loss_terms`, and calls `start_averaging` once it has weights.
 
     Args:
@@ -87,44 +80,6 @@ class GenerativeModel(keras.Model, abc.ABC):
     def check_batch(self, batch):
         """Raises an error if a batch is not what the model learns from."""
 
-    def start_averaging(self):
-        """Creates the averaged weights; a subclass calls it at the end of its construction."""
-        if self.ema_decay is None:
-            return
-        self.ema_updates = self.add_weight(
-            shape=(), dtype="int32", trainable=False, name="ema_updates", initializer="zeros"
-        )
-        # By path: a network that Keras rebuilds may hold its variables in another order.
-        variables = sorted(self.trainable_variables, key=lambda v: natural_order(v.path))
-        # A namespace, so that Keras does not take the variables for the model's own.
-        self._averaging = types.SimpleNamespace(variables=variables)
-        self.ema_weights = [
-            self.add_weight(
-                shape=v.shape, dtype=v.dtype, trainable=False, name=f"ema_{i}", initializer="zeros"
-            )
-            for i, v in enumerate(variables)
-        ]
-        self.reset_averages()
-
-    def reset_averages(self):
-        """Sets the averaged weights to the present ones."""
-        for variable, average in self._averages():
-            average.assign(variable)
-
-    def _averages(self):
-        if not self.ema_weights:
-            return []
-        return list(zip(self._averaging.variables, self.ema_weights, strict=True))
-
-    def averaged(self):
-        """A context in which the averaged weights stand in for the trained ones.
-
-        Variables assigned inside keep their old values outside.
-        """
-        if not self.ema_weights:
-            return contextlib.nullcontext()
-        return keras.StatelessScope([(v, average.value) for v, average in self._averages()])
-
     def save_to_preset(self, directory, dtype="float16"):
         """Writes the model as a preset; see `kgen.presets.save_preset`."""
         save_preset(self, directory, dtype)
@@ -141,8 +96,8 @@ class GenerativeModel(keras.Model, abc.ABC):
             **kwargs: as of `keras.Model.compile`.
 
         Raises:
-            ValueError: for a `loss`, an optimizer with `use_ema`, or, under a strategy of several
-                devices, what Keras cannot do there.
+            ValueError: for a `loss`, an optimizer with `use_ema`, or `jit_compile` under a strategy
+                of several devices.
         """
         if kwargs.get("loss") is not None:
             raise ValueError(
@@ -154,8 +109,11 @@ class GenerativeModel(keras.Model, abc.ABC):
                 "`optimizer` must not have `use_ema`, which overwrites the weights at the end of "
                 "`fit`: pass `ema_decay` to the model instead."
             )
-        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            _check_distributed(optimizer, skip_above, kwargs.get("steps_per_execution") or 1)
+        if jit_compile and self.distribute_strategy.num_replicas_in_sync > 1:
+            raise ValueError(
+                "`jit_compile` must be False under a strategy of several devices: XLA compiles a "
+                f"step for one. Received: jit_compile={jit_compile}."
+            )
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         # A variable that first appears in the training step would make TensorFlow trace it twice.
         self.optimizer.build(self.optimized_variables)
@@ -184,8 +142,7 @@ class GenerativeModel(keras.Model, abc.ABC):
         variables = self.optimized_variables
         with tf.GradientTape() as tape:
             terms = self.loss_terms(batch, training=True)
-            loss = mean_of_sum(terms)
-            scaled = self.optimizer.scale_loss(loss / num_replicas())
+            scaled = self.optimizer.scale_loss(global_mean_of_sum(terms))
         self.apply_gradients(self.optimizer, tape.gradient(scaled, variables), variables)
         return self.logs(terms)
 
@@ -210,37 +167,21 @@ class GenerativeModel(keras.Model, abc.ABC):
         }
 
     def fit(self, x=None, *args, **kwargs):
-        """As `keras.Model.fit`, on data that are looked at first."""
+        """As `keras.Model.fit`, on data that are looked at first; of several workers one writes."""
         self._look_at(x)
-        if not args and any(getattr(c, "exact", False) for c in kwargs.get("callbacks") or ()):
-            x = self._ordered(x, kwargs)
+        callbacks = keras.tree.flatten(kwargs.get("callbacks") or [])
+        if not is_chief():
+            kwargs["callbacks"] = [c for c in callbacks if not isinstance(c, WRITERS)]
+        exact = [callback for callback in callbacks if getattr(callback, "exact", False)]
+        if exact and not args:
+            x, self.fit_data = ordered(x, kwargs, seed=int(self.seeds.root.numpy()[0]))
         if isinstance(x, tf.data.Dataset):
             kwargs.setdefault("shuffle", False)  # Keras would warn that it cannot
-        return super().fit(x, *args, **kwargs)
-
-    def _ordered(self, x, options):
-        """Makes a data set whose place a resumed training can find again, and remembers it."""
-        if isinstance(x, (np.ndarray, tf.Tensor, dict)):
-            arrays = tf.nest.map_structure(tf.convert_to_tensor, x)
-            num = len(tf.nest.flatten(arrays)[0])
-            x = tf.data.Dataset.range(num)
-            if options.pop("shuffle", True):
-                x = x.shuffle(num, seed=int(self.seeds.root.numpy()[0]))
-            x = x.batch(options.pop("batch_size", None) or 32)
-            x = x.map(lambda rows: tf.nest.map_structure(lambda a: tf.gather(a, rows), arrays))
-            x = x.prefetch(2)
-        steps = options.get("steps_per_epoch")
-        self.fit_data = types.SimpleNamespace(dataset=x, steps_per_epoch=steps)
-        if steps is None and isinstance(x, tf.data.Dataset) and int(x.cardinality()) > 0:
-            # Keras opens a data set twice an epoch if it is not told how long an epoch is.
-            options["steps_per_epoch"] = int(x.cardinality())
-        elif steps is None:
-            warnings.warn(
-                "`x` has no known length, so that a training that is resumed may see it in another "
-                "order. Use `x.apply(tf.data.experimental.assert_cardinality(num_batches))`.",
-                stacklevel=3,
-            )
-        return x
+        try:
+            return super().fit(x, *args, **kwargs)
+        finally:
+            for callback in exact:  # Keras tells a callback nothing of an error
+                callback.close()
 
     def evaluate(self, x=None, *args, **kwargs):
         """As `keras.Model.evaluate`, on data that are looked at first."""
@@ -249,45 +190,45 @@ class GenerativeModel(keras.Model, abc.ABC):
 
     def _look_at(self, x):
         """Checks an array, or the first batch of a data set."""
-        if type(self).check_batch is GenerativeModel.check_batch:
-            return
-        if isinstance(x, tf.data.Dataset):
-            x = next(iter(x.take(1)), None)
-            if x is None:
-                raise ValueError("`x` must hold at least one example. Received: an empty data set.")
-            x = unpack(x)
-        if isinstance(x, (np.ndarray, tf.Tensor, dict)):
-            self.check_batch(x)
+        if type(self).check_batch is not GenerativeModel.check_batch:
+            batch = first_batch(x)
+            if batch is not None:
+                self.check_batch(batch)
 
     def apply_gradients(self, optimizer, gradients, variables):
         """Applies one update, unless it is to be skipped, and lets the averaged weights follow."""
-        if self.skip_above is None:
-            self._update(optimizer, gradients, variables)
-            return
-        # NaN is not less than anything.
-        good = tf.linalg.global_norm(gradients) < self.skip_above
-        skipped = tf.cast(~good, tf.int32)
-        self.skipped_steps.assign_add(skipped)
-        self.skipped_in_a_row.assign(skipped * (self.skipped_in_a_row + 1))
-        tf.cond(good, lambda: self._update(optimizer, gradients, variables), lambda: None)
-
-    def _update(self, optimizer, gradients, variables):
-        optimizer.apply(gradients, variables)
-        if self.ema_weights:
-            n = tf.cast(self.ema_updates.value, tf.float32)
-            decay = tf.minimum(self.ema_decay, (1 + n) / (10 + n))
-            for variable, average in self._averages():
-                average.assign(average + (1 - decay) * (variable - average))
-            self.ema_updates.assign_add(1)
+        skipped = apply_gradients(
+            optimizer, gradients, variables, self.skip_above, self.update_averages
+        )
+        if self.skip_above is not None:
+            skipped = tf.cast(skipped, tf.int32)
+            self.skipped_steps.assign_add(skipped)
+            self.skipped_in_a_row.assign(skipped * (self.skipped_in_a_row + 1))
 
     def logs(self, terms, **others):
         """Updates the running means of the loss, of its terms and of `others`; returns them."""
-        values = {"loss": mean_of_sum(terms), **terms, **others}
+        values = {"loss": tf.add_n(list(terms.values())), **terms, **others}
         for name, value in values.items():
             self._mean(name).update_state(value)
-        results = {name: self._mean(name).result() for name in values}
-        # Over several processes Keras reduces over the first axis, which a scalar has not.
-        return {k: v[None] for k, v in results.items()} if several_workers() else results
+        return self.results(values)
+
+    def results(self, names):
+        """The running means of those names."""
+        return {name: self._mean(name).result() for name in names}
+
+    def make_train_function(self, force=False):
+        """As of Keras, and over several devices `kgen.models.replicas.make_function`."""
+        if self.distribute_strategy.num_replicas_in_sync == 1:
+            super().make_train_function(force)
+        elif self.train_function is None or force:
+            self.train_function = make_function(self, self.train_step)
+
+    def make_test_function(self, force=False):
+        """As of Keras, and over several devices `kgen.models.replicas.make_function`."""
+        if self.distribute_strategy.num_replicas_in_sync == 1:
+            super().make_test_function(force)
+        elif self.test_function is None or force:
+            self.test_function = make_function(self, self.test_step)
 
     def _mean(self, name):
         if name not in self._means:
@@ -303,34 +244,6 @@ class GenerativeModel(keras.Model, abc.ABC):
         return list(self._means.values())
 
 
-def _check_distributed(optimizer, skip_above, steps_per_execution):
-    """Refuses what ends in an error inside of TensorFlow: synchronising within a condition."""
-    for name, value, allowed in (
-        ("steps_per_execution", steps_per_execution, 1),
-        ("skip_above", skip_above, None),
-        ("gradient_accumulation_steps", optimizer.gradient_accumulation_steps, None),
-    ):
-        if value != allowed:
-            raise ValueError(
-                f"`{name}` must be {allowed} under a strategy of several devices, where Keras "
-                f"cannot have it. Received: {name}={value}."
-            )
-
-
-def natural_order(path):
-    """A key that sorts numbers in a path as numbers.
-
-    Keras numbers layers without a name from a counter of the process, so a network that is rebuilt
-    has other numbers in the same order: 9, 10 become 11, 12.
-
-    Example:
-        >>> sorted(["dense_10/kernel", "dense_9/kernel", "dense/kernel"], key=natural_order)
-        ['dense/kernel', 'dense_9/kernel', 'dense_10/kernel']
-    """
-    parts = re.split(r"(\d+)", path)
-    return [int(part) if part.isdigit() else part for part in parts]
-
-
 def freeze(layer):
     """Makes a layer and all inside it not trainable.
 
@@ -341,25 +254,9 @@ def freeze(layer):
         part.trainable = False
 
 
-def mean_of_sum(terms):
-    """The training loss: the mean over the batch of the sum of the terms, a scalar."""
-    return tf.reduce_mean(tf.add_n(list(terms.values())))
-
-
-def num_replicas():
-    """Number of devices a global batch is spread over; gradients are summed over them."""
-    return tf.cast(tf.distribute.get_strategy().num_replicas_in_sync, tf.float32)
-
-
-def unpack(data):
-    """The batch of a data set; kgen's models take no targets."""
-    x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
-    if y is not None:
-        raise ValueError(
-            "The data must yield inputs only: kgen's models bring their own targets, so "
-            "`fit(x, x)` becomes `fit(x)`."
-        )
-    return x
+def global_mean_of_sum(terms):
+    """The training loss, a scalar: a replica's part of the mean of the sum of the terms."""
+    return global_mean(tf.add_n(list(terms.values())))
 
 
 def images_of(batch):

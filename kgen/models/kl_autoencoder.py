@@ -33,11 +33,11 @@ from kgen.models import serving
 from kgen.models.generative_model import (
     GenerativeModel,
     freeze,
+    global_mean_of_sum,
     images_of,
-    mean_of_sum,
-    num_replicas,
     unpack,
 )
+from kgen.models.replicas import apply_gradients, global_mean
 from kgen.serialization import serializable
 from kgen.tensors import expand_to, normal, split, sum_event
 
@@ -273,15 +273,15 @@ class KLAutoencoder(GenerativeModel):
             terms, x_hat = self._loss_terms(x, True, None)
             logits = self._logits(x_hat)
             terms["adversarial"] = -joined * self.adversarial * logits
-            scaled = self.optimizer.scale_loss(mean_of_sum(terms) / num_replicas())
+            scaled = self.optimizer.scale_loss(global_mean_of_sum(terms))
         self.apply_gradients(self.optimizer, tape.gradient(scaled, variables), variables)
         variables = self.discriminator.trainable_variables
         with tf.GradientTape() as tape:
             hinge = tf.nn.relu(1 - self._logits(x)) + tf.nn.relu(1 + self._logits(x_hat))
             hinge = joined * hinge
-            loss = tf.reduce_mean(hinge) / num_replicas()
-            scaled = self.discriminator_optimizer.scale_loss(loss)
-        self.discriminator_optimizer.apply(tape.gradient(scaled, variables), variables)
+            scaled = self.discriminator_optimizer.scale_loss(global_mean(hinge))
+        gradients = tape.gradient(scaled, variables)
+        apply_gradients(self.discriminator_optimizer, gradients, variables, self.skip_above)
         return self.logs(terms, discriminator=hinge)
 
     def _logits(self, x):

@@ -33,11 +33,11 @@ from kgen.checks import (
 from kgen.models import serving
 from kgen.models.generative_model import (
     GenerativeModel,
+    global_mean_of_sum,
     images_of,
-    mean_of_sum,
-    num_replicas,
     unpack,
 )
+from kgen.models.replicas import sum_over_replicas
 from kgen.serialization import serializable
 from kgen.tensors import sum_event, uniform
 
@@ -161,27 +161,26 @@ class VQVAE(GenerativeModel):
         variables = self.optimized_variables
         with tf.GradientTape() as tape:
             terms, h, k = self._forward(x, True)
-            scaled = self.optimizer.scale_loss(mean_of_sum(terms) / num_replicas())
+            scaled = self.optimizer.scale_loss(global_mean_of_sum(terms))
         self.apply_gradients(self.optimizer, tape.gradient(scaled, variables), variables)
         counts = self._follow(tf.stop_gradient(h), k, self.seeds.next())
         return self.logs(terms, perplexity=perplexity(counts))
 
     def _follow(self, h, k, seed):
         """Updates the averages and the codes; returns how often each code was chosen."""
-        chosen = tf.one_hot(k, self.num_codes)
+        chosen, num = tf.one_hot(k, self.num_codes), tf.shape(h)[0]
         counts, sums = tf.reduce_sum(chosen, axis=0), tf.matmul(chosen, h, transpose_a=True)
-        replica = tf.distribute.get_replica_context()
-        if replica is not None and replica.num_replicas_in_sync > 1:
-            counts, sums = replica.all_reduce("sum", [counts, sums])
+        at = tf.cast(uniform([self.num_codes], seed) * tf.cast(num, tf.float32), tf.int32)
+        # The last replicas may have no data, at the end of an epoch.
+        others = tf.gather(tf.pad(h, [[0, 1], [0, 0]]), tf.maximum(tf.minimum(at, num - 1), 0))
+        first = tf.distribute.get_replica_context().replica_id_in_sync_group == 0
+        others = tf.cast(first, tf.float32) * others
+        counts, sums, others = sum_over_replicas([counts, sums, others])
         n = self.decay * self.counts + (1 - self.decay) * counts
         m = self.decay * self.sums + (1 - self.decay) * sums
         mean = tf.reduce_mean(counts)
         started = tf.reduce_sum(self.counts.value) > 0
         dead = tf.where(started, n < self.revive_below * mean, True)
-        at = tf.cast(
-            uniform([self.num_codes], seed) * tf.cast(tf.shape(h)[0], tf.float32), tf.int32
-        )
-        others = tf.gather(h, tf.minimum(at, tf.shape(h)[0] - 1))
         n = tf.where(dead, mean, n)
         m = tf.where(dead[:, None], mean * others, m)
         self.counts.assign(n)
@@ -194,7 +193,7 @@ class VQVAE(GenerativeModel):
         x = images_of(unpack(data))
         with self.averaged():
             terms, _, k = self._forward(x, False)
-        counts = tf.reduce_sum(tf.one_hot(k, self.num_codes), axis=0)
+        counts = sum_over_replicas(tf.reduce_sum(tf.one_hot(k, self.num_codes), axis=0))
         return self.logs(terms, perplexity=perplexity(counts))
 
     def encode(self, x):

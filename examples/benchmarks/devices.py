@@ -1,0 +1,116 @@
+"""What spreading a step over devices costs: 1, 2 and 4 virtual ones on the same cores.
+
+    python examples/benchmarks/devices.py
+
+The same diffusion model of Fashion-MNIST takes steps on the same global batch, without a strategy
+and under `MirroredStrategy` with virtual CPU devices. All of them share the cores of this machine,
+so nothing can become faster; what is measured is the price of splitting the batch, summing the
+gradients and updating several copies. It is a simulation: on GPUs each device brings its own cores.
+
+Configurations take turns of a few steps, since other programs may be running, and each turn is
+compared with the turn of one device beside it. The time that a step waits for its input is that of
+drawing batches alone from the same data, in turns too.
+"""
+
+import argparse
+import statistics
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import kgen
+from kgen.data import grey
+
+
+class StepTimer(keras.callbacks.Callback):
+    """Seconds of each step of the last `fit`."""
+
+    def on_train_begin(self, logs=None):
+        """Forgets the last turn."""
+        self.seconds, self.last = [], None
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Measures from the end of one step to that of the next, the input included."""
+        now = time.perf_counter()
+        if self.last is not None:
+            self.seconds.append(now - self.last)
+        self.last = now
+
+
+class Contestant:
+    """The model on so many devices."""
+
+    def __init__(self, num, args):
+        devices = [f"CPU:{i}" for i in range(num)]
+        self.strategy = (
+            tf.distribute.get_strategy() if num == 1 else tf.distribute.MirroredStrategy(devices)
+        )
+        data = grey.load("fashion_mnist", batch_size=args.batch_size, values="signed", seed=0)
+        self.data = data.repeat()
+        self.steps = args.steps
+        keras.utils.set_random_seed(0)
+        with self.strategy.scope():
+            network = kgen.networks.UNet(
+                (28, 28, 1), channels=args.channels, blocks=1, attention=(False, True), patch=2
+            )
+            process = kgen.diffusion.GaussianDiffusion(kgen.diffusion.LinearLogSNR(13.3, -8.0))
+            self.model = kgen.DiffusionModel(network, process, ema_decay=0.999, seed=0)
+            self.model.compile(keras.optimizers.Adam(1e-3, global_clipnorm=1.0))
+        self.timer = StepTimer()
+
+    def step_seconds(self):
+        """The median time of a step in one turn."""
+        self.model.fit(self.data, steps_per_epoch=self.steps, callbacks=[self.timer], verbose=0)
+        return statistics.median(self.timer.seconds)
+
+    def input_seconds(self):
+        """The median time of drawing a batch for the devices."""
+        iterator = iter(self.strategy.experimental_distribute_dataset(self.data))
+        next(iterator)
+        seconds = []
+        for _ in range(self.steps):
+            start = time.perf_counter()
+            next(iterator)
+            seconds.append(time.perf_counter() - start)
+        return statistics.median(seconds)
+
+
+def main(argv=None):
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--devices", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--channels", type=int, nargs="+", default=[32, 64])
+    parser.add_argument("--batch-size", type=int, default=128, help="of all devices together")
+    parser.add_argument("--steps", type=int, default=10, help="of a turn")
+    parser.add_argument("--turns", type=int, default=9)
+    args = parser.parse_args(argv)
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    logical = [tf.config.LogicalDeviceConfiguration()] * max(args.devices)
+    tf.config.set_logical_device_configuration(cpu, logical)
+
+    contestants = {num: Contestant(num, args) for num in args.devices}
+    for contestant in contestants.values():
+        contestant.step_seconds()  # builds the graph
+    steps, inputs = ({num: [] for num in contestants} for _ in "12")
+    for turn in range(args.turns):
+        for num in list(contestants)[:: 1 if turn % 2 else -1]:
+            steps[num].append(contestants[num].step_seconds())
+            inputs[num].append(contestants[num].input_seconds())
+    one = np.array(steps[args.devices[0]])
+    print("| devices | ms a step | against one, median (quartiles) | input, share of a step |")
+    print("| --- | --- | --- | --- |")
+    for num in contestants:
+        low, ratio, high = np.percentile(np.array(steps[num]) / one, [25, 50, 75])
+        share = np.median(np.array(inputs[num]) / np.array(steps[num]))
+        print(
+            f"| {num} | {1000 * np.median(steps[num]):.1f} "
+            f"| {ratio:.2f} ({low:.2f} to {high:.2f}) | {share:.1%} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""The exponential moving average of the weights: what evaluation, sampling and presets use.
+
+    ema <- d ema + (1 - d) weights,    d = min(ema_decay, (1 + n) / (10 + n)) after n updates
+
+References:
+  Polyak and Juditsky (1992), https://doi.org/10.1137/0330046.
+"""
+
+import contextlib
+import re
+import types
+
+import keras
+import tensorflow as tf
+
+
+class WeightAveraging:
+    """The averaged weights of a Keras model with an attribute `ema_decay`; None means none."""
+
+    ema_weights = ()
+
+    def start_averaging(self):
+        """Creates the averaged weights; a subclass calls it at the end of its construction."""
+        if self.ema_decay is None:
+            return
+        self.ema_updates = self.add_weight(
+            shape=(), dtype="int32", trainable=False, name="ema_updates", initializer="zeros"
+        )
+        # By path: a network that Keras rebuilds may hold its variables in another order.
+        variables = sorted(self.trainable_variables, key=lambda v: natural_order(v.path))
+        # A namespace, so that Keras does not take the variables for the model's own.
+        self._averaging = types.SimpleNamespace(variables=variables)
+        self.ema_weights = [
+            self.add_weight(
+                shape=v.shape, dtype=v.dtype, trainable=False, name=f"ema_{i}", initializer="zeros"
+            )
+            for i, v in enumerate(variables)
+        ]
+        self.reset_averages()
+
+    def reset_averages(self):
+        """Sets the averaged weights to the present ones."""
+        for variable, average in self._averages():
+            average.assign(variable)
+
+    def update_averages(self):
+        """Lets the averaged weights follow, after an update of the weights."""
+        if not self.ema_weights:
+            return
+        n = tf.cast(self.ema_updates.value, tf.float32)
+        decay = tf.minimum(self.ema_decay, (1 + n) / (10 + n))
+        for variable, average in self._averages():
+            average.assign(average + (1 - decay) * (variable - average))
+        self.ema_updates.assign_add(1)
+
+    def averaged(self):
+        """A context in which the averaged weights stand in for the trained ones.
+
+        Variables assigned inside keep their old values outside.
+        """
+        if not self.ema_weights:
+            return contextlib.nullcontext()
+        return keras.StatelessScope([(v, average.value) for v, average in self._averages()])
+
+    def _averages(self):
+        if not self.ema_weights:
+            return []
+        return list(zip(self._averaging.variables, self.ema_weights, strict=True))
+
+
+def natural_order(path):
+    """A key that sorts numbers in a path as numbers.
+
+    Keras numbers layers without a name from a counter of the process, so a network that is rebuilt
+    has other numbers in the same order: 9, 10 become 11, 12.
+
+    Example:
+        >>> sorted(["dense_10/kernel", "dense_9/kernel", "dense/kernel"], key=natural_order)
+        ['dense/kernel', 'dense_9/kernel', 'dense_10/kernel']
+    """
+    parts = re.split(r"(\d+)", path)
+    return [int(part) if part.isdigit() else part for part in parts]

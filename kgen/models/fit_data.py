@@ -1,0 +1,66 @@
+"""What `fit` is given: a first look at it, and an order that a resumed training can find again."""
+
+import types
+import warnings
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+def unpack(data):
+    """The batch of a data set; kgen's models take no targets."""
+    x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+    if y is not None:
+        raise ValueError(
+            "The data must yield inputs only: kgen's models bring their own targets, so "
+            "`fit(x, x)` becomes `fit(x)`."
+        )
+    return x
+
+
+def first_batch(x):
+    """The arrays of `fit` or the first batch of its data set; None of anything else.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if isinstance(x, tf.data.Dataset):
+        x = next(iter(x.take(1)), None)
+        if x is None:
+            raise ValueError("`x` must hold at least one example. Received: an empty data set.")
+        x = unpack(x)
+    return x if isinstance(x, (np.ndarray, tf.Tensor, dict)) else None
+
+
+def ordered(x, options, seed):
+    """Makes a data set whose place a resumed training can find again.
+
+    Args:
+        x: arrays or a data set.
+        options: of `fit`; what is done here is taken out, and `steps_per_epoch` is added.
+        seed: an integer, of the order of arrays.
+
+    Returns:
+        The data set, and a namespace of `dataset` and `steps_per_epoch`, as they were asked for.
+    """
+    if isinstance(x, (np.ndarray, tf.Tensor, dict)):
+        arrays = tf.nest.map_structure(tf.convert_to_tensor, x)
+        num = len(tf.nest.flatten(arrays)[0])
+        x = tf.data.Dataset.range(num)
+        if options.pop("shuffle", True):
+            x = x.shuffle(num, seed=seed)
+        x = x.batch(options.pop("batch_size", None) or 32)
+        x = x.map(lambda rows: tf.nest.map_structure(lambda a: tf.gather(a, rows), arrays))
+        x = x.prefetch(2)
+    steps = options.get("steps_per_epoch")
+    if steps is None and isinstance(x, tf.data.Dataset) and int(x.cardinality()) > 0:
+        # Keras opens a data set twice an epoch if it is not told how long an epoch is.
+        options["steps_per_epoch"] = int(x.cardinality())
+    elif steps is None:
+        warnings.warn(
+            "`x` has no known length, so that a training that is resumed may see it in another "
+            "order. Use `x.apply(tf.data.experimental.assert_cardinality(num_batches))`.",
+            stacklevel=4,
+        )
+    return x, types.SimpleNamespace(dataset=x, steps_per_epoch=steps)

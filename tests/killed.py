@@ -1,0 +1,76 @@
+"""A small training that can be killed at any moment, for tests/test_kills.py.
+
+It tells of each step, saves after each, and at its end writes all weights to `weights.npz`.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from models.conftest import HashedWords
+
+import kgen
+from kgen.callbacks import Resume
+from kgen.data import emoji
+from kgen.networks import mlp
+from kgen.networks.conv import decoder, encoder
+from kgen.networks.unet import UNet
+
+EPOCHS, EXAMPLES, BATCH = 8, 64, 8
+
+
+def text_to_image():
+    """Latent diffusion of captioned emoji, with its autoencoder inside."""
+    autoencoder = kgen.KLAutoencoder(
+        encoder((16, 16, 3), 4, channels=(8, 16)), decoder((8, 8, 4), channels=(8, 16)), seed=0
+    )
+    network = UNet(
+        (8, 8, 4),
+        channels=(8,),
+        blocks=1,
+        attention=(True,),
+        heads=2,
+        tokens=(4, 8),
+        pooled=8,
+    )
+    process = kgen.diffusion.GaussianDiffusion(kgen.diffusion.CosineLogSNR())
+    return kgen.LatentDiffusion(autoencoder, network, process, HashedWords(), ema_decay=0.9, seed=0)
+
+
+def vae():
+    """A VAE of the same pictures."""
+    networks = mlp((16, 16, 3), (16,), hidden=(32,)), mlp((8,), (16, 16, 6), hidden=(32,))
+    return kgen.VAE(*networks, "gaussian", ema_decay=0.9, seed=0)
+
+
+def data(kind):
+    """Real pictures at 16 x 16, with captions where they are asked for, in a random order."""
+    arrays = emoji.load_arrays("test", styles=("twemoji",))
+    x = tf.cast(arrays["images"][:EXAMPLES], tf.float32) / 127.5 - 1
+    x = tf.image.resize(x, [16, 16], method="area").numpy()
+    if kind == "text_to_image":
+        prompts = [str(caption) for caption in arrays["captions"][:EXAMPLES]]
+        x = {"images": x, "prompts": np.array(prompts)}
+    return tf.data.Dataset.from_tensor_slices(x).shuffle(EXAMPLES, seed=1).batch(BATCH)
+
+
+class Report(keras.callbacks.Callback):
+    """Says how far it is: the number of steps of all lives together."""
+
+    def __init__(self, pipe):
+        super().__init__()
+        self.pipe = pipe
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.pipe.send(int(self.model.optimizer.iterations))
+
+
+def main(kind, folder, pipe):
+    """Trains, from the newest save on."""
+    tf.config.experimental.enable_op_determinism()
+    keras.utils.set_random_seed(0)
+    model = {"text_to_image": text_to_image, "vae": vae}[kind]()
+    model.compile(keras.optimizers.Adam(1e-3, global_clipnorm=1.0))
+    callbacks = [Resume(folder / "resume", save_steps=1), Report(pipe)]
+    model.fit(data(kind), epochs=EPOCHS, callbacks=callbacks, verbose=0)
+    variables = [*model.variables, *model.optimizer.variables]
+    np.savez(folder / "weights.npz", *[variable.numpy() for variable in variables])
