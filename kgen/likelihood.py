@@ -89,21 +89,22 @@ def log_likelihood(
     start, end = (process.log_snr(tf.constant(t, dtype)) for t in (0.0, 1.0))
     alpha_0, _ = process.alpha_sigma_of(start)
 
+    # A function that stays one: a step has seven stages, each of which would trace it anew.
+    @tf.function(experimental_attributes={"_noinline": True})
     def slope(log_snr, state):
         y = state[0]
         alpha, _ = process.alpha_sigma_of(log_snr)
-        t = process.schedule.time(log_snr)
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(y)
+            x_hat = denoise(alpha * y, process.schedule.time(log_snr))
 
         def one(v):
-            with tf.GradientTape() as tape:
-                tape.watch(y)
-                along = tf.reduce_sum(denoise(alpha * y, t) * v)
-            return sum_event(tape.gradient(along, y) * v)
+            return sum_event(tape.gradient(x_hat, y, v) * v)
 
         trace = tf.reduce_sum(tf.map_fn(one, probes), axis=0)
         if num_probes is not None:
             trace /= num_probes
-        return [-0.5 * (y - denoise(alpha * y, t)), -0.5 * (size - trace)]
+        return [-0.5 * (y - x_hat), -0.5 * (size - trace)]
 
     state = [x / alpha_0, tf.zeros(shape[:1], dtype)]
     y, change = integrate(slope, state, start, end, solver)

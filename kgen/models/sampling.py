@@ -53,6 +53,9 @@ class Sampler:
 
         Returns:
             A float32 tensor `[B, *shape]`.
+
+        Raises:
+            tf.errors.InvalidArgumentError: if one is not finite, which as a pixel would be black.
         """
         denoise, start = self._guided(guidance, cond, negative, scale), 1.0
         noise_seed, solver_seed = split(seed, 2)
@@ -74,7 +77,7 @@ class Sampler:
             denoise = editing.inpaint(denoise, given["x"], given["mask"])
         times = time_grid(self.process, num_steps, start=start)
         z = solve(solver, denoise, self.process, z, times, seed=solver_seed)
-        return denoise(z, times[-1])
+        return tf.debugging.check_numerics(denoise(z, times[-1]), "The samples are not finite")
 
     def invert(self, solver, guidance, cond, negative, num_steps, scale, x):
         """The noise from which `draw` makes `x`, `[B, *shape]`."""
