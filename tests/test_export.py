@@ -11,6 +11,7 @@ import tensorflow as tf
 import tensorflow_text
 
 import kgen
+from kgen.conditioning import Labels as ClassLabels
 from kgen.conditioning.conditioner import Conditioner
 from kgen.diffusion import CosineLogSNR, GaussianDiffusion
 from kgen.networks.conv import decoder, encoder
@@ -246,6 +247,69 @@ class TestAutoencoder:
         loaded = tf.saved_model.load(folder)
         assert loaded.reconstruct(tf.zeros([1, 16, 16, 3]))["images"].shape == (1, 16, 16, 3)
         assert [path.name for path in folder.parent.iterdir() if "partial" in path.name] == []
+
+
+PIXELS = """
+import sys
+sys.modules["kgen"] = sys.modules["keras"] = sys.modules["tensorflow_text"] = None
+import numpy as np
+import tensorflow as tf
+folder, labels = sys.argv[1], [int(v) for v in sys.argv[2:]]
+loaded = tf.saved_model.load(folder)
+first = [tf.constant(labels)] if labels else [tf.constant(3)]
+seed, results = tf.constant([7, 0]), {}
+for num_steps, scale in ((2, 3.0), (5, 1.0)):
+    options = [tf.constant(num_steps), *([tf.constant(scale)] if labels else [])]
+    results[f"images_{num_steps}"] = loaded.generate(*first, *options, seed)["images"]
+x = tf.constant(np.load(folder + "/x.npy"))
+measured = loaded.log_likelihood(x, *(first if labels else []), seed)
+np.savez(folder + "/results.npz", log_p=measured["log_likelihood"], **results)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels"),
+    [
+        (kgen.DiffusionModel, [1, 0, 2]),
+        pytest.param(kgen.DiffusionModel, [], marks=pytest.mark.slow),
+        pytest.param(kgen.ScoreModel, [1, 0, 2], marks=pytest.mark.slow),
+        pytest.param(kgen.ScoreModel, [], marks=pytest.mark.slow),
+    ],
+)
+def test_models_of_pixels(tmp_path, kind, labels):
+    """Pictures and likelihoods in a process without kgen are those of the model here."""
+    pooled = {"pooled": 4} if labels else {}
+    network = UNet((8, 8, 1), channels=(8,), blocks=1, attention=(False,), heads=2, **pooled)
+    conditioner = ClassLabels(3, 4) if labels else None
+    process = GaussianDiffusion(CosineLogSNR(5.0, -5.0))
+    model = kind(network, process, conditioner=conditioner, ema_decay=0.9)
+    randomise(model.trainable_variables, 3)
+    output = network.graph.get_layer("conv_out")
+    # Small, so that an adaptive solver soon follows the flow, and no picture is all white.
+    output.kernel.assign(0.2 * output.kernel)
+    output.bias.assign([0.0])
+    model.reset_averages()
+    randomise(model.trainable_variables, 4)
+    folder, x = tmp_path / "1", np.linspace(-1, 1, 192).reshape(3, 8, 8, 1).astype("float32")
+    kgen.export_saved_model(model, folder)
+    np.save(folder / "x.npy", x)
+    command = [sys.executable, "-c", PIXELS, str(folder), *map(str, labels)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = np.load(folder / "results.npz")
+    for num_steps, scale in ((2, 3.0), (5, 1.0)):
+        scale = {"guidance_scale": scale} if labels else {}
+        images = model.generate(labels or 3, num_steps=num_steps, seed=7, **scale)
+        assert_same_pictures(results[f"images_{num_steps}"], images)
+        assert images.std() > 10
+    # The step that `log_likelihood` runs once it has folded an index into its seed.
+    step = model.likelihood_step(kgen.solvers.DormandPrince(), 1)
+    cond = None
+    if labels:
+        with model.averaged():
+            cond = conditioner(tf.constant(labels))
+    log_p = step(tf.constant(x), cond, tf.constant([7, 0]))
+    np.testing.assert_allclose(results["log_p"], log_p, rtol=1e-3)
 
 
 @keras.saving.register_keras_serializable("test_export")
