@@ -147,14 +147,9 @@ def guidance_curve(model, eyes, batch, args):
     accuracy = float((logits.argmax(-1) == batch["labels"]).mean())
     bar, curve = keras.utils.Progbar(len(args.scales)), []
     for scale in args.scales:
-        images = model.generate(
-            batch["labels"],
-            num_steps=args.num_steps,
-            guidance_scale=scale,
-            seed=args.seed,
-            batch_size=args.batch_size,
-        )
-        curve.append([float(v) for v in guidance.measure(eyes, images, batch["labels"], real)])
+        options = {"batch_size": args.batch_size}
+        _, values = guidance.measure(model, eyes, batch["labels"], real, scale, args, **options)
+        curve.append([float(value) for value in values])
         bar.add(1)
     return accuracy, curve
 

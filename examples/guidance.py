@@ -98,12 +98,19 @@ def by_classifier(process, network, labels):
     return classifier_guidance(process, log_prob)
 
 
-def measure(eyes, images, labels, real_features):
-    """The share of pictures that show their class, and precision and recall beside real ones."""
-    x = images / 127.5 - 1.0
-    features, logits = eyes.predict(x, verbose=0)
-    precision, recall = precision_recall(real_features, features)
-    return (logits.argmax(-1) == labels).mean(), precision, recall
+def measure(model, eyes, labels, real_features, scale, args, **options):
+    """Draws a picture for each label at one scale of the guidance.
+
+    Returns:
+        The pictures; the share of them that show their class; precision and recall beside real
+        pictures, in the features of the judge.
+    """
+    images = model.generate(
+        labels, num_steps=args.num_steps, guidance_scale=scale, seed=args.seed, **options
+    )
+    features, logits = eyes.predict(images / 127.5 - 1.0, verbose=0)
+    shown = (logits.argmax(-1) == labels).mean()
+    return images, (shown, *precision_recall(real_features, features))
 
 
 def main(argv=None):
@@ -139,20 +146,14 @@ def main(argv=None):
     curves, sheets = {}, []
     for name, guidance in kinds.items():
         for scale in args.scales:
-            images = model.generate(
-                labels,
-                num_steps=args.num_steps,
-                guidance_scale=scale,
-                guidance=guidance,
-                seed=args.seed,
-                batch_size=len(labels),
-            )
-            shown, precision, recall = measure(eyes, images, labels, real_features)
+            options = {"guidance": guidance, "batch_size": len(labels)}
+            images, values = measure(model, eyes, labels, real_features, scale, args, **options)
+            shown, precision, recall = values
             print(
                 f"{name}, scale {scale:g}: accuracy {shown:.3f}, precision {precision:.3f}, "
                 f"recall {recall:.3f}"
             )
-            curves.setdefault(name, []).append((shown, precision, recall))
+            curves.setdefault(name, []).append(values)
             sheets.append(images[: 2 * model.conditioner.num_classes])
     args.output.mkdir(parents=True, exist_ok=True)
     draw(curves, args.scales, accuracy, args.output / "guidance.png")

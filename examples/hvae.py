@@ -92,7 +92,7 @@ def main(argv=None):
     if args.evaluate is not None:
         return vae.evaluate(kgen.from_preset(args.evaluate), args)
     args.output = args.output or pathlib.Path("runs") / f"hvae-{args.model}"
-    args.epochs = args.epochs or {"dense": 300, "conv": 150}[args.model]
+    args.epochs = args.epochs or {"dense": 200, "conv": 150}[args.model]
     args.output.mkdir(parents=True, exist_ok=True)
     model = train(args)
     draw(model, args.data, args.output)

@@ -43,18 +43,20 @@ def save_preset(model, directory, dtype="float16"):
     directory = check_path("directory", directory)
     directory.mkdir(parents=True, exist_ok=True)
     arrays = {}
-    with model.averaged():
-        for index, variable in enumerate(_stored(model)):
-            value = tf.convert_to_tensor(variable.value).numpy()
-            if np.issubdtype(value.dtype, np.floating):
-                with np.errstate(over="ignore"):
-                    value = value.astype(dtype)
-                if not np.isfinite(value).all():
-                    raise ValueError(
-                        f"Weights must be finite as `dtype`. Received: dtype={dtype!r} and "
-                        f"{variable.path} with NaN, infinite or too large values."
-                    )
-            arrays[f"{index:04d}:{variable.path.replace('/', '.')}"] = value
+    # Not in `averaged()` of the model, which knows nothing of the averages of models inside it.
+    averages = {id(v): a for part in _generative_models(model) for v, a in part.averages()}
+    for index, variable in enumerate(_stored(model)):
+        value = averages.get(id(variable), variable)
+        value = tf.convert_to_tensor(value.value).numpy()
+        if np.issubdtype(value.dtype, np.floating):
+            with np.errstate(over="ignore"):
+                value = value.astype(dtype)
+            if not np.isfinite(value).all():
+                raise ValueError(
+                    f"Weights must be finite as `dtype`. Received: dtype={dtype!r} and "
+                    f"{variable.path} with NaN, infinite or too large values."
+                )
+        arrays[f"{index:04d}:{variable.path.replace('/', '.')}"] = value
     np.savez_compressed(directory / WEIGHTS, **arrays)
     config = _without_training(keras.saving.serialize_keras_object(model))
     stamp = {"kgen": importlib.metadata.version("kgen"), "keras": keras.__version__}

@@ -40,7 +40,7 @@ class WeightAveraging:
 
     def reset_averages(self):
         """Sets the averaged weights to the present ones."""
-        for variable, average in self._averages():
+        for variable, average in self.averages():
             average.assign(variable)
 
     def update_averages(self):
@@ -49,7 +49,7 @@ class WeightAveraging:
             return
         n = tf.cast(self.ema_updates.value, tf.float32)
         decay = tf.minimum(self.ema_decay, (1 + n) / (10 + n))
-        for variable, average in self._averages():
+        for variable, average in self.averages():
             average.assign(average + (1 - decay) * (variable - average))
         self.ema_updates.assign_add(1)
 
@@ -60,9 +60,10 @@ class WeightAveraging:
         """
         if not self.ema_weights:
             return contextlib.nullcontext()
-        return keras.StatelessScope([(v, average.value) for v, average in self._averages()])
+        return keras.StatelessScope([(v, average.value) for v, average in self.averages()])
 
-    def _averages(self):
+    def averages(self):
+        """Pairs of a trained weight and its average."""
         if not self.ema_weights:
             return []
         return list(zip(self._averaging.variables, self.ema_weights, strict=True))

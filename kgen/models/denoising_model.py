@@ -290,22 +290,29 @@ class DenoisingModel(GenerativeModel):
             cond: the encoded condition, or None.
             seed: an int32 pair.
         """
-        seeds = split(seed, 3)
+        return self._bound(x, cond, split(seed, 3), grey_levels=None)
+
+    def _bound(self, x, cond, seeds, grey_levels, training=False):
+        """The three terms, of grey levels or (None) of real values; `seeds` are three."""
         return {
-            "reconstruction": reconstruction_term(self.process, x, seeds[2]),
+            "reconstruction": reconstruction_term(self.process, x, seeds[2], grey_levels),
             "prior": prior_term(self.process, x),
-            "denoising": denoising(
-                self.network,
-                self.process,
-                self.prediction,
-                x,
-                cond,
-                seeds[:2],
-                weighting="elbo",
-                times="stratified",
-                levels=self.levels,
-            ),
+            "denoising": self._denoising(x, cond, seeds[:2], "elbo", training),
         }
+
+    def _denoising(self, x, cond, seeds, weighting, training):
+        return denoising(
+            self.network,
+            self.process,
+            self.prediction,
+            x,
+            cond,
+            seeds,
+            weighting=weighting,
+            times=self.times if training else "stratified",
+            levels=self.levels,
+            training=training,
+        )
 
     def export_functions(self, solver="dpm", num_probes=1):
         """What a SavedModel offers: `generate`, also as `serving_default`, and `log_likelihood`.

@@ -21,10 +21,7 @@ References:
 import tensorflow as tf
 
 from kgen.diffusion.loss import (
-    denoising,
     denoising_and_variance,
-    prior_term,
-    reconstruction_term,
 )
 from kgen.diffusion.weighting import OF_LOG_SNR
 from kgen.models.denoising_model import DenoisingModel
@@ -139,30 +136,11 @@ class DiffusionModel(DenoisingModel):
         error = self._denoising(x, cond, seeds[1:], self.weighting, training)
         return {"weighted_denoising": error / values}
 
-    def _denoising(self, x, cond, seeds, weighting, training):
-        return denoising(
-            self.network,
-            self.process,
-            self.prediction,
-            x,
-            cond,
-            seeds,
-            weighting=weighting,
-            times=self.times if training else "stratified",
-            levels=self.levels,
-            training=training,
-        )
-
     def bound_terms(self, batch, training=False, seed=None):
         """`reconstruction`, `prior` and `denoising`, `[B]` nats, whatever the weighting."""
         seeds = split(self.seeds.next() if seed is None else seed, 4)
-        x = images_of(batch)
         cond = self.condition(batch, False, seeds[0])
-        return {
-            "reconstruction": reconstruction_term(self.process, x, seeds[3], self.grey_levels),
-            "prior": prior_term(self.process, x),
-            "denoising": self._denoising(x, cond, seeds[1:3], "elbo", training),
-        }
+        return self._bound(images_of(batch), cond, seeds[1:], self.grey_levels, training)
 
 
 def _check_learned(weighting, times, levels):
