@@ -174,7 +174,8 @@ def main(argv=None):
     if args.evaluate is not None:
         return evaluate(kgen.from_preset(args.evaluate), args)
     args.output = args.output or pathlib.Path("runs") / args.model
-    args.epochs = args.epochs or {"tutorial": 10, "iwae-5": 200, "iwae-50": 100}.get(args.model, 400)
+    epochs = {"tutorial": 10, "iwae-5": 200, "iwae-50": 100}
+    args.epochs = args.epochs or epochs.get(args.model, 400)
     args.output.mkdir(parents=True, exist_ok=True)
     model = train(args)
     draw(model, args.data, args.output)
