@@ -48,9 +48,10 @@ def build(data, **options):
         )
     network = UNet(
         (28, 28, 1),
-        channels=(64, 128),
+        channels=(64, 96),
         blocks=1,
         attention=(False, True),
+        transformers=False,
         pooled=64,
         patch=2,
     )
@@ -141,7 +142,7 @@ def main(argv=None):
     )
     parser.add_argument("--data", choices=("spirals", *grey.NAMES), default="spirals")
     parser.add_argument("--output", type=pathlib.Path, help="default: runs/diffusion-DATA")
-    parser.add_argument("--epochs", type=int, help="default: 60 on the plane, 12 on pictures")
+    parser.add_argument("--epochs", type=int, help="default: 60 on the plane, 16 on pictures")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num-steps", type=int, default=50, help="solver steps of the samples")
     parser.add_argument("--steps-per-epoch", type=int, help="fewer than the whole data set")
@@ -151,7 +152,7 @@ def main(argv=None):
     if args.evaluate is not None:
         return evaluate(kgen.from_preset(args.evaluate), args.data)
     args.output = args.output or pathlib.Path(f"runs/diffusion-{args.data}")
-    args.epochs = args.epochs or (60 if args.data == "spirals" else 12)
+    args.epochs = args.epochs or (60 if args.data == "spirals" else 16)
     args.output.mkdir(parents=True, exist_ok=True)
     model = train(args)
     if args.data == "spirals":

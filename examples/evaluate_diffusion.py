@@ -3,7 +3,8 @@
     python examples/diffusion.py --data fashion_mnist --output runs/diffusion             # 2 hours
     python examples/evaluate_diffusion.py --preset runs/diffusion --output runs/measured
 
-Four things, each of which `--parts` may name alone; all figures go to `measured.json`.
+Four things, each of which `--parts` may name alone; all figures go to `measured.json`. The same
+command again, with other parts or more draws, adds to them; `frechet` goes on where it was.
 
 `bound`      bits per dimension of the variational bound on all test pictures, and its three terms.
 `flow`       the same by the probability flow (Hutchinson), on the first `--flow-samples` of them,
@@ -40,6 +41,18 @@ SOLVERS = {
     "DPMSolver(2)": solvers.DPMSolver(2),
     "UniPC": solvers.UniPC(2),
 }
+
+
+ADDED = ("parts", "evaluations", "draws", "scales", "batch_size", "verbose")
+
+
+def earlier(path, command):
+    """What an earlier run with the same command measured, or only the command."""
+    if path.exists():
+        results = json.loads(path.read_text())
+        if results["command"] == command:
+            return results
+    return {"command": command}
 
 
 def steps_within(solver, evaluations):
@@ -97,17 +110,18 @@ def bits_of_flow(model, batch, dequantization, args):
     return {"bits_per_dim": float(bits.mean()), "standard_error": float(error)}
 
 
-def frechet_curves(model, features, real, labels, args):
-    """Frechet distance for every solver, number of evaluations and draw of the noise."""
+def frechet_curves(model, features, real, labels, curves, save, args):
+    """Adds to `curves` the Frechet distance of every solver, number of evaluations and draw."""
     real = features(real)
     runs = [
         (name, evaluations, draw)
-        for name, solver in SOLVERS.items()
-        for evaluations in args.evaluations
-        if steps_within(solver, evaluations)
         for draw in range(args.draws)
+        for evaluations in args.evaluations
+        for name, solver in SOLVERS.items()
+        if steps_within(solver, evaluations)
+        and len(curves.get(name, {}).get(str(evaluations), [])) <= draw
     ]
-    bar, curves = keras.utils.Progbar(sum(evaluations for _, evaluations, _ in runs)), {}
+    bar = keras.utils.Progbar(sum(evaluations for _, evaluations, _ in runs))
     for name, evaluations, draw in runs:
         images = model.generate(
             labels,
@@ -117,9 +131,9 @@ def frechet_curves(model, features, real, labels, args):
             batch_size=args.batch_size,
         )
         distance = frechet_distance(real, features(images))
-        curves.setdefault(name, {}).setdefault(evaluations, []).append(distance)
+        curves.setdefault(name, {}).setdefault(str(evaluations), []).append(distance)
+        save()
         bar.add(evaluations)
-    return curves
 
 
 def draw_frechet(curves, extractor, path):
@@ -131,9 +145,10 @@ def draw_frechet(curves, extractor, path):
 
     figure, axes = pyplot.subplots(figsize=(5, 3.6))
     for name, curve in curves.items():
-        low, mean, high = (np.array([f(v) for v in curve.values()]) for f in (min, np.mean, max))
+        evaluations, draws = [int(key) for key in curve], list(curve.values())
+        low, mean, high = (np.array([f(v) for v in draws]) for f in (min, np.mean, max))
         spread = [mean - low, high - mean]
-        axes.errorbar(list(curve), mean, spread, marker="o", capsize=3, label=name)
+        axes.errorbar(evaluations, mean, spread, marker="o", capsize=3, label=name)
     axes.set(xscale="log", yscale="log", xlabel="evaluations", ylabel=f"Frechet, {extractor}")
     axes.legend()
     figure.tight_layout()
@@ -184,12 +199,16 @@ def main(argv=None):
     model.compile()
     test = grey.load(args.data, "test", values="signed", labels=True, batch_size=100)
     arrays = grey.load_arrays(args.data, "test")
-    results = {"command": {k: str(v) for k, v in vars(args).items()}}
+    command = {k: str(v) for k, v in vars(args).items() if k not in ADDED}
+    results = earlier(args.output / "measured.json", command)
+
+    def save(name, value):
+        results[name] = value
+        (args.output / "measured.json").write_text(json.dumps(results, indent=1, default=float))
 
     def say(name, value):
-        results[name] = value
+        save(name, value)
         print(f"{name}: {value}", flush=True)
-        (args.output / "measured.json").write_text(json.dumps(results, indent=1, default=float))
 
     def first(num):
         images = arrays["images"][:num].astype("float32") / 127.5 - 1
@@ -220,8 +239,12 @@ def main(argv=None):
                 return eyes.predict(images / 127.5 - 1.0, verbose=0)[0]
 
         real = arrays["images"][: args.num_samples]
-        curves = frechet_curves(model, features, real, batch["labels"], args)
-        say(f"frechet, features of {args.features}", curves)
+        name = f"frechet, features of {args.features}"
+        curves = results.get(name, {})
+        frechet_curves(
+            model, features, real, batch["labels"], curves, lambda: save(name, curves), args
+        )
+        say(name, curves)
         draw_frechet(curves, args.features, args.output / "frechet.png")
     if "guidance" in args.parts:
         accuracy, curve = guidance_curve(model, eyes, batch, args)
