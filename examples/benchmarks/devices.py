@@ -1,6 +1,7 @@
-"""What spreading a step over devices costs: 1, 2 and 4 virtual ones on the same cores.
+"""What spreading a step over devices costs: several virtual ones beside one, on the same cores.
 
     python examples/benchmarks/devices.py
+    python examples/benchmarks/devices.py --devices 4
 
 The same diffusion model of Fashion-MNIST takes steps on the same global batch, without a strategy
 and under `MirroredStrategy` with virtual CPU devices. All of them share the cores of this machine,
@@ -82,17 +83,17 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--devices", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--devices", type=int, default=2, help="beside one")
     parser.add_argument("--channels", type=int, nargs="+", default=[32, 64])
     parser.add_argument("--batch-size", type=int, default=128, help="of all devices together")
     parser.add_argument("--steps", type=int, default=10, help="of a turn")
     parser.add_argument("--turns", type=int, default=9)
     args = parser.parse_args(argv)
     cpu = tf.config.list_physical_devices("CPU")[0]
-    logical = [tf.config.LogicalDeviceConfiguration()] * max(args.devices)
+    logical = [tf.config.LogicalDeviceConfiguration()] * args.devices
     tf.config.set_logical_device_configuration(cpu, logical)
 
-    contestants = {num: Contestant(num, args) for num in args.devices}
+    contestants = {num: Contestant(num, args) for num in (1, args.devices)}
     for contestant in contestants.values():
         contestant.step_seconds()  # builds the graph
     steps, inputs = ({num: [] for num in contestants} for _ in "12")
@@ -100,7 +101,7 @@ def main(argv=None):
         for num in list(contestants)[:: 1 if turn % 2 else -1]:
             steps[num].append(contestants[num].step_seconds())
             inputs[num].append(contestants[num].input_seconds())
-    one = np.array(steps[args.devices[0]])
+    one = np.array(steps[1])
     print("| devices | ms a step | against one, median (quartiles) | input, share of a step |")
     print("| --- | --- | --- | --- |")
     for num in contestants:
