@@ -57,6 +57,19 @@ def test_stratified_puts_one_time_in_each_bin():
     assert statistics.stdev(means) < 0.2 * (1 / 12 / 64) ** 0.5
 
 
+@pytest.mark.parametrize("kind", ["stratified", "importance", "log_normal"])
+def test_a_part_of_a_sorted_batch_has_all_times(kind):
+    """Half of the strata in random order: variance 1/12 / 32 (1 - 32/64) of the mean of its ranks.
+
+    In the order of the batch the half would be an interval that turns with u, of variance 1/48.
+    """
+    means = []
+    for seed in range(200):
+        t, _ = sample_times(kind, COSINE, 64, [seed, 0])
+        means.append(np.argsort(np.argsort(t))[:32].mean() / 64)
+    assert statistics.variance(means) == pytest.approx(1 / 12 / 64, rel=0.4)
+
+
 def test_logit_normal_has_its_moments():
     t, _ = sample_times("logit_normal", COSINE, 20000, [1, 1], mean=-0.5, std=0.7)
     logit = np.log(t / (1 - t))
