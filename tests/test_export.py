@@ -14,6 +14,7 @@ import kgen
 from kgen.conditioning import Labels as ClassLabels
 from kgen.conditioning.conditioner import Conditioner
 from kgen.diffusion import CosineLogSNR, GaussianDiffusion
+from kgen.networks import TimeMLP
 from kgen.networks.conv import decoder, encoder
 from kgen.networks.unet import UNet
 
@@ -310,6 +311,33 @@ def test_models_of_pixels(tmp_path, kind, labels):
             cond = conditioner(tf.constant(labels))
     log_p = step(tf.constant(x), cond, tf.constant([7, 0]))
     np.testing.assert_allclose(results["log_p"], log_p, rtol=1e-3)
+
+
+def test_a_model_of_points_told_a_text(tmp_path):
+    """Strings in, as in `generate`, of a `DiffusionModel` with a text encoder."""
+    keras.utils.set_random_seed(0)
+    text, process = tiny_text_encoder(), GaussianDiffusion(CosineLogSNR(5.0, -5.0))
+    randomise(text.parts.backbone.trainable_variables, 2)
+    model = kgen.DiffusionModel(
+        TimeMLP(2, width=8, blocks=1, pooled=8), process, conditioner=text, grey_levels=None, seed=0
+    )
+    x = np.random.default_rng(0).normal(size=(60, 2)).astype("float32")
+    data = {"images": x, "prompts": ["a", "apple", "red"] * 20}
+    model.compile(keras.optimizers.Adam(0.03))
+    model.fit(tf.data.Dataset.from_tensor_slices(data).batch(20), epochs=2, verbose=0)
+    options = {"num_steps": 3, "seed": 7}
+    expected = model.generate(PROMPTS, guidance_scale=2.0, **options)
+    other = model.generate(PROMPTS[::-1], guidance_scale=2.0, **options)
+    assert np.abs(expected[0] - other[0]).max() > 1e-3
+    away = model.generate(PROMPTS, guidance_scale=2.0, negative_prompts="red", **options)
+    assert np.abs(expected - away).max() > 1e-3
+    kgen.export_saved_model(model, tmp_path / "1")
+    loaded = tf.saved_model.load(str(tmp_path / "1"))
+    seed = tf.constant([7, 0])
+    drawn = loaded.generate(tf.constant(PROMPTS), tf.constant(3), tf.constant(2.0), seed)["images"]
+    np.testing.assert_allclose(drawn, expected, atol=1e-4)
+    nats = loaded.log_likelihood(tf.constant(x[:3]), tf.constant(PROMPTS), seed)["log_likelihood"]
+    assert np.isfinite(nats).all()
 
 
 @keras.saving.register_keras_serializable("test_export")

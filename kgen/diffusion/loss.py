@@ -56,7 +56,8 @@ def noise_levels(process, batch_size, seed, *, times, levels=None):
 def squared_error(network, process, prediction, x, eps, cond, log_snr, training=False):
     """|eps - eps_hat|^2 at one noise level for each example, `[B]`, summed over the event."""
     alpha, sigma = (expand_to(a, x) for a in process.alpha_sigma_of(log_snr))
-    output = run(network, process, alpha * x + sigma * eps, log_snr, cond, training)
+    z = alpha * x + sigma * eps
+    output = run(network, process, prediction, z, log_snr, cond, training)
     error = output - target(prediction, x, eps, alpha, sigma)
     return sum_event(error_scale(prediction, alpha, sigma) * error**2)
 

@@ -76,6 +76,16 @@ def coefficients(prediction, alpha, sigma):
     return PREDICTION_TYPES[prediction](alpha, sigma)
 
 
+def data_std(prediction):
+    """Returns the standard deviation of the data that a prediction type reckons with.
+
+    Example:
+        >>> data_std("edm"), data_std("v")
+        (0.5, 1.0)
+    """
+    return SIGMA_DATA if prediction == "edm" else 1.0
+
+
 def target(prediction, x, eps, alpha, sigma):
     """Returns what the network should output, `c_x x + c_eps eps`, `[B, ...]`.
 

@@ -32,6 +32,7 @@ References:
 """
 
 import dataclasses
+import math
 
 import tensorflow as tf
 
@@ -93,10 +94,10 @@ class GaussianDiffusion:
         log_alpha, log_sigma = self.log_alpha_sigma_of(log_snr)
         return tf.exp(log_alpha), tf.exp(log_sigma)
 
-    def log_std_of(self, log_snr):
-        """Returns log sqrt(alpha^2 + sigma^2), the spread of z for data of unit variance."""
+    def log_std_of(self, log_snr, data_std=1.0):
+        """Returns log sqrt(d^2 alpha^2 + sigma^2), the spread of z for data of spread d."""
         _, log_sigma = self.log_alpha_sigma_of(log_snr)
-        return log_sigma + tf.nn.softplus(log_snr) / 2
+        return log_sigma + tf.nn.softplus(log_snr + 2 * math.log(data_std)) / 2
 
     def alpha_sigma(self, t):
         """Returns (alpha, sigma) at the time `t`, each of the shape of `t`."""

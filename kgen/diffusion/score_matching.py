@@ -77,7 +77,7 @@ def implicit_score_matching(
 
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(z)
-        output = run(network, process, z, log_snr, cond, training)
+        output = run(network, process, prediction, z, log_snr, cond, training)
         score = -to_eps(prediction, output, z, alpha, sigma) / sigma
         along = [tf.reduce_sum(score * v) for v in directions]
     trace = tf.add_n([sum_event(tape.gradient(a, z) * v) for a, v in zip(along, directions)])

@@ -3,11 +3,15 @@
 Training estimates an integral over t in [0, 1] from B draws with density p, each divided by p(t):
 
     uniform        t ~ U(0, 1), p = 1
-    stratified     t_i = (u + i / B) mod 1 with one u ~ U(0, 1), p = 1: the same mean, less variance
+    stratified     t_i = (u + k_i / B) mod 1 with one u ~ U(0, 1) and k the numbers 0 to B - 1 in
+                   random order, p = 1: the same mean, less variance
     logit_normal   logit t ~ N(mean, std^2), p(t) = N(logit t; mean, std^2) / (t (1 - t))
     importance     l = log_snr(t) ~ U, p(t) = (-dl/dt) / (l_max - l_min): the density proportional
                    to g^2 / sigma^2, which leaves no factor on the error of eps in the bound
     log_normal     log(sigma / alpha) = -l / 2 ~ N(mean, std^2) between the ends of the schedule
+
+The order is random because batches may be sorted: without it each class of a batch would have a
+part of the time to itself, and the estimate of a class would swing with u.
 
 Sampling runs through n + 1 times from `start` (1, or less for editing) to 0, equidistant in some
 coordinate:
@@ -31,7 +35,7 @@ import math
 import tensorflow as tf
 
 from kgen.checks import check_count, check_one_of
-from kgen.tensors import normal, uniform
+from kgen.tensors import normal, split, uniform
 
 
 def _uniform(process, batch_size, seed):
@@ -40,8 +44,9 @@ def _uniform(process, batch_size, seed):
 
 
 def _stratified(process, batch_size, seed):
-    offsets = tf.cast(tf.range(batch_size), tf.float32) / tf.cast(batch_size, tf.float32)
-    t = tf.math.floormod(uniform([], seed) + offsets, 1.0)
+    start_seed, order_seed = split(seed, 2)
+    order = tf.cast(tf.argsort(uniform([batch_size], order_seed)), tf.float32)
+    t = tf.math.floormod(uniform([], start_seed) + order / tf.cast(batch_size, tf.float32), 1.0)
     return t, tf.ones_like(t)
 
 

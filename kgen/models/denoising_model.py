@@ -318,10 +318,11 @@ class DenoisingModel(GenerativeModel):
         """What a SavedModel offers: `generate`, also as `serving_default`, and `log_likelihood`.
 
         `generate(num_samples: int32, num_steps: int32, seed: int32[2]) -> images`, or of a model
-        of classes `generate(labels: int32[B], num_steps, guidance_scale: float32, seed) -> images`;
-        `log_likelihood(images[, labels], seed) -> nats`, by `num_probes` random vectors.
+        of classes `generate(labels: int32[B], num_steps, guidance_scale: float32, seed) -> images`,
+        or of texts the same with `prompts: string[B]`;
+        `log_likelihood(images[, labels or prompts], seed) -> nats`, by `num_probes` random vectors.
         """
-        return serving.diffusion(self, solver, num_probes), []
+        return serving.diffusion(self, solver, num_probes)
 
     def check_batch(self, batch):
         """Checks data before training and evaluation."""

@@ -111,11 +111,12 @@ def diffusion(model, solver="dpm", num_probes=1):
         num_probes: random vectors in each `log_likelihood`.
 
     Returns:
-        `generate`, also as `serving_default`, from a number of samples or from labels, and
-        `log_likelihood` of data, in nats.
+        The functions by name: `generate`, also as `serving_default`, from a number of samples, from
+        labels or from prompts, and `log_likelihood` of data, in nats; and the trackable objects
+        besides variables that they use.
 
     Raises:
-        TypeError: if the model's condition is not a table of labels.
+        TypeError: if the model's conditioner is another one than `Labels` and `TextEncoder`.
     """
     step = model.generate_step(solver)
     measure = model.likelihood_step(solvers.DormandPrince(), num_probes)
@@ -132,29 +133,35 @@ def diffusion(model, solver="dpm", num_probes=1):
         def log_likelihood(images, seed):
             return {"log_likelihood": measure(images, None, seed)}
 
-    elif isinstance(model.conditioner, Labels):
-        labels = tf.TensorSpec([None], tf.int32, "labels")
+        resources = []
+    else:
+        kinds = {Labels: ("labels", tf.int32), TextEncoder: ("prompts", tf.string)}
+        if type(model.conditioner) not in kinds:
+            raise TypeError(
+                f"A {type(model).__name__} can be exported when it has no conditioner, Labels or a "
+                f"TextEncoder. Received one of type {type(model.conditioner).__name__}."
+            )
+        name, dtype = kinds[type(model.conditioner)]
+        given = tf.TensorSpec([None], dtype, name)
         scale = tf.TensorSpec([], tf.float32, "guidance_scale")
 
-        @tf.function(input_signature=[labels, rest[0], scale, rest[1]])
-        def generate(labels, num_steps, guidance_scale, seed):
-            indices = tf.range(tf.shape(labels)[0])
+        @tf.function(input_signature=[given, rest[0], scale, rest[1]])
+        def generate(given, num_steps, guidance_scale, seed):
+            size = tf.size(given)
             with model.averaged():
-                cond, null = model.conditioner(labels), model.conditioner.null(tf.size(labels))
-            return {"images": step(cond, null, num_steps, guidance_scale, seed, indices, {})}
+                cond, null = model.conditioner(given), model.conditioner.null(size)
+            images = step(cond, null, num_steps, guidance_scale, seed, tf.range(size), {})
+            return {"images": images}
 
-        @tf.function(input_signature=[images, labels, rest[1]])
-        def log_likelihood(images, labels, seed):
+        @tf.function(input_signature=[images, given, rest[1]])
+        def log_likelihood(images, given, seed):
             with model.averaged():
-                cond = model.conditioner(labels)
+                cond = model.conditioner(given)
             return {"log_likelihood": measure(images, cond, seed)}
 
-    else:
-        raise TypeError(
-            f"A {type(model).__name__} can be exported when it has no conditioner or Labels. "
-            f"Received one of type {type(model.conditioner).__name__}."
-        )
-    return {"generate": generate, "log_likelihood": log_likelihood, "serving_default": generate}
+        resources = [model.conditioner.parts.tokenizer] if name == "prompts" else []
+    functions = {"generate": generate, "log_likelihood": log_likelihood}
+    return {**functions, "serving_default": generate}, resources
 
 
 def generator(model):

@@ -12,13 +12,17 @@ TYPES = sorted(prediction.PREDICTION_TYPES)
 def test_exact_networks_give_the_exact_denoiser(kind, scaling, gaussian_data):
     """Networks that output each quantity for Gaussian data, written out from its closed form.
 
-    They are shown z at unit variance. EDM's output is that of its table 1, with sigma_data = 1/2.
+    They are shown z at unit variance. EDM's input and output are those of its table 1, with
+    sigma_data = 1/2: c_in = 1 / sqrt(sigma^2 + sigma_data^2) of the variance-exploding z / alpha.
     """
     process = GaussianDiffusion(CosineLogSNR(8.0, -8.0), scaling)
 
     def network(z, log_snr, cond, training):
         alpha, sigma = (v[:, None] for v in process.alpha_sigma_of(tf.cast(log_snr, z.dtype)))
-        z *= tf.sqrt(alpha**2 + sigma**2)
+        if kind == "edm":
+            z *= alpha * tf.sqrt((sigma / alpha) ** 2 + 0.25)
+        else:
+            z *= tf.sqrt(alpha**2 + sigma**2)
         score = tf.constant(gaussian_data.score(z, alpha.numpy(), sigma.numpy()))
         x, eps = (z + sigma**2 * score) / alpha, -sigma * score
         outputs = {

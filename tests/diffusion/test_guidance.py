@@ -155,6 +155,22 @@ def test_dynamic_threshold_keeps_the_range():
     np.testing.assert_allclose(limited, [[0.5, -0.2, 0.9, 0.1], [1.0, -1.0, 0.5, 0.0]])
 
 
+@pytest.mark.parametrize("quantile", [0.5, 0.9, 1.0])
+def test_dynamic_threshold_is_that_of_imagen(quantile):
+    """Saharia et al., section 2.3: s a percentile of |x_hat|; where s > 1, clip to s, divide by s.
+
+    In every example by itself, whatever its shape.
+    """
+    x = 1.5 * np.random.default_rng(0).normal(size=(6, 4, 4, 3)).astype("float32")
+    x[0] /= 20
+    limited = dynamic_threshold(lambda z, t: z, quantile)(tf.constant(x), 0.5)
+    for before, after in zip(x, limited.numpy()):
+        s = np.percentile(np.abs(before), 100 * quantile, method="higher")
+        expected = np.clip(before, -s, s) / s if s > 1 else np.clip(before, -1, 1)
+        np.testing.assert_allclose(after, expected, rtol=1e-6)
+    np.testing.assert_array_equal(limited[0], x[0])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -77,18 +77,6 @@ def test_posterior_is_bayes_rule_on_a_grid(scaling):
 
 
 @every_scaling
-def test_kl_of_posteriors_is_a_difference_of_snr(scaling):
-    process = GaussianDiffusion(CosineLogSNR(), scaling)
-    rng = np.random.default_rng(1)
-    x, x_hat, z_t = rng.normal(size=(3, 5, 4, 2))
-    s, t = np.array([0.0, 0.1, 0.4, 0.7, 0.95]), np.array([0.05, 0.5, 0.41, 0.9, 1.0])
-    kl = process.posterior(z_t, x, s, t).kl(process.posterior(z_t, x_hat, s, t))
-    snr_s, snr_t = np.exp(process.log_snr(s)), np.exp(process.log_snr(t))
-    expected = 0.5 * (snr_s - snr_t) * ((x - x_hat) ** 2).sum((1, 2))
-    np.testing.assert_allclose(kl, expected, rtol=1e-9)
-
-
-@every_scaling
 def test_score_is_the_gradient_of_log_density(scaling, mixture_data):
     process = GaussianDiffusion(CosineLogSNR(6.0, -6.0), scaling)
     z = np.random.default_rng(2).normal(size=(7, 2))

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kgen.diffusion import CosineLogSNR, GaussianDiffusion, LinearBeta, sample_times, time_grid
+from kgen.diffusion import (
+    CosineLogSNR,
+    EDMLogSNR,
+    GaussianDiffusion,
+    LinearBeta,
+    sample_times,
+    time_grid,
+)
 from kgen.diffusion.timesteps import TIME_SAMPLERS
 
 COSINE = GaussianDiffusion(CosineLogSNR())
@@ -55,6 +62,19 @@ def test_stratified_puts_one_time_in_each_bin():
         sample_times("stratified", COSINE, 64, [seed, 0])[0].numpy().mean() for seed in range(20)
     ]
     assert statistics.stdev(means) < 0.2 * (1 / 12 / 64) ** 0.5
+
+
+@pytest.mark.parametrize("kind", ["stratified", "importance", "log_normal"])
+def test_a_part_of_a_sorted_batch_has_all_times(kind):
+    """Half of the strata in random order: variance 1/12 / 32 (1 - 32/64) of the mean of its ranks.
+
+    In the order of the batch the half would be an interval that turns with u, of variance 1/48.
+    """
+    means = []
+    for seed in range(200):
+        t, _ = sample_times(kind, COSINE, 64, [seed, 0])
+        means.append(np.argsort(np.argsort(t))[:32].mean() / 64)
+    assert statistics.variance(means) == pytest.approx(1 / 12 / 64, rel=0.4)
 
 
 def test_logit_normal_has_its_moments():
@@ -113,6 +133,19 @@ def test_karras_grid_is_that_of_the_paper(process, rho):
     sigma = (high ** (1 / rho) + steps * (low ** (1 / rho) - high ** (1 / rho))) ** rho
     times = time_grid(process, 8, "karras", "float64", rho=rho)
     np.testing.assert_allclose(np.exp(-process.log_snr(times) / 2), sigma, rtol=1e-6)
+
+
+def test_karras_grid_has_the_published_density_of_steps():
+    """Steps lie as densely as sigma^(1 / rho - 1): here as a quadrature, linear for rho = 1."""
+    process = GaussianDiffusion(EDMLogSNR(0.002, 80.0, rho=3.0), "ve")
+    for rho in (1.0, 7.0):
+        times = time_grid(process, 17, "karras", "float64", rho=rho)
+        levels = np.exp(-process.log_snr(times) / 2)
+        axis = np.linspace(np.log(0.002), np.log(80.0), 200001)
+        density = np.exp(axis / rho)  # of d log sigma
+        below = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
+        share = np.interp(np.log(levels), axis, below / below[-1])
+        np.testing.assert_allclose(share, np.linspace(1, 0, 18), atol=1e-6)
 
 
 @every_process

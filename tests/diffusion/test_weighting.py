@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kgen.diffusion import CosineLogSNR, LinearBeta, LinearLogSNR, weighting
+from kgen.diffusion import (
+    CosineLogSNR,
+    GaussianDiffusion,
+    LinearBeta,
+    LinearLogSNR,
+    prediction,
+    weighting,
+)
 
 
 def error(log_snr):
@@ -35,6 +42,17 @@ def test_simple_and_min_snr_are_plain_means():
     for options, gamma in (({}, 5.0), ({"gamma": 2.0}, 2.0)):
         factor = weighting.error_factor("min_snr", log_snr, slope, **options)
         np.testing.assert_allclose(factor * snr, np.minimum(snr, gamma), rtol=1e-5)
+
+
+def test_min_snr_has_the_published_weight_of_every_prediction():
+    """Hang et al., section 3.4: min(SNR, g) of x, over SNR of eps, and over SNR + 1 of v."""
+    log_snr = tf.constant([-6.0, 0.0, 1.5, 7.0], tf.float64)
+    alpha, sigma = GaussianDiffusion(LinearLogSNR()).alpha_sigma_of(log_snr)
+    factor = weighting.error_factor("min_snr", log_snr, -tf.ones_like(log_snr))
+    snr = np.exp(log_snr)
+    for kind, over in (("x", 1.0), ("eps", snr), ("v", snr + 1)):
+        on_output = factor * prediction.error_scale(kind, alpha, sigma)
+        np.testing.assert_allclose(on_output, np.minimum(snr, 5) / over)
 
 
 def test_snr_plus_one_is_the_plain_mean_of_v_under_vp():

@@ -1,0 +1,52 @@
+"""The tables of methods in README: every call in them runs as it is typed."""
+
+import pathlib
+import re
+
+import keras
+import numpy as np
+import pytest
+
+import kgen
+from kgen.networks import TimeMLP
+
+README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+NAMES = {**vars(kgen.diffusion), **vars(kgen.solvers), "generate": dict}
+
+
+def settings():
+    """Model, process, options and arguments of `generate` of each row, for each "or" in it."""
+    found = []
+    for table in re.findall(r"^\| method .*\n(?:\|.*\n)*", README, re.MULTILINE):
+        head, _, *rows = table.splitlines()
+        model, cell = re.search(r"options of `(\w+)`", head)[1], ""
+        for row in rows:
+            method, process, text = (part.strip() for part in row.strip("|").split(" | "))
+            process = "GaussianDiffusion(LinearBeta())" if process == "any" else process.strip("`")
+            cell = cell if text == "the same" else text
+            spans = re.findall(r"`(.+?)`", cell)
+            draws = [span for span in spans if span.startswith("generate")] or ["generate()"]
+            options = [span for span in spans if span not in draws]
+            for span in options:  # the first one has what the others change
+                values = f"{{**dict({options[0]}), **dict({span})}}"
+                found.append(pytest.param(model, process, values, draws[0], id=f"{method}-{span}"))
+    return found
+
+
+def test_the_tables_are_found():
+    names = {param.id.split("-")[0] for param in settings()}
+    assert {"DDPM", "DDIM", "EDM", "flow matching", "NCSN", "VE SDE"} <= names
+    assert len(settings()) == 18
+
+
+@pytest.mark.parametrize(("model", "process", "options", "draw"), settings())
+def test_every_setting_runs_as_typed(model, process, options, draw, gaussian_data):
+    keras.utils.set_random_seed(0)
+    process, options, draw = (eval(text, NAMES) for text in (process, options, draw))
+    model = getattr(kgen, model)(
+        TimeMLP(2, width=8, blocks=1), process, grey_levels=None, seed=0, **options
+    )
+    model.compile(keras.optimizers.Adam(1e-2))
+    logs = model.fit(gaussian_data.sample(200).astype("float32"), verbose=0).history
+    assert np.isfinite(list(logs.values())).all()
+    assert model.generate(3, seed=0, **{"num_steps": 5, **draw}).shape == (3, 2)
