@@ -63,4 +63,5 @@ class Labels(Conditioner):
 
     def null(self, batch_size):
         """The embedding of no class, `batch_size` times."""
-        return {"pooled": tf.gather(self.table, tf.fill([batch_size], self.num_classes))}
+        rows = tf.gather(self.table, tf.fill([batch_size], self.num_classes))
+        return {"pooled": tf.cast(rows, self.compute_dtype)}  # as `call`, which Keras casts

@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 import kgen
+from kgen.conditioning import Labels
 from kgen.diffusion import GaussianDiffusion, LinearLogSNR
 from kgen.networks import UNet
 
@@ -20,16 +21,24 @@ SEED = tf.constant([5, 6])
 SHAPE = (8, 8, 1)
 
 
-def make(kind, dtype):
+def make(kind, dtype, classes=None):
     keras.utils.set_random_seed(0)
     network = UNet(
-        SHAPE, channels=(16, 32), blocks=1, attention=(False, True), heads=2, dtype=dtype
+        SHAPE,
+        channels=(16, 32),
+        blocks=1,
+        attention=(False, True),
+        heads=2,
+        pooled=None if classes is None else 8,
+        dtype=dtype,
     )
     rng = np.random.default_rng(0)
     for weight in network.trainable_variables:
         if np.all(weight.numpy() == 0) and len(weight.shape) > 1:  # or the output would be zero
             weight.assign(rng.normal(0, 1 / np.sqrt(np.prod(weight.shape[:-1])), weight.shape))
-    return kind(network, GaussianDiffusion(LinearLogSNR(13.3, -8.0)), seed=0)
+    conditioner = None if classes is None else Labels(classes, 8, dtype=dtype)
+    process = GaussianDiffusion(LinearLogSNR(13.3, -8.0))
+    return kind(network, process, conditioner=conditioner, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +85,22 @@ def test_training_in_half_precision_is_finite_and_follows_float32(pair, x):
     assert bits[1] == pytest.approx(bits[0], rel=0.02)
     assert losses[1][-1] < losses[1][0]
     np.testing.assert_allclose(losses[1], losses[0], rtol=0.05)
+
+
+def test_a_model_of_classes_trains_and_is_guided_as_in_float32(x):
+    batch = {"images": x, "labels": np.arange(64) % 3}
+    results = []
+    for dtype in ("float32", "mixed_bfloat16"):
+        model = make(kgen.DiffusionModel, dtype, classes=3)
+        model.conditioner.table.assign(np.random.default_rng(2).normal(size=(4, 8)))
+        loss = model.loss_terms(batch, training=True, seed=SEED)["weighted_denoising"]
+        images = model.generate([0, 1, 2, 0], num_steps=5, guidance_scale=2.0, seed=0)
+        results.append((loss.numpy().mean(), images.astype("float32")))
+    (full, clear), (half, rounded) = results
+    assert half == pytest.approx(full, rel=0.02)
+    assert np.abs(rounded - clear).mean() < 3 * 0.014 * 128 * np.sqrt(5)  # 3 = |1 - s| + |s|
+    model.compile(keras.optimizers.Adam(1e-3))
+    assert np.isfinite(model.fit(batch, batch_size=32, verbose=0).history["loss"]).all()
 
 
 def test_nan_is_never_silent(x):
