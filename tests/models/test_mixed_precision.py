@@ -7,6 +7,8 @@ order, and its mean over many values by far less: 2 % bound a loss, with room. P
 solver state are float32 throughout, so reconstruction and prior have nothing to lose.
 """
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -15,10 +17,18 @@ import tensorflow as tf
 import kgen
 from kgen.conditioning import Labels
 from kgen.diffusion import GaussianDiffusion, LinearLogSNR
-from kgen.networks import UNet
+from kgen.networks import DiT, TimeMLP, UNet
+from kgen.networks.blocks import dtype_policy
 
 SEED = tf.constant([5, 6])
 SHAPE = (8, 8, 1)
+
+
+def fill_zeros(network):
+    rng = np.random.default_rng(0)
+    for weight in network.trainable_variables:
+        if np.all(weight.numpy() == 0) and len(weight.shape) > 1:  # or the output would be zero
+            weight.assign(rng.normal(0, 1 / np.sqrt(np.prod(weight.shape[:-1])), weight.shape))
 
 
 def make(kind, dtype, classes=None):
@@ -32,10 +42,7 @@ def make(kind, dtype, classes=None):
         pooled=None if classes is None else 8,
         dtype=dtype,
     )
-    rng = np.random.default_rng(0)
-    for weight in network.trainable_variables:
-        if np.all(weight.numpy() == 0) and len(weight.shape) > 1:  # or the output would be zero
-            weight.assign(rng.normal(0, 1 / np.sqrt(np.prod(weight.shape[:-1])), weight.shape))
+    fill_zeros(network)
     conditioner = None if classes is None else Labels(classes, 8, dtype=dtype)
     process = GaussianDiffusion(LinearLogSNR(13.3, -8.0))
     return kind(network, process, conditioner=conditioner, seed=0)
@@ -85,6 +92,27 @@ def test_training_in_half_precision_is_finite_and_follows_float32(pair, x):
     assert bits[1] == pytest.approx(bits[0], rel=0.02)
     assert losses[1][-1] < losses[1][0]
     np.testing.assert_allclose(losses[1], losses[0], rtol=0.05)
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+@pytest.mark.parametrize(
+    "network",
+    [
+        functools.partial(UNet, SHAPE, channels=(8,), blocks=1, attention=(False,)),
+        functools.partial(DiT, SHAPE, width=16, depth=1),
+        functools.partial(TimeMLP, 2, width=16),
+    ],
+)
+def test_networks_compute_in_half_precision_and_are_told_the_noise_in_full(network, everywhere):
+    """5 and 5.01 are one number in bfloat16, whose steps are 1/32 there."""
+    keras.utils.set_random_seed(0)
+    with dtype_policy("mixed_bfloat16" if everywhere else "float32"):
+        network = network() if everywhere else network(dtype="mixed_bfloat16")
+    fill_zeros(network)
+    dense = [layer for layer in network.graph.layers if isinstance(layer, keras.layers.Dense)]
+    assert dense[0].compute_dtype == "bfloat16"
+    one, other = network(tf.ones([2, *network.data_shape]), tf.constant([5.0, 5.01]))
+    assert np.abs(one - other).max() > 0.01 * np.abs(one).max()
 
 
 def test_a_model_of_classes_trains_and_is_guided_as_in_float32(x):
