@@ -17,7 +17,7 @@ import tensorflow as tf
 import kgen
 from kgen.conditioning import Labels
 from kgen.diffusion import GaussianDiffusion, LinearLogSNR
-from kgen.networks import DiT, TimeMLP, UNet
+from kgen.networks import DiT, TimeMLP, UNet, mlp
 from kgen.networks.blocks import dtype_policy
 
 SEED = tf.constant([5, 6])
@@ -129,6 +129,24 @@ def test_a_model_of_classes_trains_and_is_guided_as_in_float32(x):
     assert np.abs(rounded - clear).mean() < 3 * 0.014 * 128 * np.sqrt(5)  # 3 = |1 - s| + |s|
     model.compile(keras.optimizers.Adam(1e-3))
     assert np.isfinite(model.fit(batch, batch_size=32, verbose=0).history["loss"]).all()
+
+
+def test_averages_of_half_precision_weights_move_by_small_steps():
+    """From 1 toward 2 by 1 % of what is left, for which bfloat16 has no number."""
+    with dtype_policy("bfloat16"):
+        model = kgen.Autoencoder(mlp((3,), (2,)), mlp((2,), (3,)), ema_decay=0.99)
+    variable = model.encoder.get_layer("dense_0").kernel
+    assert variable.dtype == "bfloat16"
+    variable.assign(tf.ones_like(variable))
+    model.reset_averages()
+    variable.assign(2 * tf.ones_like(variable))
+    model.ema_updates.assign(10**6)
+    for _ in range(20):
+        model.update_averages()
+    with model.averaged():
+        average = tf.convert_to_tensor(variable)
+        assert average.dtype == tf.bfloat16
+        np.testing.assert_allclose(tf.cast(average, tf.float32), 2 - 0.99**20, rtol=2**-8)
 
 
 def test_nan_is_never_silent(x):
