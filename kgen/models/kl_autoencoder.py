@@ -159,7 +159,7 @@ class KLAutoencoder(GenerativeModel):
 
     def decode(self, z):
         """Pictures `[B, H, W, C]` of standardised latents `[B, h, w, c]`."""
-        return self.decoder(z * self.latent_std + self.latent_mean)
+        return tf.cast(self.decoder(z * self.latent_std + self.latent_mean), tf.float32)
 
     def reconstruct(self, x):
         """Pictures through the code and back."""
