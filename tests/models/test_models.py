@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import kgen
+from kgen.networks.blocks import dtype_policy
 from kgen.serialization import serializable
 
 MODELS = [
@@ -67,6 +68,21 @@ def test_the_same_seed_trains_the_same_weights(make, dataset):
         weights.append(np.concatenate([w.numpy().ravel() for w in model.trainable_variables]))
     np.testing.assert_allclose(weights[0], weights[1], atol=1e-5)
     assert np.abs(weights[0] - weights[2]).max() > 1e-5
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "bfloat16"])
+@pytest.mark.parametrize("kind", ["make_vqvae", "make_autoencoder"])
+def test_a_call_in_half_precision_is_the_reconstruction(request, kind, dtype, pictures):
+    """What a model keeps beside its networks stays in full precision, also in `predict`."""
+    full = request.getfixturevalue(kind)()
+    with dtype_policy(dtype):
+        half = request.getfixturevalue(kind)()
+    half.set_weights(full.get_weights())
+    x = pictures["images"][:4]
+    for model in (full, half):
+        model.compile(run_eagerly=True)
+    np.testing.assert_array_equal(half.predict(x, verbose=0), half.reconstruct(x))
+    assert np.corrcoef(half(x).numpy().ravel(), full(x).numpy().ravel())[0, 1] > 0.9
 
 
 def test_averages_follow_the_recursion(make, dataset):
