@@ -48,6 +48,23 @@ def test_fit_lowers_the_loss(request, kind, options, dataset):
     assert {v.dtype for v in model.trainable_variables} == {"float32"}
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_data_sets_of_any_floating_type_are_those_of_float32(make_vae, make_plain, dtype):
+    """On numbers that all types have."""
+    x = np.random.default_rng(0).integers(-8, 9, (4, 16, 16, 3)) / 8
+    for make in (make_vae, make_plain):
+        model, losses = make(), []
+        model.compile(run_eagerly=True)
+        for values in (x.astype("float32"), x.astype(dtype)):
+            model.seeds.count.assign(0)
+            data = tf.data.Dataset.from_tensor_slices(values).batch(4)
+            losses.append(model.evaluate(data, verbose=0))
+            if isinstance(model, kgen.VAE):
+                losses[-1] += list(model.log_likelihood(values, 2, verbose=0))
+        assert losses[0] == losses[1]
+        model.fit(data, verbose=0)
+
+
 def test_terms_are_per_example_and_sum_to_the_loss(make, dataset):
     model = make()
     model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
