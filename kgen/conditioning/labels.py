@@ -48,11 +48,14 @@ class Labels(Conditioner):
 
         Raises:
             TypeError: if they are not integers.
-            ValueError: if one is out of range (outside of a compiled function).
+            ValueError: if they are not one for each example, or one is out of range (outside of a
+                compiled function).
         """
         labels = tf.convert_to_tensor(inputs)
         if not labels.dtype.is_integer:
             raise TypeError(f"`labels` must be integers. Received: {labels.dtype.name}.")
+        if labels.shape.rank not in (1, None):
+            raise ValueError(f"`labels` must have shape [B]. Received: shape {labels.shape}.")
         if not tf.inside_function() and not bool(
             tf.reduce_all((labels >= 0) & (labels < self.num_classes))
         ):
