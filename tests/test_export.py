@@ -15,6 +15,7 @@ from kgen.conditioning import Labels as ClassLabels
 from kgen.conditioning.conditioner import Conditioner
 from kgen.diffusion import CosineLogSNR, GaussianDiffusion
 from kgen.networks import TimeMLP
+from kgen.networks.blocks import dtype_policy
 from kgen.networks.conv import decoder, encoder
 from kgen.networks.unet import UNet
 
@@ -248,6 +249,24 @@ class TestAutoencoder:
         loaded = tf.saved_model.load(folder)
         assert loaded.reconstruct(tf.zeros([1, 16, 16, 3]))["images"].shape == (1, 16, 16, 3)
         assert [path.name for path in folder.parent.iterdir() if "partial" in path.name] == []
+
+
+@pytest.mark.parametrize(("kind", "width"), [(kgen.Autoencoder, 3), (kgen.KLAutoencoder, 6)])
+def test_networks_that_end_in_half_precision(tmp_path, kind, width):
+    """Numbers are doubled and halved again, which half precision does exactly."""
+    with dtype_policy("mixed_bfloat16"):
+        half = [
+            keras.Sequential([keras.Input((3,)), keras.layers.Dense(size, use_bias=False)])
+            for size in (width, 3)
+        ]
+    half[0].set_weights([2 * np.eye(3, width)])
+    half[1].set_weights([0.5 * np.eye(3)])
+    kgen.export_saved_model(kind(*half), tmp_path)
+    loaded, x = tf.saved_model.load(tmp_path), tf.constant([[0.25, -0.5, 1.0]])
+    np.testing.assert_array_equal(loaded.encode(x)["latents"], 2 * x)
+    images = loaded.reconstruct(x)["images"]
+    assert images.dtype == tf.float32
+    np.testing.assert_array_equal(images, x)
 
 
 PIXELS = """

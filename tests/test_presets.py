@@ -8,6 +8,7 @@ import pytest
 import kgen
 from kgen.diffusion import CosineLogSNR, GaussianDiffusion
 from kgen.networks import TimeMLP, mlp
+from kgen.networks.blocks import dtype_policy
 from kgen.networks.conv import decoder, encoder
 
 
@@ -27,8 +28,6 @@ def test_weights_are_half_precision_and_load_as_float32(preset):
 
 
 def test_a_mixed_policy_of_training_is_not_forced_on_the_user(tmp_path):
-    from kgen.networks.blocks import dtype_policy
-
     with dtype_policy("mixed_bfloat16"):
         model = kgen.KLAutoencoder(
             encoder((8, 8, 3), 4, channels=(8, 8)), decoder((4, 4, 4), channels=(8, 8))

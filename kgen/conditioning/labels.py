@@ -48,11 +48,14 @@ class Labels(Conditioner):
 
         Raises:
             TypeError: if they are not integers.
-            ValueError: if one is out of range (outside of a compiled function).
+            ValueError: if they are not one for each example, or one is out of range (outside of a
+                compiled function).
         """
         labels = tf.convert_to_tensor(inputs)
         if not labels.dtype.is_integer:
             raise TypeError(f"`labels` must be integers. Received: {labels.dtype.name}.")
+        if labels.shape.rank not in (1, None):
+            raise ValueError(f"`labels` must have shape [B]. Received: shape {labels.shape}.")
         if not tf.inside_function() and not bool(
             tf.reduce_all((labels >= 0) & (labels < self.num_classes))
         ):
@@ -63,4 +66,5 @@ class Labels(Conditioner):
 
     def null(self, batch_size):
         """The embedding of no class, `batch_size` times."""
-        return {"pooled": tf.gather(self.table, tf.fill([batch_size], self.num_classes))}
+        rows = tf.gather(self.table, tf.fill([batch_size], self.num_classes))
+        return {"pooled": tf.cast(rows, self.compute_dtype)}  # as `call`, which Keras casts

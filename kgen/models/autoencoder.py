@@ -122,7 +122,7 @@ class Autoencoder(GenerativeModel):
 
     def encode(self, x):
         """Codes of data."""
-        return self.encoder(x)
+        return tf.cast(self.encoder(x), tf.float32)
 
     def decode(self, code):
         """Data of codes."""

@@ -30,11 +30,13 @@ class WeightAveraging:
         variables = sorted(self.trainable_variables, key=lambda v: natural_order(v.path))
         # A namespace, so that Keras does not take the variables for the model's own.
         self._averaging = types.SimpleNamespace(variables=variables)
+        # In half precision a step of 1 - d would round to none.
+        dtypes = ["float64" if v.dtype == "float64" else "float32" for v in variables]
         self.ema_weights = [
             self.add_weight(
-                shape=v.shape, dtype=v.dtype, trainable=False, name=f"ema_{i}", initializer="zeros"
+                shape=v.shape, dtype=dtype, trainable=False, name=f"ema_{i}", initializer="zeros"
             )
-            for i, v in enumerate(variables)
+            for i, (v, dtype) in enumerate(zip(variables, dtypes))
         ]
         self.reset_averages()
 
@@ -50,7 +52,8 @@ class WeightAveraging:
         n = tf.cast(self.ema_updates.value, tf.float32)
         decay = tf.minimum(self.ema_decay, (1 + n) / (10 + n))
         for variable, average in self.averages():
-            average.assign(average + (1 - decay) * (variable - average))
+            difference = tf.cast(variable, average.dtype) - average
+            average.assign(average + tf.cast(1 - decay, average.dtype) * difference)
         self.ema_updates.assign_add(1)
 
     def averaged(self):
@@ -60,7 +63,7 @@ class WeightAveraging:
         """
         if not self.ema_weights:
             return contextlib.nullcontext()
-        return keras.StatelessScope([(v, average.value) for v, average in self.averages()])
+        return keras.StatelessScope([(v, tf.cast(a.value, v.dtype)) for v, a in self.averages()])
 
     def averages(self):
         """Pairs of a trained weight and its average."""

@@ -260,8 +260,8 @@ def global_mean_of_sum(terms):
 
 
 def images_of(batch):
-    """The pictures of a batch, a tensor: the batch itself, or its entry `"images"`."""
-    return tf.convert_to_tensor(entry(batch, "images") if isinstance(batch, dict) else batch)
+    """The pictures of a batch, float32: the batch itself, or its entry `"images"`."""
+    return tf.cast(entry(batch, "images") if isinstance(batch, dict) else batch, tf.float32)
 
 
 def entry(batch, key):

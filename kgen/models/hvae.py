@@ -171,7 +171,7 @@ class HVAE(GenerativeModel):
 
     def log_weights(self, x, seed, num_samples, training=False):
         """The log weights log p(x, z) - log q(z | x) for `num_samples` samples, `[K, B]` nats."""
-        x = tf.convert_to_tensor(x)
+        x = tf.cast(x, tf.float32)
         state, steps = self.infer(x, seed, num_samples, training)
         log_w = self.likelihood.log_prob(self._parameters(state, training), _tile(x, num_samples))
         log_w += tf.add_n([p.log_prob(z) - q.log_prob(z) for q, p, z in steps])

@@ -120,12 +120,19 @@ class KLAutoencoder(GenerativeModel):
         if features is not None:
             freeze(features)
         channels = decoder.input_shape[-1]
-        self.latent_mean = self.add_weight(
-            shape=(channels,), trainable=False, name="latent_mean", initializer="zeros"
-        )
-        self.latent_std = self.add_weight(
-            shape=(channels,), trainable=False, name="latent_std", initializer="ones"
-        )
+
+        def statistic(name, initializer):
+            return self.add_weight(
+                shape=(channels,),
+                initializer=initializer,
+                dtype="float32",
+                autocast=False,
+                trainable=False,
+                name=name,
+            )
+
+        self.latent_mean = statistic("latent_mean", "zeros")
+        self.latent_std = statistic("latent_std", "ones")
         self.built = True
         self.start_averaging()
 
@@ -159,7 +166,7 @@ class KLAutoencoder(GenerativeModel):
 
     def decode(self, z):
         """Pictures `[B, H, W, C]` of standardised latents `[B, h, w, c]`."""
-        return self.decoder(z * self.latent_std + self.latent_mean)
+        return tf.cast(self.decoder(z * self.latent_std + self.latent_mean), tf.float32)
 
     def reconstruct(self, x):
         """Pictures through the code and back."""

@@ -177,7 +177,7 @@ class VAE(GenerativeModel):
 
     def log_weights(self, x, seed, num_samples, training=False):
         """Importance weights log p(x, z_k) - log q(z_k | x), `[K, B]` nats, K = `num_samples`."""
-        x = tf.convert_to_tensor(x)
+        x = tf.cast(x, tf.float32)
         q = _repeat(self.posterior(x, training), num_samples)
         z = q.sample(seed)
         factor = []

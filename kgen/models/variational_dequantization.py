@@ -142,7 +142,7 @@ class VariationalDequantization(GenerativeModel):
             v(x, u), of the shape of `x`, and log q(u | x), `[B]` nats.
         """
         with self.averaged():
-            return self._noisy(tf.convert_to_tensor(x), as_seed(seed), False)
+            return self._noisy(tf.cast(x, tf.float32), as_seed(seed), False)
 
     def _noisy(self, x, seed, training):
         output = tf.cast(self.network(x, training=training), tf.float32)

@@ -106,6 +106,8 @@ class VQVAE(GenerativeModel):
             return self.add_weight(
                 shape=shape,
                 initializer=initializer,
+                dtype="float32",
+                autocast=False,
                 trainable=False,
                 name=name,
                 aggregation="only_first_replica",  # all replicas have the same, see `_follow`

@@ -148,8 +148,11 @@ class Attention(layers.Layer):
 
 
 def group_norm(x, name, epsilon=1e-5):
-    """GroupNorm with 32 groups, or fewer where a group would have fewer than 4 channels."""
-    return GroupNorm(min(32, x.shape[-1] // 4), epsilon, name=name)(x)
+    """GroupNorm with the most groups that divide the channels: up to 32, of 4 channels or more."""
+    channels = x.shape[-1]
+    most = max(1, min(32, channels // 4))
+    groups = next(n for n in range(most, 0, -1) if channels % n == 0)
+    return GroupNorm(groups, epsilon, name=name)(x)
 
 
 def conv(x, channels, name, kernel=3, strides=1, **options):

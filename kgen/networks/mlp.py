@@ -15,7 +15,7 @@ import keras
 from keras import layers, ops
 
 from kgen.checks import check_count
-from kgen.networks.blocks import network_inputs
+from kgen.networks.blocks import dtype_policy, network_inputs
 from kgen.networks.embeddings import SinusoidalEmbedding, noise_position
 from kgen.serialization import serializable
 
@@ -83,23 +83,17 @@ class TimeMLP(keras.Model):
 
     def __init__(self, size, *, width=128, blocks=3, pooled=None, **kwargs):
         super().__init__(**kwargs)
+        self.autocast = False
         for name, value in (("size", size), ("width", width), ("blocks", blocks)):
             check_count(name, value)
         self.pooled = pooled
         inputs = {"z": keras.Input((size,), name="z"), "log_snr": keras.Input((), name="log_snr")}
-        position = noise_position(inputs["log_snr"])
-        e = layers.Dense(width, name="noise")(SinusoidalEmbedding(width, name="sinusoid")(position))
         if pooled is not None:
             inputs["pooled"] = keras.Input((pooled,), name="pooled")
-            e = e + layers.Dense(width, name="pooled_dense")(inputs["pooled"])
-        h = layers.Dense(width, name="dense_in")(inputs["z"])
-        for i in range(blocks):
-            middle = layers.Dense(width, name=f"block_{i}_in")(ops.silu(h))
-            middle = middle + layers.Dense(width, name=f"block_{i}_noise")(ops.silu(e))
-            h = h + layers.Dense(width, name=f"block_{i}_out")(ops.silu(middle))
-        last = layers.Dense(size, kernel_initializer="zeros", dtype="float32", name="dense_out")
-        output = last(ops.silu(h))
-        self.graph = keras.Model(inputs, output, name="graph")
+        with dtype_policy(self.dtype_policy):
+            output = _time_mlp(inputs, size, width, blocks)
+            self.graph = keras.Model(inputs, output, name="graph")
+        self.graph.autocast = False
         self.built = True
 
     @property
@@ -110,6 +104,20 @@ class TimeMLP(keras.Model):
     def call(self, z, log_snr, cond=None, training=False):
         """Runs the network; see the class."""
         return self.graph(network_inputs(self.graph, z, log_snr, cond), training=training)
+
+
+def _time_mlp(inputs, size, width, blocks):
+    position = noise_position(inputs["log_snr"])
+    e = layers.Dense(width, name="noise")(SinusoidalEmbedding(width, name="sinusoid")(position))
+    if "pooled" in inputs:
+        e = e + layers.Dense(width, name="pooled_dense")(inputs["pooled"])
+    h = layers.Dense(width, name="dense_in")(inputs["z"])
+    for i in range(blocks):
+        middle = layers.Dense(width, name=f"block_{i}_in")(ops.silu(h))
+        middle = middle + layers.Dense(width, name=f"block_{i}_noise")(ops.silu(e))
+        h = h + layers.Dense(width, name=f"block_{i}_out")(ops.silu(middle))
+    last = layers.Dense(size, kernel_initializer="zeros", dtype="float32", name="dense_out")
+    return last(ops.silu(h))
 
 
 @serializable

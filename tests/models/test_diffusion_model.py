@@ -445,6 +445,7 @@ def small(schedule=None, **options):
         (lambda: Labels(0), ValueError, "`num_classes` must be"),
         (lambda: Labels(3)(np.array([3])), ValueError, r"`labels` must be in 0..2"),
         (lambda: Labels(3)(np.array([-1])), ValueError, r"`labels` must be in 0..2"),
+        (lambda: Labels(3)(np.array([[1], [2]])), ValueError, r"`labels` must have shape \[B\]"),
         (lambda: Labels(3)(np.array([0.5])), TypeError, "`labels` must be integers"),
     ],
 )

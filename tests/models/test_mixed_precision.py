@@ -7,29 +7,45 @@ order, and its mean over many values by far less: 2 % bound a loss, with room. P
 solver state are float32 throughout, so reconstruction and prior have nothing to lose.
 """
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import kgen
+from kgen.conditioning import Labels
 from kgen.diffusion import GaussianDiffusion, LinearLogSNR
-from kgen.networks import UNet
+from kgen.networks import DiT, TimeMLP, UNet, mlp
+from kgen.networks.blocks import dtype_policy
 
 SEED = tf.constant([5, 6])
 SHAPE = (8, 8, 1)
 
 
-def make(kind, dtype):
-    keras.utils.set_random_seed(0)
-    network = UNet(
-        SHAPE, channels=(16, 32), blocks=1, attention=(False, True), heads=2, dtype=dtype
-    )
+def fill_zeros(network):
     rng = np.random.default_rng(0)
     for weight in network.trainable_variables:
         if np.all(weight.numpy() == 0) and len(weight.shape) > 1:  # or the output would be zero
             weight.assign(rng.normal(0, 1 / np.sqrt(np.prod(weight.shape[:-1])), weight.shape))
-    return kind(network, GaussianDiffusion(LinearLogSNR(13.3, -8.0)), seed=0)
+
+
+def make(kind, dtype, classes=None):
+    keras.utils.set_random_seed(0)
+    network = UNet(
+        SHAPE,
+        channels=(16, 32),
+        blocks=1,
+        attention=(False, True),
+        heads=2,
+        pooled=None if classes is None else 8,
+        dtype=dtype,
+    )
+    fill_zeros(network)
+    conditioner = None if classes is None else Labels(classes, 8, dtype=dtype)
+    process = GaussianDiffusion(LinearLogSNR(13.3, -8.0))
+    return kind(network, process, conditioner=conditioner, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +92,61 @@ def test_training_in_half_precision_is_finite_and_follows_float32(pair, x):
     assert bits[1] == pytest.approx(bits[0], rel=0.02)
     assert losses[1][-1] < losses[1][0]
     np.testing.assert_allclose(losses[1], losses[0], rtol=0.05)
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+@pytest.mark.parametrize(
+    "network",
+    [
+        functools.partial(UNet, SHAPE, channels=(8,), blocks=1, attention=(False,)),
+        functools.partial(DiT, SHAPE, width=16, depth=1),
+        functools.partial(TimeMLP, 2, width=16),
+    ],
+)
+def test_networks_compute_in_half_precision_and_are_told_the_noise_in_full(network, everywhere):
+    """5 and 5.01 are one number in bfloat16, whose steps are 1/32 there."""
+    keras.utils.set_random_seed(0)
+    with dtype_policy("mixed_bfloat16" if everywhere else "float32"):
+        network = network() if everywhere else network(dtype="mixed_bfloat16")
+    fill_zeros(network)
+    dense = [layer for layer in network.graph.layers if isinstance(layer, keras.layers.Dense)]
+    assert dense[0].compute_dtype == "bfloat16"
+    one, other = network(tf.ones([2, *network.data_shape]), tf.constant([5.0, 5.01]))
+    assert np.abs(one - other).max() > 0.01 * np.abs(one).max()
+
+
+def test_a_model_of_classes_trains_and_is_guided_as_in_float32(x):
+    batch = {"images": x, "labels": np.arange(64) % 3}
+    results = []
+    for dtype in ("float32", "mixed_bfloat16"):
+        model = make(kgen.DiffusionModel, dtype, classes=3)
+        model.conditioner.table.assign(np.random.default_rng(2).normal(size=(4, 8)))
+        loss = model.loss_terms(batch, training=True, seed=SEED)["weighted_denoising"]
+        images = model.generate([0, 1, 2, 0], num_steps=5, guidance_scale=2.0, seed=0)
+        results.append((loss.numpy().mean(), images.astype("float32")))
+    (full, clear), (half, rounded) = results
+    assert half == pytest.approx(full, rel=0.02)
+    assert np.abs(rounded - clear).mean() < 3 * 0.014 * 128 * np.sqrt(5)  # 3 = |1 - s| + |s|
+    model.compile(keras.optimizers.Adam(1e-3))
+    assert np.isfinite(model.fit(batch, batch_size=32, verbose=0).history["loss"]).all()
+
+
+def test_averages_of_half_precision_weights_move_by_small_steps():
+    """From 1 toward 2 by 1 % of what is left, for which bfloat16 has no number."""
+    with dtype_policy("bfloat16"):
+        model = kgen.Autoencoder(mlp((3,), (2,)), mlp((2,), (3,)), ema_decay=0.99)
+    variable = model.encoder.get_layer("dense_0").kernel
+    assert variable.dtype == "bfloat16"
+    variable.assign(tf.ones_like(variable))
+    model.reset_averages()
+    variable.assign(2 * tf.ones_like(variable))
+    model.ema_updates.assign(10**6)
+    for _ in range(20):
+        model.update_averages()
+    with model.averaged():
+        average = tf.convert_to_tensor(variable)
+        assert average.dtype == tf.bfloat16
+        np.testing.assert_allclose(tf.cast(average, tf.float32), 2 - 0.99**20, rtol=2**-8)
 
 
 def test_nan_is_never_silent(x):

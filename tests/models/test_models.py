@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import kgen
+from kgen.networks.blocks import dtype_policy
 from kgen.serialization import serializable
 
 MODELS = [
@@ -47,6 +48,23 @@ def test_fit_lowers_the_loss(request, kind, options, dataset):
     assert {v.dtype for v in model.trainable_variables} == {"float32"}
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_data_sets_of_any_floating_type_are_those_of_float32(make_vae, make_plain, dtype):
+    """On numbers that all types have."""
+    x = np.random.default_rng(0).integers(-8, 9, (4, 16, 16, 3)) / 8
+    for make in (make_vae, make_plain):
+        model, losses = make(), []
+        model.compile(run_eagerly=True)
+        for values in (x.astype("float32"), x.astype(dtype)):
+            model.seeds.count.assign(0)
+            data = tf.data.Dataset.from_tensor_slices(values).batch(4)
+            losses.append(model.evaluate(data, verbose=0))
+            if isinstance(model, kgen.VAE):
+                losses[-1] += list(model.log_likelihood(values, 2, verbose=0))
+        assert losses[0] == losses[1]
+        model.fit(data, verbose=0)
+
+
 def test_terms_are_per_example_and_sum_to_the_loss(make, dataset):
     model = make()
     model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
@@ -67,6 +85,21 @@ def test_the_same_seed_trains_the_same_weights(make, dataset):
         weights.append(np.concatenate([w.numpy().ravel() for w in model.trainable_variables]))
     np.testing.assert_allclose(weights[0], weights[1], atol=1e-5)
     assert np.abs(weights[0] - weights[2]).max() > 1e-5
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "bfloat16"])
+@pytest.mark.parametrize("kind", ["make_vqvae", "make_autoencoder"])
+def test_a_call_in_half_precision_is_the_reconstruction(request, kind, dtype, pictures):
+    """What a model keeps beside its networks stays in full precision, also in `predict`."""
+    full = request.getfixturevalue(kind)()
+    with dtype_policy(dtype):
+        half = request.getfixturevalue(kind)()
+    half.set_weights(full.get_weights())
+    x = pictures["images"][:4]
+    for model in (full, half):
+        model.compile(run_eagerly=True)
+    np.testing.assert_array_equal(half.predict(x, verbose=0), half.reconstruct(x))
+    assert np.corrcoef(half(x).numpy().ravel(), full(x).numpy().ravel())[0, 1] > 0.9
 
 
 def test_averages_follow_the_recursion(make, dataset):

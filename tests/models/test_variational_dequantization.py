@@ -189,6 +189,7 @@ def test_it_learns_saves_and_loads_with_its_density(grid, tmp_path):
     assert len(noise.trainable_variables) == 4
     values, log_q = noise.dequantize(grid, 5)
     assert np.abs(log_q).max() > 0
+    np.testing.assert_array_equal(noise.dequantize(grid.astype("float64"), 5)[0], values)
     noise.save(tmp_path / "noise.keras")
     noise.save_to_preset(tmp_path / "preset", "float32")
     for again in (

@@ -53,6 +53,24 @@ def test_group_norm_refuses_groups_that_do_not_divide():
         blocks.GroupNorm(5)(noise([1, 2, 2, 12]))
 
 
+@pytest.mark.parametrize(
+    ("channels", "groups"),
+    [(2, 1), (8, 2), (48, 12), (96, 24), (128, 32), (144, 24), (192, 32), (320, 32), (998, 2)],
+)
+def test_group_norm_takes_groups_that_divide(channels, groups):
+    x = keras.Input((2, 2, channels))
+    norm = keras.Model(x, blocks.group_norm(x, "norm")).get_layer("norm")
+    assert norm.groups == groups
+
+
+def test_unet_takes_channels_that_32_groups_do_not_divide():
+    """Where the way up joins 96 and 48 channels, there are 144."""
+    network = UNet((28, 28, 1), channels=(48, 96), blocks=1, attention=(False, False))
+    norm = network.graph.get_layer("up_0_0_res_norm1")
+    assert (norm.gamma.shape, norm.groups) == ((144,), 24)
+    assert network(noise([1, 28, 28, 1]), tf.zeros([1])).shape == (1, 28, 28, 1)
+
+
 def test_attention_equals_keras():
     x, context = noise([2, 7, 16]), noise([2, 5, 12], 1)
     mask = tf.constant([[True] * 3 + [False] * 2, [True] * 5])
