@@ -74,7 +74,7 @@ def invert(solver, denoise, process, x, num_steps):
         raise ValueError(f"`solver` must be deterministic. Received: solver={solver!r}.")
     x = tf.convert_to_tensor(x)
     alpha, _ = process.alpha_sigma(tf.zeros([], x.dtype))
-    times = time_grid(process, num_steps, dtype=x.dtype)
+    times = time_grid(process, num_steps, solver.grid, dtype=x.dtype)
     return solve(solver, denoise, process, alpha * x, times[::-1])
 
 

@@ -75,7 +75,7 @@ class Sampler:
                 z = tf.where(start < 1, alpha * given["x"] + sigma * eps, z)
         if "mask" in given:
             denoise = editing.inpaint(denoise, given["x"], given["mask"])
-        times = time_grid(self.process, num_steps, start=start)
+        times = time_grid(self.process, num_steps, solver.grid, start=start)
         z = solve(solver, denoise, self.process, z, times, seed=solver_seed)
         return tf.debugging.check_numerics(denoise(z, times[-1]), "The samples are not finite")
 

@@ -50,7 +50,7 @@ def get(solver):
 
     Example:
         >>> get("dpm")
-        DPMSolver(order=2, sde=False)
+        DPMSolver(grid='log_snr', order=2, sde=False)
     """
     if isinstance(solver, Solver):
         return solver

@@ -48,6 +48,7 @@ class DDIM(Solver):
     order = 1
 
     def __post_init__(self):
+        super().__post_init__()
         check_interval("eta", self.eta, "[0, 1]")
 
     @property

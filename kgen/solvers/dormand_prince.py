@@ -69,6 +69,7 @@ class DormandPrince(Solver):
     order = 5
 
     def __post_init__(self):
+        super().__post_init__()
         check_positive("rtol", self.rtol)
         check_positive("atol", self.atol)
         check_count("max_steps", self.max_steps)

@@ -69,6 +69,7 @@ class DPMSolver(Solver):
     sde: bool = False
 
     def __post_init__(self):
+        super().__post_init__()
         if self.sde and self.order == 3:
             raise ValueError("`order` must be 1 or 2 with `sde`. Received: order=3.")
         if type(self.order) is not int or self.order not in (1, 2, 3):

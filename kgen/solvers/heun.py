@@ -59,6 +59,7 @@ class Heun(Solver):
     order = 2
 
     def __post_init__(self):
+        super().__post_init__()
         check_number("churn", self.churn)
         if not 0 <= self.churn <= math.sqrt(2) - 1:
             raise ValueError(f"`churn` must be in [0, 0.414]. Received: churn={self.churn}.")

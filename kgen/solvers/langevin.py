@@ -53,6 +53,7 @@ class AnnealedLangevin(Solver):
     stochastic = True
 
     def __post_init__(self):
+        super().__post_init__()
         check_count("walks", self.walks)
         check_positive("step_size", self.step_size)
 
@@ -96,6 +97,7 @@ class PredictorCorrector(Solver):
     stochastic = True
 
     def __post_init__(self):
+        super().__post_init__()
         check_count("corrections", self.corrections)
         check_positive("snr", self.snr)
 

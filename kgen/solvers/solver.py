@@ -19,19 +19,35 @@ References:
 """
 
 import abc
+import dataclasses
 
 import tensorflow as tf
 
+from kgen.checks import check_one_of
+from kgen.diffusion.timesteps import TIME_GRIDS
 from kgen.tensors import as_seed, fold_in
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Solver(abc.ABC):
     """A rule for one step along the path. Solvers are frozen dataclasses.
 
     A solver has an integer `order`: the power of the step with which the error falls.
+
+    Args:
+        grid: `"log_snr"`, `"t"` or `"karras"`: in what the steps that `generate` makes are
+            equidistant, see `kgen.diffusion.time_grid`. An argument of every solver.
+
+    Raises:
+        ValueError: if `grid` is none of these.
     """
 
+    grid: str = "log_snr"
+
     stochastic = False
+
+    def __post_init__(self):
+        check_one_of("grid", self.grid, TIME_GRIDS)
 
     @abc.abstractmethod
     def step(self, denoise, process, z, t, s, index, memory, seed):

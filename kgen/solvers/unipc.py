@@ -51,10 +51,12 @@ class UniPC(Solver):
 
     predictor_order: int
 
-    def __init__(self, order=2):
+    def __init__(self, order=2, *, grid="log_snr"):
         if type(order) is not int or order not in (1, 2):
             raise ValueError(f"`order` must be 1 or 2. Received: order={order!r}.")
         object.__setattr__(self, "predictor_order", order)
+        object.__setattr__(self, "grid", grid)
+        self.__post_init__()
 
     @property
     def order(self):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kgen import solvers
+from kgen import editing, solvers
 from kgen.diffusion import CosineLogSNR, GaussianDiffusion, LinearBeta, time_grid
 from kgen.solvers import (
     DDIM,
@@ -179,6 +179,33 @@ def test_other_grids(solver, kind, gaussian_data):
     x = solve(solver, gaussian_data.denoise(process), process, z, times).numpy()
     np.testing.assert_allclose(x.mean(0), gaussian_data.mean, atol=0.1)
     np.testing.assert_allclose(x.std(0), gaussian_data.std, rtol=0.1)
+
+
+@pytest.mark.parametrize("kind", ["log_snr", "t", "karras"])
+def test_generate_and_invert_walk_the_grid_of_the_solver(kind, gaussian_data):
+    process = GaussianDiffusion(CosineLogSNR(8.0, -8.0))
+    exact, seen = gaussian_data.denoise(process), []
+
+    def denoise(z, t):
+        seen.append(float(t))
+        return exact(z, t)
+
+    editing.invert(DDIM(grid=kind), denoise, process, tf.ones([1, 2]), 5)
+    coordinate = {
+        "t": lambda t: t,
+        "log_snr": lambda t: process.log_snr(tf.constant(t)).numpy(),
+        "karras": lambda t: np.exp(-process.log_snr(tf.constant(t)).numpy() / 14),
+    }[kind]
+    steps = np.diff([coordinate(t) for t in [*seen, 1.0]])
+    np.testing.assert_allclose(steps, steps.mean(), rtol=1e-3)
+
+
+@pytest.mark.parametrize("solver_class", list(solvers.SOLVERS.values()))
+def test_every_solver_takes_a_grid_and_refuses_an_unknown_one(solver_class):
+    assert solver_class(grid="karras").grid == "karras"
+    assert solver_class(grid="karras") != solver_class()
+    with pytest.raises(ValueError, match="`grid` must be one of"):
+        solver_class(grid="linear")
 
 
 @every_solver
