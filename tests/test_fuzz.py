@@ -398,6 +398,7 @@ DOORS = {
     },
     "channels": {"folder.load channels": lambda v: folder.load(".", channels=v)},
     "path": {
+        "load_model path": kgen.load_model,
         "Resume directory": callbacks.Resume,
         "SampleGrid directory": lambda v: callbacks.SampleGrid(v, ["b"]),
         "from_preset directory": kgen.from_preset,
@@ -509,6 +510,30 @@ def test_weights_with_a_wrong_byte(preset, tmp_path, place, stamped):
         message = str(error)
     assert str(tmp_path / "weights.npz") in message
     assert all(np.isfinite(w).all() for w in read)
+
+
+@pytest.fixture(scope="module")
+def keras_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("keras") / "model.keras"
+    vae().save(path)
+    assert isinstance(kgen.load_model(path), kgen.VAE)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("part", range(20))
+def test_a_truncated_keras_file(keras_file, tmp_path, part):
+    path = tmp_path / "model.keras"
+    path.write_bytes(keras_file[: len(keras_file) * part // 20])
+    with pytest.raises(ValueError, match=re.escape(f"{path} is damaged")):
+        kgen.load_model(path)
+
+
+@pytest.mark.parametrize("place", range(20))
+def test_a_keras_file_with_a_wrong_byte(keras_file, tmp_path, place):
+    path, at = tmp_path / "model.keras", len(keras_file) * place // 20
+    path.write_bytes(keras_file[:at] + bytes([keras_file[at] ^ 0xFF]) + keras_file[at + 1 :])
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        kgen.load_model(path)
 
 
 OPTIONS = {
