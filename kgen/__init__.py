@@ -26,7 +26,7 @@ from kgen.models.score_model import ScoreModel
 from kgen.models.vae import VAE
 from kgen.models.variational_dequantization import VariationalDequantization
 from kgen.models.vqvae import VQVAE
-from kgen.presets import from_preset
+from kgen.presets import from_preset, load_model
 
 __all__ = [
     "HVAE",
@@ -49,6 +49,7 @@ __all__ = [
     "export_saved_model",
     "from_preset",
     "likelihoods",
+    "load_model",
     "log_likelihood",
     "networks",
     "penalties",

@@ -87,12 +87,13 @@ def check_path(name, value):
 
 
 def check_networks(encoder, decoder, moments=False):
-    """Checks that a decoder takes what an encoder returns.
+    """Checks that a decoder takes what an encoder returns, and returns what it takes.
 
     Args:
         encoder: a network.
         decoder: a network.
-        moments: whether the encoder returns mean and log standard deviation, side by side.
+        moments: whether the encoder returns mean and log standard deviation, side by side; then
+            the decoder may return the parameters of a distribution.
 
     Raises:
         ValueError: if the decoder does not.
@@ -107,6 +108,12 @@ def check_networks(encoder, decoder, moments=False):
         raise ValueError(
             f"`encoder` must return {what}. "
             f"Received: encoder.output_shape={code}, decoder.input_shape={taken}."
+        )
+    if not moments and encoder.input_shape != decoder.output_shape:
+        raise ValueError(
+            "`decoder` must return what `encoder` takes. Received: "
+            f"encoder.input_shape={encoder.input_shape}, "
+            f"decoder.output_shape={decoder.output_shape}."
         )
 
 

@@ -12,6 +12,8 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
+from kgen.checks import check_count
+
 GAP = 4
 GREY = 236
 _FONT_SIZE = 11
@@ -31,6 +33,7 @@ def contact_sheet(images, labels=None, columns=None, scale=1):
         A uint8 array `[height, width, 3]`.
 
     Raises:
+        TypeError: if a number is none.
         ValueError: if `images` are not such pictures, or another argument does not fit.
 
     Example:
@@ -46,11 +49,11 @@ def contact_sheet(images, labels=None, columns=None, scale=1):
         )
     if images.shape[-1] == 1:
         images = images.repeat(3, axis=-1)
-    columns = _positive(
-        "columns", int(np.ceil(np.sqrt(len(images)))) if columns is None else columns
-    )
+    columns = int(np.ceil(np.sqrt(len(images)))) if columns is None else columns
+    check_count("columns", columns)
+    check_count("scale", scale)
     columns = min(columns, len(images))
-    tiles = images.repeat(_positive("scale", scale), axis=1).repeat(scale, axis=2)
+    tiles = images.repeat(scale, axis=1).repeat(scale, axis=2)
     num, width = len(tiles), tiles.shape[2]
     captions = np.full((num, 0, width, 3), GREY, "uint8")
     if labels is not None:
@@ -118,12 +121,6 @@ def training_curves(path, log, names=None):
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
-
-
-def _positive(name, value):
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"`{name}` must be a positive integer. Received: {value!r}.")
-    return int(value)
 
 
 def _captions(labels, width):

@@ -6,7 +6,7 @@
 
 Floating weights are stored as float16 by default, half the size and enough for sampling. A preset
 is for use and for fine-tuning; the state of a training (optimizer, seeds) belongs to `.keras`
-files and to `kgen.callbacks.Resume`.
+files, which `load_model` opens with the same care, and to `kgen.callbacks.Resume`.
 """
 
 import hashlib
@@ -24,6 +24,16 @@ from kgen.serialization import check_config
 
 CONFIG, WEIGHTS = "config.json", "weights.npz"
 FORMAT = 1  # of the folder; a preset that does not say has the first
+DAMAGE = (  # what reading a damaged archive raises
+    EOFError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 DTYPES = ("bfloat16", "float16", "float32", "float64", "mixed_bfloat16", "mixed_float16")
 
 
@@ -105,7 +115,7 @@ def from_preset(directory, dtype="float32"):
             np.load(file, allow_pickle=False) as archive,
         ):
             arrays = [archive[key] for key in sorted(archive.files)]
-    except (zipfile.BadZipFile, zlib.error, TypeError, ValueError, EOFError, OSError) as error:
+    except DAMAGE as error:
         raise ValueError(
             f"{directory / WEIGHTS} is damaged or not a weights file: it must be an archive of "
             "arrays, without pickled objects."
@@ -128,6 +138,38 @@ def from_preset(directory, dtype="float32"):
     for part in _generative_models(model):
         part.reset_averages()
     return model
+
+
+def load_model(path, compile=True):
+    """Loads the model that `model.save("name.keras")` wrote, in safe mode.
+
+    `keras.saving.load_model` does too, but says of a damaged file that it is not found.
+
+    Args:
+        path: the file.
+        compile: whether the model is compiled again, if it was.
+
+    Returns:
+        The model.
+
+    Raises:
+        TypeError: if `path` is no path.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged or unsafe.
+    """
+    path = check_path("path", path)
+    if not path.is_file():
+        raise FileNotFoundError(f"`path` must be a `.keras` file. Received: {path}, which is none.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+            config = json.loads(archive.read("config.json"))
+    except DAMAGE as error:
+        raise ValueError(f"{path} is damaged or not a `.keras` file.") from error
+    if damaged is not None:
+        raise ValueError(f"{path} is damaged, in the part {damaged}.")
+    check_config(config, path)
+    return keras.saving.load_model(path, compile=compile)
 
 
 def _content(path):

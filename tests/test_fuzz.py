@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 import kgen
-from kgen import corruption, diffusion, editing, likelihoods, penalties, priors, solvers
+from kgen import callbacks, corruption, diffusion, editing, likelihoods, penalties, priors, solvers
 from kgen.conditioning import Labels
 from kgen.conditioning.prompts import as_strings
 from kgen.data import emoji, folder, grey
@@ -141,18 +141,27 @@ BAD = {
     "path": [None, 3, NAN, [], {}, ["a"], True],
     "values": [np.array([[v, 0.0]], "float32") for v in (NAN, INF, -INF)],
     "times": [[0.5, 0.6, 0.1], [[1.0, 0.0]], [NAN, 0.0], [1.0, NAN], 1.0],
-    "decay": [-0.1, 1.0, 1.5, NAN, INF],
-    "every": [0, -1],
-    "sheet": [[], [3], ["a", None], [["a"]]],
+    "decay": [-0.1, 1.0, 1.5, NAN, INF, *NO_NUMBER],
+    "sheet": [None, 3, [], [3], ["a", None], [["a"]], {"a": 1}],
     "features": [[[NAN, 1.0]] * 3, [[1.0, 2.0]], [1.0, 2.0], [["a", "b"]] * 3, [], None],
 }
 
 
 # -- the doors --------------------------------------------------------------------------------
 
+
+def sheets(**options):
+    return callbacks.SampleGrid("a", ["b"], **options)
+
+
 P = PROCESS
 DOORS = {
     "count": {
+        "SampleGrid every": lambda v: sheets(every=v),
+        "SampleGrid num_steps": lambda v: sheets(num_steps=v),
+        "PosteriorCollapse every": lambda v: callbacks.PosteriorCollapse([], every=v),
+        "Resume save_every": lambda v: callbacks.Resume("a", v),
+        "Resume keep": lambda v: callbacks.Resume("a", keep=v),
         "pixels.generate num_samples": lambda v: the(pixels).generate(v),
         "score.generate num_samples": lambda v: the(score).generate(v),
         "vae.generate num_samples": lambda v: the(vae).generate(v),
@@ -193,7 +202,7 @@ DOORS = {
         "emoji.load batch_size": lambda v: emoji.load(batch_size=v),
         "emoji.gallery size": lambda v: emoji.gallery(size=v),
         "contact_sheet scale": lambda v: contact_sheet(np.zeros((1, 4, 4, 3), "uint8"), scale=v),
-        "Guard stop_after": lambda v: kgen.callbacks.Guard(v),
+        "Guard stop_after": callbacks.Guard,
         "bits_per_dim dimensions": lambda v: bits_per_dim(1.0, v),
         "folder.load size": lambda v: folder.load(".", v),
         "folder.load batch_size": lambda v: folder.load(".", batch_size=v),
@@ -204,6 +213,7 @@ DOORS = {
         },
     },
     "count or None": {
+        "Resume save_steps": lambda v: callbacks.Resume("a", save_steps=v),
         "pixels.log_likelihood num_probes": lambda v: the(pixels).log_likelihood(
             GOOD, num_probes=v
         ),
@@ -236,6 +246,7 @@ DOORS = {
         "bits_per_dim bin_width": lambda v: bits_per_dim(1.0, 2, v),
     },
     "at least 0": {
+        "PosteriorCollapse threshold": lambda v: callbacks.PosteriorCollapse([], threshold=v),
         "VAE beta": lambda v: vae(beta=v),
         "VAE warm_up": lambda v: vae(warm_up=v),
         "HVAE beta": lambda v: hvae(beta=v),
@@ -254,6 +265,7 @@ DOORS = {
         "LinearBeta beta_min": lambda v: diffusion.LinearBeta(beta_min=v),
     },
     "share": {
+        "PosteriorCollapse alarm": lambda v: callbacks.PosteriorCollapse([], alarm=v),
         "DiffusionModel cond_drop_rate": lambda v: pixels(cond_drop_rate=v),
         "LatentDiffusion cond_drop_rate": lambda v: latent(cond_drop_rate=v),
         "VQVAE decay": lambda v: vqvae(decay=v),
@@ -275,6 +287,7 @@ DOORS = {
         ),
     },
     "finite": {
+        "SampleGrid guidance_scale": lambda v: sheets(guidance_scale=v),
         "pixels.generate guidance_scale": lambda v: the(pixels).generate(1, guidance_scale=v),
         "classes.generate guidance_scale": lambda v: the(classes).generate([1], guidance_scale=v),
         "latent.generate guidance_scale": lambda v: the(latent).generate("a", guidance_scale=v),
@@ -330,6 +343,7 @@ DOORS = {
         ),
     },
     "seed": {
+        "SampleGrid seed": lambda v: sheets(seed=v),
         "as_seed seed": as_seed,
         "pixels.generate seed": lambda v: the(pixels).generate(1, seed=v),
         "vae.generate seed": lambda v: the(vae).generate(1, seed=v),
@@ -384,11 +398,18 @@ DOORS = {
     },
     "channels": {"folder.load channels": lambda v: folder.load(".", channels=v)},
     "path": {
+        "load_model path": kgen.load_model,
+        "Resume directory": callbacks.Resume,
+        "SampleGrid directory": lambda v: callbacks.SampleGrid(v, ["b"]),
         "from_preset directory": kgen.from_preset,
         "save_to_preset directory": lambda v: the(vae).save_to_preset(v),
         "export_saved_model directory": lambda v: kgen.export_saved_model(the(vae), v),
         "folder.load directory": folder.load,
         "folder.classes directory": folder.classes,
+    },
+    "path or None": {
+        "PosteriorCollapse directory": lambda v: callbacks.PosteriorCollapse([], v),
+        "SampleGrid tensorboard": lambda v: sheets(tensorboard=v),
     },
     "values": {
         "solve z": lambda v: solvers.solve(solvers.DDIM(), lambda z, t: z, P, v, [1.0, 0.0]),
@@ -399,19 +420,11 @@ DOORS = {
             solvers.DDIM(), lambda z, t: z, P, tf.ones([1, 2]), v
         ),
     },
-    "decay": {
+    "decay or None": {
         f"{make.__name__} ema_decay": lambda v, make=make: make(ema_decay=v)
         for make in (plain, vae, hvae, vqvae, kl, pixels, score, latent)
     },
-    "every": {
-        "SampleGrid every": lambda v: kgen.callbacks.SampleGrid("a", ["b"], every=v),
-        "PosteriorCollapse every": lambda v: kgen.callbacks.PosteriorCollapse([], every=v),
-        **{
-            f"Resume {name}": lambda v, name=name: kgen.callbacks.Resume("a", **{name: v})
-            for name in ("save_every", "save_steps", "keep")
-        },
-    },
-    "sheet": {"SampleGrid prompts": lambda v: kgen.callbacks.SampleGrid("a", v)},
+    "sheet": {"SampleGrid prompts": lambda v: callbacks.SampleGrid("a", v)},
     "features": {
         "active_units means": active_units,
         "frechet_distance a": lambda v: frechet_distance(v, v),
@@ -497,6 +510,30 @@ def test_weights_with_a_wrong_byte(preset, tmp_path, place, stamped):
         message = str(error)
     assert str(tmp_path / "weights.npz") in message
     assert all(np.isfinite(w).all() for w in read)
+
+
+@pytest.fixture(scope="module")
+def keras_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("keras") / "model.keras"
+    vae().save(path)
+    assert isinstance(kgen.load_model(path), kgen.VAE)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("part", range(20))
+def test_a_truncated_keras_file(keras_file, tmp_path, part):
+    path = tmp_path / "model.keras"
+    path.write_bytes(keras_file[: len(keras_file) * part // 20])
+    with pytest.raises(ValueError, match=re.escape(f"{path} is damaged")):
+        kgen.load_model(path)
+
+
+@pytest.mark.parametrize("place", range(20))
+def test_a_keras_file_with_a_wrong_byte(keras_file, tmp_path, place):
+    path, at = tmp_path / "model.keras", len(keras_file) * place // 20
+    path.write_bytes(keras_file[:at] + bytes([keras_file[at] ^ 0xFF]) + keras_file[at + 1 :])
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        kgen.load_model(path)
 
 
 OPTIONS = {

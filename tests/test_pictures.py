@@ -79,8 +79,8 @@ def test_png_holds_the_pixels(tmp_path, images):
         ({"images": np.zeros((0, 4, 4, 3), "uint8")}, "must be uint8"),
         ({"labels": ["a"]}, "one string for each"),
         ({"labels": ["a", 2]}, "one string for each"),
-        ({"columns": 0}, "`columns` must be a positive"),
-        ({"scale": 1.5}, "`scale` must be a positive"),
+        ({"columns": 0}, "`columns` must be at least 1"),
+        ({"scale": 1.5}, "`scale` must be at least 1"),
     ],
 )
 def test_wrong_arguments(arguments, message):

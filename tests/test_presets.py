@@ -54,6 +54,11 @@ def test_averages_of_a_model_inside_another_are_the_weights_too(tmp_path):
         np.testing.assert_array_equal(average, expected)
 
 
+def test_a_keras_file_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"`path` must be a `\.keras` file.*none\.keras"):
+        kgen.load_model(tmp_path / "none.keras")
+
+
 @pytest.mark.parametrize("name", ["config.json", "weights.npz"])
 def test_a_missing_file_is_named(preset, name):
     (preset / name).unlink()

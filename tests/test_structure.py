@@ -33,7 +33,7 @@ ALLOWED = {
     "likelihoods": {"checks", "gaussian", "serialization", "tensors"},
     "penalties": {"checks", "serialization", "tensors"},
     "priors": {"checks", "gaussian", "serialization", "tensors"},
-    "pictures": set(),
+    "pictures": {"checks"},
     "diffusion": GROUND,
     "solvers": GROUND | {"diffusion"},
     "likelihood": GROUND | {"diffusion", "solvers"},

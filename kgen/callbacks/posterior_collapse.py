@@ -1,11 +1,11 @@
 """Posterior collapse: which units of a VAE's code still carry information."""
 
-import pathlib
 import warnings
 
 import keras
 import numpy as np
 
+from kgen.checks import check_count, check_interval, check_path, check_positive
 from kgen.distribution import is_chief
 from kgen.metrics.active_units import active_units
 from kgen.models.generative_model import images_of
@@ -27,15 +27,17 @@ class PosteriorCollapse(keras.callbacks.Callback):
         alarm: the share of active units below which a warning is given.
 
     Raises:
-        ValueError: if `every` is less than 1.
+        TypeError: if a number is none, or `directory` is no path.
+        ValueError: if a number is out of range.
     """
 
     def __init__(self, data, directory=None, *, every=1, threshold=0.01, alarm=0.05):
         super().__init__()
-        if every < 1:
-            raise ValueError(f"`every` must be at least 1. Received: every={every}.")
+        check_count("every", every)
+        check_positive("threshold", threshold, zero=True)
+        check_interval("alarm", alarm, "[0, 1]")
         self.data = data
-        self.directory = None if directory is None else pathlib.Path(directory)
+        self.directory = None if directory is None else check_path("directory", directory)
         self.every = every
         self.threshold = threshold
         self.alarm = alarm

@@ -15,7 +15,6 @@ reading. Whatever in a data set does not follow from a seed cannot be found agai
 Of several workers the chief writes; all of them read, so the directory must be one that they share.
 """
 
-import pathlib
 import re
 import signal
 import tempfile
@@ -25,6 +24,7 @@ import warnings
 import keras
 import tensorflow as tf
 
+from kgen.checks import check_count, check_path
 from kgen.distribution import is_chief, several_workers
 
 
@@ -45,7 +45,9 @@ class Resume(keras.callbacks.Callback):
         keep: number of saves to keep.
 
     Raises:
-        ValueError: if a number is less than 1; in `fit`, if there are saves and none can be read.
+        TypeError: if a number is none, or `directory` is no path.
+        ValueError: if a number is not an integer of at least 1; in `fit`, if there are saves and
+            none can be read.
 
     Example:
         >>> Resume("runs/vae/resume", save_steps=1000).keep
@@ -56,10 +58,11 @@ class Resume(keras.callbacks.Callback):
 
     def __init__(self, directory, save_every=1, *, save_steps=None, keep=2):
         super().__init__()
-        for name, value in (("save_every", save_every), ("keep", keep), ("save_steps", save_steps)):
-            if value is not None and value < 1:
-                raise ValueError(f"`{name}` must be at least 1. Received: {name}={value}.")
-        self.directory = pathlib.Path(directory)
+        check_count("save_every", save_every)
+        check_count("keep", keep)
+        if save_steps is not None:
+            check_count("save_steps", save_steps)
+        self.directory = check_path("directory", directory)
         self.save_every = save_every
         self.save_steps = save_steps
         self.keep = keep

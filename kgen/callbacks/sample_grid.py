@@ -4,13 +4,15 @@ What changes on the sheet is then the model and nothing else.
 """
 
 import importlib.util
-import pathlib
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from kgen.checks import check_count, check_number, check_path
 from kgen.distribution import is_chief
 from kgen.pictures import contact_sheet, save_png
+from kgen.tensors import as_seed
 
 
 class SampleGrid(keras.callbacks.Callback):
@@ -29,7 +31,8 @@ class SampleGrid(keras.callbacks.Callback):
         tensorboard: None, or a log directory in which the sheets also appear, as `samples`.
 
     Raises:
-        ValueError: if `prompts` is not a sequence of strings, or `every` is less than 1.
+        TypeError: if a number is none, or a directory is no path.
+        ValueError: if `prompts` is not a sequence of strings, or a number is out of range.
         ImportError: if `tensorboard` is asked for and not installed.
 
     Example:
@@ -50,22 +53,25 @@ class SampleGrid(keras.callbacks.Callback):
         tensorboard=None,
     ):
         super().__init__()
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
+        many = [prompts] if isinstance(prompts, str) else prompts
+        sequence = isinstance(many, (list, tuple, np.ndarray)) and len(many)
+        if not sequence or not all(isinstance(prompt, str) for prompt in many):
             raise ValueError(f"`prompts` must be a sequence of strings. Received: {prompts!r}.")
-        if every < 1:
-            raise ValueError(f"`every` must be at least 1. Received: every={every}.")
+        check_count("every", every)
+        check_count("num_steps", num_steps)
+        check_number("guidance_scale", guidance_scale)
+        as_seed(seed)
         if tensorboard is not None and importlib.util.find_spec("tensorboard") is None:
             raise ImportError(
                 "`tensorboard` needs the package of that name: pip install tensorboard."
             )
-        self.directory = pathlib.Path(directory)
-        self.prompts = prompts
+        self.directory = check_path("directory", directory)
+        self.prompts = list(many)
         self.every = every
         self.num_steps = num_steps
         self.guidance_scale = guidance_scale
         self.seed = seed
-        self.tensorboard = tensorboard
+        self.tensorboard = None if tensorboard is None else check_path("tensorboard", tensorboard)
         self._finished = self._drawn = 0
 
     def on_train_begin(self, logs=None):

@@ -16,8 +16,8 @@ condition.
 
 Any KerasHub text backbone whose inputs are among token_ids, segment_ids and padding_mask will do,
 in particular the BERT family and CLIP. A frozen encoder belongs to a model without being part of
-it: the model's files name the encoder's preset by path and sha256 and hold no copy of its weights,
-and `embed` computes each distinct prompt once.
+it: the model's files name the encoder's preset by path and sha256 (of its weights and of its
+tokenizer) and hold no copy of it, and `embed` computes each distinct prompt once.
 
 References:
   BERT: Devlin et al. (2018), https://arxiv.org/abs/1810.04805.
@@ -167,10 +167,7 @@ class TextEncoder(Conditioner):
         if sequence_length is not None:
             settings["sequence_length"] = sequence_length
         encoder = cls(backbone, text_presets.load_tokenizer(source), **settings)
-        encoder._origin = (
-            text_presets.portable(preset, folder),
-            text_presets.fingerprint(folder, backbone),
-        )
+        encoder._origin = text_presets.origin(preset, folder, backbone, encoder.parts.tokenizer)
         return encoder
 
     def save_to_preset(self, folder, dtype=None):
@@ -196,10 +193,7 @@ class TextEncoder(Conditioner):
         folder = pathlib.Path(folder)
         path = folder / text_presets.SETTINGS_FILE
         path.write_text(json.dumps(settings, indent=4) + "\n", encoding="utf-8")
-        self._origin = (
-            text_presets.portable(folder, folder),
-            text_presets.fingerprint(folder, backbone),
-        )
+        self._origin = text_presets.origin(folder, folder, backbone, self.parts.tokenizer)
 
     def tokenize(self, prompts):
         """Cuts prompts into ids. Needs TensorFlow Text's operations in the process that runs it.
@@ -313,28 +307,29 @@ class TextEncoder(Conditioner):
                 "A TextEncoder built from a backbone in memory has no preset that its config could "
                 "name. Call `encoder.save_to_preset(folder)` first."
             )
-        preset, sha256 = self._origin
         return {
             "name": self.name,
-            "preset": preset,
-            "sha256": sha256,
+            **self._origin,
             "sequence_length": self.sequence_length,
             "trainable": not self.frozen,
         }
 
     @classmethod
     def from_config(cls, config):
-        """Loads the preset again and refuses one whose weights have another sha256."""
+        """Loads the preset again and refuses one whose weights or tokenizer have another sha256."""
         config = dict(config)
-        preset, expected = config.pop("preset"), config.pop("sha256")
+        preset = config.pop("preset")
+        # A configuration may name the weights only, as those of kgen's first presets do.
+        sums = {key: config.pop(key) for key in text_presets.SUMS if key in config}
         encoder = cls.from_preset(preset, **config)
-        received = encoder._origin[1]
-        if received != expected:
-            raise ValueError(
-                "The text encoder's weights are not those the model was trained with. "
-                f"Expected sha256={expected}. Received: sha256={received}, "
-                f"preset={str(text_presets.locate(preset) or preset)!r}."
-            )
+        for key, expected in sums.items():
+            received = encoder._origin[key]
+            if received != expected:
+                raise ValueError(
+                    f"The text encoder's {text_presets.SUMS[key]} the model was trained with. "
+                    f"Expected {key}={expected}. Received: {key}={received}, "
+                    f"preset={str(text_presets.locate(preset) or preset)!r}."
+                )
         return encoder
 
     def _run(self, prompts, batch_size, progress):

@@ -7,8 +7,8 @@ Beside them `kgen_text_encoder.json` states how kgen reads the encoder:
 
 KerasHub's BERT computes the GELU, x P(Z < x) for a standard normal Z, by a tanh approximation,
 while some checkpoints were trained with the exact error function; `"gelu_erf"` says so, because
-KerasHub's configuration cannot. A model that uses a frozen encoder names its folder and the sha256
-of the weights file, so that a changed encoder is an error and not a worse picture.
+KerasHub's configuration cannot. A model that uses a frozen encoder names its folder, and the sha256
+of its weights and of its tokenizer, so that a changed encoder is an error and not a worse picture.
 
 References:
   GELU: Hendrycks and Gimpel (2016), section 2, https://arxiv.org/abs/1606.08415.
@@ -17,6 +17,7 @@ References:
 import hashlib
 import json
 import pathlib
+import tempfile
 
 import keras
 import numpy as np
@@ -32,6 +33,7 @@ DEFAULT_SETTINGS = {
 }
 SETTINGS_FILE = "kgen_text_encoder.json"
 WEIGHTS_PATTERNS = ("model.weights*.h5", "*.safetensors")
+SUMS = {"sha256": "weights are not those", "tokenizer_sha256": "tokenizer is not the one"}
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -89,6 +91,15 @@ def _read(path):
         raise ValueError(f"{path} is damaged: it must be JSON.") from error
 
 
+def origin(preset, folder, backbone, tokenizer):
+    """Returns what a config says of where an encoder is from: its path and its sums."""
+    return {
+        "preset": portable(preset, folder),
+        "sha256": fingerprint(folder, backbone),
+        "tokenizer_sha256": tokenizer_fingerprint(folder, tokenizer),
+    }
+
+
 def fingerprint(folder, backbone):
     """Returns the sha256 of a folder's weights file, or of a published preset's values."""
     digest = hashlib.sha256()
@@ -104,6 +115,18 @@ def fingerprint(folder, backbone):
         )
     for path in files:
         digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def tokenizer_fingerprint(folder, tokenizer):
+    """Returns the sha256 of a tokenizer: its configuration, if `folder` has it, and vocabulary."""
+    digest = hashlib.sha256()
+    if folder is not None and (folder / "tokenizer.json").is_file():
+        digest.update((folder / "tokenizer.json").read_bytes())
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer.save_assets(scratch)
+        for path in sorted(pathlib.Path(scratch).iterdir()):
+            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

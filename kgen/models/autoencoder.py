@@ -72,12 +72,6 @@ class Autoencoder(GenerativeModel):
     ):
         super().__init__(ema_decay=ema_decay, seed=seed, **kwargs)
         check_networks(encoder, decoder)
-        if encoder.input_shape != decoder.output_shape:
-            raise ValueError(
-                "`decoder` must return what `encoder` takes. Received: "
-                f"encoder.input_shape={encoder.input_shape}, "
-                f"decoder.output_shape={decoder.output_shape}."
-            )
         check_one_of("error", error, ERRORS)
         self.encoder = encoder
         self.decoder = decoder

@@ -19,15 +19,20 @@ class WeightAveraging:
 
     ema_weights = ()
 
-    def start_averaging(self):
-        """Creates the averaged weights; a subclass calls it at the end of its construction."""
+    def start_averaging(self, variables=None):
+        """Creates the averaged weights; a subclass calls it at the end of its construction.
+
+        Args:
+            variables: what is averaged; None means all trainable variables.
+        """
         if self.ema_decay is None:
             return
         self.ema_updates = self.add_weight(
             shape=(), dtype="int32", trainable=False, name="ema_updates", initializer="zeros"
         )
         # By path: a network that Keras rebuilds may hold its variables in another order.
-        variables = sorted(self.trainable_variables, key=lambda v: natural_order(v.path))
+        variables = self.trainable_variables if variables is None else variables
+        variables = sorted(variables, key=lambda v: natural_order(v.path))
         # A namespace, so that Keras does not take the variables for the model's own.
         self._averaging = types.SimpleNamespace(variables=variables)
         # In half precision a step of 1 - d would round to none.

@@ -20,9 +20,7 @@ References:
 
 import tensorflow as tf
 
-from kgen.diffusion.loss import (
-    denoising_and_variance,
-)
+from kgen.diffusion.loss import denoising_and_variance
 from kgen.diffusion.weighting import OF_LOG_SNR
 from kgen.models.denoising_model import DenoisingModel
 from kgen.models.generative_model import images_of

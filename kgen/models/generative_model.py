@@ -17,6 +17,7 @@ import abc
 import keras
 import tensorflow as tf
 
+from kgen.checks import check_interval
 from kgen.distribution import is_chief
 from kgen.metrics.bits_per_dim import bits_per_dim
 from kgen.models.averaging import WeightAveraging
@@ -43,8 +44,8 @@ class GenerativeModel(WeightAveraging, keras.Model, abc.ABC):
     def __init__(self, *, ema_decay=None, seed=None, **kwargs):
         super().__init__(**kwargs)
         self.autocast = False
-        if ema_decay is not None and not 0 <= ema_decay < 1:
-            raise ValueError(f"`ema_decay` must be in [0, 1) or None. Received: {ema_decay}.")
+        if ema_decay is not None:
+            check_interval("ema_decay", ema_decay, "[0, 1)")
         self.ema_decay = ema_decay
         self.ema_weights = []
         self.seeds = SeedStream(seed, name="seeds")

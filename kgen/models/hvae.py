@@ -26,17 +26,11 @@ References:
 import tensorflow as tf
 
 from kgen import likelihoods
-from kgen.checks import (
-    check_count,
-    check_data,
-    check_likelihood,
-    check_pictures,
-    check_positive,
-)
+from kgen.checks import check_count, check_data, check_likelihood, check_pictures, check_positive
 from kgen.gaussian import Gaussian
 from kgen.models import serving
 from kgen.models.generative_model import GenerativeModel, images_of
-from kgen.models.importance import importance_log_likelihood
+from kgen.models.importance import importance_log_likelihood, tile
 from kgen.serialization import serializable
 from kgen.tensors import as_seed, split
 
@@ -159,8 +153,7 @@ class HVAE(GenerativeModel):
             The last state, `[K B, ...]` sample by sample, and for each level `(q, p, z)`.
         """
         features = self._features(x, training)
-        if num_samples > 1:
-            features = [_tile(f, num_samples) for f in features]
+        features = [tile(f, num_samples) for f in features]
         state, steps = self._start(num_samples * tf.shape(x)[0]), []
         for level, f, level_seed in zip(self.levels, features, self._seeds(seed)):
             p, q = level.prior(state), level.posterior(state, f)
@@ -173,7 +166,7 @@ class HVAE(GenerativeModel):
         """The log weights log p(x, z) - log q(z | x) for `num_samples` samples, `[K, B]` nats."""
         x = tf.cast(x, tf.float32)
         state, steps = self.infer(x, seed, num_samples, training)
-        log_w = self.likelihood.log_prob(self._parameters(state, training), _tile(x, num_samples))
+        log_w = self.likelihood.log_prob(self._parameters(state, training), tile(x, num_samples))
         log_w += tf.add_n([p.log_prob(z) - q.log_prob(z) for q, p, z in steps])
         return tf.reshape(log_w, [num_samples, -1])
 
@@ -292,7 +285,3 @@ class HVAE(GenerativeModel):
     def export_functions(self):
         """What a SavedModel offers: `encode`, `decode`, `reconstruct` and `generate`."""
         return serving.hierarchy(self), []
-
-
-def _tile(x, k):
-    return x if k == 1 else tf.tile(x, [k] + [1] * (x.shape.rank - 1))

@@ -24,6 +24,11 @@ def log_mean_exp(log_weights):
     return tf.reduce_logsumexp(log_weights, axis=0) - math.log(log_weights.shape[0])
 
 
+def tile(x, k):
+    """`x`, `[B, ...]`, for `k` samples of each example: `[k B, ...]`, sample by sample."""
+    return x if k == 1 else tf.tile(x, [k] + [1] * (x.shape.rank - 1))
+
+
 def importance_log_likelihood(
     log_weights, x, num_samples, *, chunk=50, batch_size=100, seed=0, jit_compile=False, verbose=1
 ):

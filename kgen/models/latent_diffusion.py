@@ -17,6 +17,7 @@ References:
   Luo (2022), https://arxiv.org/abs/2208.11970, eq. 100-108 (the three equivalent objectives).
 """
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -86,6 +87,8 @@ class LatentDiffusion(GenerativeModel):
         check_one_of("prediction", prediction, PREDICTION_TYPES)
         check_one_of("times", times, TIME_SAMPLERS)
         check_one_of("weighting", weighting, WEIGHTINGS)
+        if isinstance(process.schedule, keras.layers.Layer):
+            raise ValueError("A learned schedule needs a DiffusionModel, whose bound trains it.")
         self.autoencoder = autoencoder
         freeze(autoencoder)
         self.network = network

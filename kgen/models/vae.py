@@ -40,7 +40,7 @@ from kgen.checks import (
 from kgen.gaussian import Gaussian
 from kgen.models import serving
 from kgen.models.generative_model import GenerativeModel, images_of
-from kgen.models.importance import importance_log_likelihood, log_mean_exp
+from kgen.models.importance import importance_log_likelihood, log_mean_exp, tile
 from kgen.priors import StandardNormal
 from kgen.serialization import serializable
 from kgen.tensors import as_seed, expand_to
@@ -167,7 +167,7 @@ class VAE(GenerativeModel):
         k, q = self.num_samples, self.posterior(x, training)
         q = _repeat(q, k)
         z = q.sample(seed)
-        reconstruction = -self.likelihood.log_prob(self.decode_parameters(z, training), _tile(x, k))
+        reconstruction = -self.likelihood.log_prob(self.decode_parameters(z, training), tile(x, k))
         if self.gradient == "sticking_the_landing":
             kl = _fixed(q).log_prob(z) - self.prior.log_prob(z, self.posterior)
         else:
@@ -186,7 +186,7 @@ class VAE(GenerativeModel):
         if self.gradient == "doubly_reparameterised":
             z = _scale_gradient(z, factor)
         log_p = self.likelihood.log_prob(
-            self.decode_parameters(z, training), _tile(x, num_samples)
+            self.decode_parameters(z, training), tile(x, num_samples)
         ) + self.prior.log_prob(z, self.posterior)
         log_w = tf.reshape(log_p - q.log_prob(z), [num_samples, -1])
         factor.append(tf.reshape(tf.stop_gradient(tf.nn.softmax(log_w, axis=0)), [-1]))
@@ -271,11 +271,7 @@ class VAE(GenerativeModel):
 
 def _repeat(q, k):
     """`q` for `k` samples of each example, `[K B, ...]`, sample by sample."""
-    return q if k == 1 else Gaussian(_tile(q.mean, k), _tile(q.log_std, k))
-
-
-def _tile(x, k):
-    return x if k == 1 else tf.tile(x, [k] + [1] * (x.shape.rank - 1))
+    return q if k == 1 else Gaussian(tile(q.mean, k), tile(q.log_std, k))
 
 
 def _fixed(q):

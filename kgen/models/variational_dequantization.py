@@ -30,7 +30,7 @@ import math
 
 import tensorflow as tf
 
-from kgen.models.generative_model import GenerativeModel, freeze, images_of
+from kgen.models.generative_model import GenerativeModel, images_of
 from kgen.serialization import serializable
 from kgen.tensors import as_seed, split, sum_event, uniform
 
@@ -44,7 +44,7 @@ class VariationalDequantization(GenerativeModel):
     Args:
         network: a Keras model of data `[B, ..., C]`, which returns `[B, ..., 2 C]`: the mean and
             the log scale of the noise, side by side. Zeros are even noise.
-        density: a `DiffusionModel` or `ScoreModel` of pixels. It is frozen.
+        density: a `DiffusionModel` or `ScoreModel` of pixels. `fit` leaves it as it is.
         ema_decay: decay of the averaged weights, or None.
         seed: integer seed of all randomness in training, or None.
         **kwargs: `name` and `dtype` of a Keras model.
@@ -91,11 +91,10 @@ class VariationalDequantization(GenerativeModel):
             )
         self.network = network
         self.density = density
-        freeze(density)
         self.likelihood = density.likelihood
         self.bin_width = 2 / (density.grey_levels - 1)
         self.built = True
-        self.start_averaging()
+        self.start_averaging(self.optimized_variables)
 
     @property
     def term_names(self):
@@ -106,6 +105,11 @@ class VariationalDequantization(GenerativeModel):
     def bound_names(self):
         """The terms of the bound."""
         return ("reconstruction", "prior", "denoising")
+
+    @property
+    def optimized_variables(self):
+        """The variables of the noise; the density is held fixed, but not frozen for others."""
+        return self.network.trainable_variables
 
     def loss_terms(self, batch, training=False, seed=None):
         """`noise`, E[log q(u | x)], and `density`, a bound on -log p(v) w^D, `[B]` nats."""

@@ -23,20 +23,10 @@ References:
 
 import tensorflow as tf
 
-from kgen.checks import (
-    check_count,
-    check_interval,
-    check_networks,
-    check_pictures,
-    check_positive,
-)
+from kgen.checks import check_count, check_interval, check_networks, check_pictures, check_positive
 from kgen.models import serving
-from kgen.models.generative_model import (
-    GenerativeModel,
-    global_mean_of_sum,
-    images_of,
-    unpack,
-)
+from kgen.models.fit_data import unpack
+from kgen.models.generative_model import GenerativeModel, global_mean_of_sum, images_of
 from kgen.models.replicas import sum_over_replicas
 from kgen.serialization import serializable
 from kgen.tensors import sum_event, uniform
@@ -84,12 +74,6 @@ class VQVAE(GenerativeModel):
     ):
         super().__init__(ema_decay=ema_decay, seed=seed, **kwargs)
         check_networks(encoder, decoder)
-        if encoder.input_shape != decoder.output_shape:
-            raise ValueError(
-                "`decoder` must return what `encoder` takes. Received: "
-                f"encoder.input_shape={encoder.input_shape}, "
-                f"decoder.output_shape={decoder.output_shape}."
-            )
         check_count("num_codes", num_codes)
         check_positive("commitment", commitment, zero=True)
         check_positive("revive_below", revive_below, zero=True)

@@ -501,6 +501,25 @@ class TestPreset:
         for part in (config["sha256"], other, str(tmp_path)):
             assert part in str(caught.value)
 
+    @pytest.mark.parametrize(
+        ("file", "old", "new"),
+        [
+            ("assets/tokenizer/vocabulary.txt", "apple", "melon"),
+            ("tokenizer.json", '"lowercase": true', '"lowercase": false'),
+        ],
+    )
+    def test_another_tokenizer_is_refused(self, tmp_path, file, old, new):
+        encoder = tiny_bert()
+        encoder.save_to_preset(tmp_path)
+        config = encoder.get_config()
+        text = (tmp_path / file).read_text()
+        assert old in text
+        (tmp_path / file).write_text(text.replace(old, new))
+        with pytest.raises(ValueError, match=r"tokenizer is not the one.*tokenizer_sha256="):
+            TextEncoder.from_config(config)
+        del config["tokenizer_sha256"]  # as in a preset of an earlier version
+        assert TextEncoder.from_config(config).get_config()["sha256"] == config["sha256"]
+
     def test_in_memory_encoder_has_no_config(self):
         with pytest.raises(ValueError, match="save_to_preset"):
             tiny_bert().get_config()

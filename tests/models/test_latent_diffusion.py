@@ -212,3 +212,11 @@ def test_wrong_arguments_of_generate(model, arguments, error, message):
 def test_wrong_options(make_diffusion, options, message):
     with pytest.raises(ValueError, match=message):
         make_diffusion(**options)
+
+
+def test_a_learned_schedule_is_refused(make_diffusion):
+    """It would be neither trained nor saved."""
+    model = make_diffusion()
+    process = kgen.diffusion.GaussianDiffusion(kgen.diffusion.LearnedLogSNR())
+    with pytest.raises(ValueError, match="A learned schedule needs a DiffusionModel"):
+        kgen.LatentDiffusion(model.autoencoder, model.network, process, model.conditioner)

@@ -186,7 +186,7 @@ def test_it_learns_saves_and_loads_with_its_density(grid, tmp_path):
     for variable, value in zip(density.weights, before):
         if "seed" not in variable.path:
             np.testing.assert_array_equal(variable, value)
-    assert len(noise.trainable_variables) == 4
+    assert len(noise.optimized_variables) == 4
     values, log_q = noise.dequantize(grid, 5)
     assert np.abs(log_q).max() > 0
     np.testing.assert_array_equal(noise.dequantize(grid.astype("float64"), 5)[0], values)
@@ -203,6 +203,20 @@ def test_it_learns_saves_and_loads_with_its_density(grid, tmp_path):
             density.log_likelihood(grid, **{**options, "dequantization": noise}),
             rtol=1e-4,
         )
+
+
+def test_the_density_can_be_trained_on(grid):
+    density = learned(grey_levels=LEVELS)
+    before = [v.numpy() for v in density.trainable_variables]
+    noise = kgen.VariationalDequantization(network(), density, ema_decay=0.9, seed=0)
+    noise.compile("adam")
+    noise.fit(grid, verbose=0)
+    assert len(noise.ema_weights) == 4
+    for variable, value in zip(density.trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+    density.compile("adam")
+    density.fit(grid, verbose=0)
+    assert any((v.numpy() != value).any() for v, value in zip(density.trainable_variables, before))
 
 
 @pytest.mark.parametrize(
