@@ -19,6 +19,34 @@ def unpack(data):
     return x
 
 
+def as_arrays(x):
+    """A dictionary of arrays as Keras can batch it, with text as tensors; all else as it is.
+
+    Raises:
+        ValueError: if the arrays hold different numbers of examples.
+
+    Example:
+        >>> as_arrays({"prompts": np.array(["a", "b"])})["prompts"].dtype
+        tf.string
+    """
+    if not isinstance(x, dict):
+        return x
+    arrays = {key: a if tf.is_tensor(a) else np.asarray(a) for key, a in x.items()}
+    lengths = {key: len(a) for key, a in arrays.items() if len(a.shape)}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(
+            "The arrays of `x` must hold the same number of examples. Received: "
+            + ", ".join(f"{num} of {key!r}" for key, num in lengths.items())
+            + "."
+        )
+    return {key: tf.constant(a) if _is_text(a) else a for key, a in arrays.items()}
+
+
+def _is_text(a):
+    kind = "" if tf.is_tensor(a) else a.dtype.kind
+    return kind in ("S", "U") or (kind == "O" and all(isinstance(v, (str, bytes)) for v in a.flat))
+
+
 def first_batch(x):
     """The arrays of `fit` or the first batch of its data set; None of anything else.
 

@@ -21,7 +21,7 @@ from kgen.checks import check_interval
 from kgen.distribution import is_chief
 from kgen.metrics.bits_per_dim import bits_per_dim
 from kgen.models.averaging import WeightAveraging
-from kgen.models.fit_data import first_batch, ordered, unpack
+from kgen.models.fit_data import as_arrays, first_batch, ordered, unpack
 from kgen.models.replicas import apply_gradients, global_mean, make_function
 from kgen.presets import save_preset
 from kgen.tensors import SeedStream
@@ -169,7 +169,7 @@ class GenerativeModel(WeightAveraging, keras.Model, abc.ABC):
 
     def fit(self, x=None, *args, **kwargs):
         """As `keras.Model.fit`, on data that are looked at first; of several workers one writes."""
-        self._look_at(x)
+        x = self._look_at(x)
         callbacks = keras.tree.flatten(kwargs.get("callbacks") or [])
         if not is_chief():
             kwargs["callbacks"] = [c for c in callbacks if not isinstance(c, WRITERS)]
@@ -186,15 +186,17 @@ class GenerativeModel(WeightAveraging, keras.Model, abc.ABC):
 
     def evaluate(self, x=None, *args, **kwargs):
         """As `keras.Model.evaluate`, on data that are looked at first."""
-        self._look_at(x)
+        x = self._look_at(x)
         return super().evaluate(x, *args, **kwargs)
 
     def _look_at(self, x):
-        """Checks an array, or the first batch of a data set."""
+        """Checks arrays, or the first batch of a data set; returns the data for Keras."""
+        x = as_arrays(x)
         if type(self).check_batch is not GenerativeModel.check_batch:
             batch = first_batch(x)
             if batch is not None:
                 self.check_batch(batch)
+        return x
 
     def apply_gradients(self, optimizer, gradients, variables):
         """Applies one update, unless it is to be skipped, and lets the averaged weights follow."""

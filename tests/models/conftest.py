@@ -47,6 +47,11 @@ class HashedWords(Conditioner):
         pass
 
 
+@pytest.fixture
+def hashed_words():
+    return HashedWords()
+
+
 @pytest.fixture(scope="session")
 def pictures():
     """128 real pictures at 16 x 16 with their captions."""

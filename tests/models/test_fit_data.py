@@ -1,0 +1,43 @@
+"""Arrays of `fit` and `evaluate`, text among them, and errors where they do not belong together."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kgen
+from kgen.conditioning import Labels
+from kgen.diffusion import CosineLogSNR, GaussianDiffusion
+from kgen.networks import TimeMLP
+
+X = np.random.default_rng(0).normal(size=(8, 2)).astype("float32")
+PROMPTS = ["a", "apple", "red", "a"] * 2
+
+
+def model_of(conditioner, pooled):
+    process = GaussianDiffusion(CosineLogSNR(5.0, -5.0))
+    network = TimeMLP(2, width=8, blocks=1, pooled=pooled)
+    model = kgen.DiffusionModel(network, process, conditioner=conditioner, grey_levels=None, seed=0)
+    model.compile(keras.optimizers.SGD(0.01))
+    return model
+
+
+def test_text_may_come_as_a_list_an_array_or_a_tensor(hashed_words):
+    losses, bounds = [], []
+    kinds = [PROMPTS, np.array(PROMPTS), np.array(PROMPTS, object), tf.constant(PROMPTS)]
+    for prompts in kinds:
+        keras.utils.set_random_seed(0)
+        model = model_of(hashed_words, 8)
+        data = {"images": X, "prompts": prompts}
+        bounds.append(model.evaluate(data, verbose=0))
+        losses += model.fit(data, batch_size=4, shuffle=False, verbose=0).history["loss"]
+    assert len(set(losses)) == 1
+    assert bounds[1:] == bounds[:-1]
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+def test_arrays_of_different_lengths_are_refused(method):
+    model = model_of(Labels(3, 4), 4)
+    data = {"images": X, "labels": np.array([0, 1])}
+    with pytest.raises(ValueError, match="same number of examples.*8 of 'images', 2 of 'labels'"):
+        getattr(model, method)(data)
