@@ -42,7 +42,7 @@ def export_saved_model(model, directory, **options):
         directory: folder to write; its parents are made.
         **options: arguments of `model.export_functions`. Of a `LatentDiffusion`: `inputs`,
             `"prompts"` (strings; the default) or `"token_ids"` (TensorFlow's core operations only),
-            and `solver`.
+            `solver`, and `editing`, whether to offer image to image and inpainting too.
 
     Raises:
         TypeError: if the model cannot be exported, or has no such option.

@@ -144,6 +144,11 @@ def assert_same_pictures(images, expected):
     assert (difference > 0).mean() < 1e-3
 
 
+KNOWN = np.random.default_rng(5).uniform(-1, 1, (len(PROMPTS), 16, 16, 3)).astype("float32")
+MASK = np.zeros((1, 16, 16, 1), "float32")
+MASK[:, :, 10:] = 1.0
+
+
 @pytest.fixture(scope="module")
 def from_prompts(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("prompts")
@@ -164,8 +169,9 @@ except tf.errors.InvalidArgumentError as error:
 @pytest.fixture(scope="module")
 def from_tokens(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokens")
-    kgen.export_saved_model(model, folder, inputs="token_ids")
+    kgen.export_saved_model(model, folder, inputs="token_ids", editing=True)
     np.savez(folder.with_suffix(".npz"), **model.conditioner.tokenize(PROMPTS))
+    np.savez(folder.with_suffix(".edit.npz"), images=KNOWN, mask=MASK)
     return run(
         folder,
         folder.with_suffix(".results.npz"),
@@ -173,6 +179,12 @@ def from_tokens(model, tmp_path_factory):
         extra="""
 ids, mask = (inputs[key] for key in ("token_ids", "padding_mask"))
 results["method"] = loaded.generate_from_tokens(ids, mask, 2, 3.0, [7, 0])["images"]
+begin = dict(np.load(folder + ".edit.npz"))
+for name, strength, paint in (("again", 0.6, begin["mask"] ** 0), ("part", 1.0, begin["mask"])):
+    edited = loaded.edit_from_tokens(
+        ids, mask, begin["images"], paint, strength, 2, 3.0, tf.constant([7, 0])
+    )
+    results[name] = edited["images"]
 """,
     )
 
@@ -210,6 +222,15 @@ def test_number_of_steps_is_checked(from_prompts):
 
 def test_method_with_positional_arguments(from_tokens, expected):
     assert_same_pictures(from_tokens["method"], expected[0])
+
+
+def test_edit_is_image_to_image_and_inpainting(model, from_tokens):
+    options = {"images": KNOWN, "num_steps": 2, "guidance_scale": 3.0, "seed": 7}
+    assert_same_pictures(from_tokens["again"], model.generate(PROMPTS, strength=0.6, **options))
+    assert_same_pictures(from_tokens["part"], model.generate(PROMPTS, mask=MASK, **options))
+    known = np.round((KNOWN + 1) * 127.5)
+    np.testing.assert_array_equal(from_tokens["part"][:, :, :10], known[:, :, :10])
+    assert np.abs(from_tokens["part"] - known)[:, :, 10:].mean() > 10
 
 
 @pytest.fixture(scope="module")
@@ -281,6 +302,9 @@ seed, results = tf.constant([7, 0]), {}
 for num_steps, scale in ((2, 3.0), (5, 1.0)):
     options = [tf.constant(num_steps), *([tf.constant(scale)] if labels else [])]
     results[f"images_{num_steps}"] = loaded.generate(*first, *options, seed)["images"]
+    begin = [np.load(folder + "/x.npy"), np.load(folder + "/mask.npy"), 0.8]
+    edited = loaded.edit(*(first if labels else []), *begin, *options, seed)
+    results[f"edited_{num_steps}"] = edited["images"]
 x = tf.constant(np.load(folder + "/x.npy"))
 measured = loaded.log_likelihood(x, *(first if labels else []), seed)
 np.savez(folder + "/results.npz", log_p=measured["log_likelihood"], **results)
@@ -311,8 +335,10 @@ def test_models_of_pixels(tmp_path, kind, labels):
     model.reset_averages()
     randomise(model.trainable_variables, 4)
     folder, x = tmp_path / "1", np.linspace(-1, 1, 192).reshape(3, 8, 8, 1).astype("float32")
-    kgen.export_saved_model(model, folder)
+    kgen.export_saved_model(model, folder, editing=True)
+    mask = (np.indices((3, 8, 8))[2] > 3)[..., None].astype("float32")
     np.save(folder / "x.npy", x)
+    np.save(folder / "mask.npy", mask)
     command = [sys.executable, "-c", PIXELS, str(folder), *map(str, labels)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -322,6 +348,10 @@ def test_models_of_pixels(tmp_path, kind, labels):
         images = model.generate(labels or 3, num_steps=num_steps, seed=7, **scale)
         assert_same_pictures(results[f"images_{num_steps}"], images)
         assert images.std() > 10
+        begin = {"images": x, "mask": mask, "strength": 0.8}
+        edited = model.generate(labels or 3, num_steps=num_steps, seed=7, **begin, **scale)
+        assert_same_pictures(results[f"edited_{num_steps}"], edited)
+        np.testing.assert_array_equal(edited[:, :, :4], np.round((x[:, :, :4] + 1) * 127.5))
     # The step that `log_likelihood` runs once it has folded an index into its seed.
     step = model.likelihood_step(kgen.solvers.DormandPrince(), 1)
     cond = None

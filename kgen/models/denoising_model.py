@@ -314,15 +314,17 @@ class DenoisingModel(GenerativeModel):
             training=training,
         )
 
-    def export_functions(self, solver="dpm", num_probes=1):
+    def export_functions(self, solver="dpm", num_probes=1, editing=False):
         """What a SavedModel offers: `generate`, also as `serving_default`, and `log_likelihood`.
 
         `generate(num_samples: int32, num_steps: int32, seed: int32[2]) -> images`, or of a model
         of classes `generate(labels: int32[B], num_steps, guidance_scale: float32, seed) -> images`,
         or of texts the same with `prompts: string[B]`;
-        `log_likelihood(images[, labels or prompts], seed) -> nats`, by `num_probes` random vectors.
+        `log_likelihood(images[, labels or prompts], seed) -> nats`, by `num_probes` random vectors;
+        and with `editing` `edit([labels or prompts,] images, mask, strength: float32, num_steps[,
+        guidance_scale], seed) -> images`, as `kgen.models.serving` says.
         """
-        return serving.diffusion(self, solver, num_probes)
+        return serving.diffusion(self, solver, num_probes, editing)
 
     def check_batch(self, batch):
         """Checks data before training and evaluation."""

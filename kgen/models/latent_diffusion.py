@@ -246,9 +246,7 @@ class LatentDiffusion(GenerativeModel):
         for part in slices(len(prompts), batch_size):
             begin = share(given, part)
             if images is not None:
-                begin["x"] = self._encode(images[part])
-            if mask is not None:
-                begin["mask"] = self._at_latents(begin["mask"])
+                begin |= self.begin(images[part], begin.get("mask"))
             result = step(
                 self.conditioner(prompts[part]),
                 self.conditioner(negative[part]),
@@ -257,13 +255,10 @@ class LatentDiffusion(GenerativeModel):
                 seed,
                 tf.range(part.start, part.stop),
                 begin,
-            ).numpy()
+            )
             if mask is not None:
-                # What is known is kept to the pixel, not only to the latent.
-                known = to_uint8(images[part])
-                weight = given["mask"][part].numpy()
-                result = np.round(weight * result + (1 - weight) * known).astype("uint8")
-            results.append(result)
+                result = self.keep(images[part], given["mask"][part], result)
+            results.append(result.numpy())
         return np.concatenate(results)
 
     def invert(
@@ -301,9 +296,23 @@ class LatentDiffusion(GenerativeModel):
             parts.append(step(cond, null, steps, scale, x).numpy())
         return np.concatenate(parts)
 
-    def export_functions(self, inputs="prompts", solver="dpm"):
+    def begin(self, images, mask=None):
+        """What sampling begins from: latents of pictures and a mask of latents, by name."""
+        given = {"x": self._encode(images)}
+        if mask is not None:
+            factor = mask.shape[1] // self.autoencoder.latent_shape[0]
+            # 1 where a pixel of a latent is to be painted.
+            given["mask"] = tf.nn.max_pool2d(mask, factor, factor, "VALID")
+        return given
+
+    def keep(self, images, mask, drawn):
+        """Drawn pictures, uint8, with what is not masked as it was, to the pixel."""
+        drawn = mask * tf.cast(drawn, tf.float32) + (1 - mask) * to_uint8(images)
+        return tf.cast(tf.round(drawn), tf.uint8)
+
+    def export_functions(self, inputs="prompts", solver="dpm", editing=False):
         """What a SavedModel of the model offers; see `kgen.models.serving.text_to_image`."""
-        return text_to_image(self, inputs, solver)
+        return text_to_image(self, inputs, solver, editing)
 
     def check_batch(self, batch):
         """Checks pictures before training and evaluation; what is precomputed is taken as it is."""
@@ -326,11 +335,6 @@ class LatentDiffusion(GenerativeModel):
     def _encode(self, images):
         with self.autoencoder.averaged():
             return self.autoencoder.encode(images)
-
-    def _at_latents(self, mask):
-        """A mask of latents: 1 where a pixel of theirs is to be painted."""
-        factor = mask.shape[1] // self.autoencoder.latent_shape[0]
-        return tf.nn.max_pool2d(mask, factor, factor, "VALID")
 
 
 def to_uint8(images):
