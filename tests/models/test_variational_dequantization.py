@@ -107,9 +107,11 @@ def test_the_learned_bound_lies_between_the_even_one_and_the_probability(
 
 
 def test_evaluate_gives_the_bound_on_the_probability(trained, grid, probability):
-    many = np.tile(grid, (2000, 1))
-    logs = trained.evaluate(many, batch_size=len(many), verbose=0, return_dict=True)
-    assert logs["bound"] == pytest.approx(-np.log(probability).mean(), abs=0.1)
+    many, bounds = np.tile(grid, (2000, 1)), []
+    for _ in range(10):  # the standard error of one is 0.08
+        logs = trained.evaluate(many, batch_size=len(many), verbose=0, return_dict=True)
+        bounds.append(logs["bound"])
+    assert np.mean(bounds) == pytest.approx(-np.log(probability).mean(), abs=0.1)
     assert logs["bound"] == pytest.approx(logs["noise"] + logs["density"], abs=1e-4)
     assert logs["bits_per_dim"] == pytest.approx(logs["bound"] / 2 / np.log(2), abs=1e-4)
 
