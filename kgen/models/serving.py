@@ -129,7 +129,7 @@ def diffusion(model, solver="dpm", num_probes=1, editing=False):
     measure = model.likelihood_step(solvers.DormandPrince(), num_probes)
     images = tf.TensorSpec([None, *model.data_shape], tf.float32, "images")
     rest = [tf.TensorSpec([], tf.int32, "num_steps"), tf.TensorSpec([2], tf.int32, "seed")]
-    begin = _begin(model.data_shape)
+    begin = _edit_signature(model.data_shape)
     if model.conditioner is None:
 
         def draw(num_samples, num_steps, seed, given):
@@ -191,7 +191,7 @@ def diffusion(model, solver="dpm", num_probes=1, editing=False):
     return {**functions, "serving_default": generate}, resources
 
 
-def _begin(shape):
+def _edit_signature(shape):
     """What `edit` of data of a shape begins from: examples, a mask and a time."""
     return [
         tf.TensorSpec([None, *shape], tf.float32, "images"),
@@ -276,7 +276,7 @@ def text_to_image(model, inputs="prompts", solver="dpm", editing=False):
         drawn = pictures(cond, *rest, {**model.begin(images, mask), "strength": strength})
         return {"images": model.keep(images, mask, drawn)}
 
-    begin = _begin(model.autoencoder.data_shape)
+    begin = _edit_signature(model.autoencoder.data_shape)
     rest = [
         tf.TensorSpec([], tf.int32, "num_steps"),
         tf.TensorSpec([], tf.float32, "guidance_scale"),

@@ -9,10 +9,11 @@ import tensorflow as tf
 
 import kgen
 from kgen.conditioning import Labels
-from kgen.diffusion import CosineLogSNR, GaussianDiffusion, LinearLogSNR
+from kgen.diffusion import CosineLogSNR, GaussianDiffusion, LinearLogSNR, time_grid
 from kgen.diffusion.prediction import target
 from kgen.editing import slerp
 from kgen.networks import TimeMLP
+from kgen.solvers import DDIM, solve
 from kgen.tensors import expand_to
 
 SEED = tf.constant([5, 6])
@@ -156,6 +157,18 @@ def test_exports_make_the_same_samples(conditional, tmp_path):
     loaded = tf.saved_model.load(str(tmp_path / "plain"))
     x = loaded.generate(tf.constant(4), tf.constant(5), tf.constant([1, 0]))["images"]
     np.testing.assert_allclose(x, plain.generate(4, num_steps=5, seed=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("grid", ["log_snr", "t", "karras"])
+def test_generate_walks_the_grid_of_the_solver(grid, gaussian_data):
+    process = GaussianDiffusion(CosineLogSNR(8.0, -8.0))
+    denoise = gaussian_data.denoise(process)
+    noise = np.random.default_rng(0).normal(size=(50, 2)).astype("float32")
+    times = time_grid(process, 4, grid)
+    expected = denoise(solve(DDIM(), denoise, process, tf.constant(noise), times), times[-1])
+    solver = DDIM(grid=grid)
+    x = exact(gaussian_data, process).generate(50, num_steps=4, solver=solver, noise=noise)
+    np.testing.assert_allclose(x, expected, atol=1e-3)
 
 
 def test_every_setting_of_the_table_trains(gaussian_data):

@@ -182,7 +182,7 @@ def test_other_grids(solver, kind, gaussian_data):
 
 
 @pytest.mark.parametrize("kind", ["log_snr", "t", "karras"])
-def test_generate_and_invert_walk_the_grid_of_the_solver(kind, gaussian_data):
+def test_inversion_walks_the_grid_of_the_solver(kind, gaussian_data):
     process = GaussianDiffusion(CosineLogSNR(8.0, -8.0))
     exact, seen = gaussian_data.denoise(process), []
 
