@@ -41,8 +41,6 @@ SOLVERS = {
     "DPMSolver(2)": solvers.DPMSolver(2),
     "UniPC": solvers.UniPC(2),
 }
-
-
 ADDED = ("parts", "evaluations", "draws", "scales", "batch_size", "verbose")
 
 
@@ -145,7 +143,7 @@ def draw_frechet(curves, extractor, path):
 
     figure, axes = pyplot.subplots(figsize=(5, 3.6))
     for name, curve in curves.items():
-        evaluations, draws = [int(key) for key in curve], list(curve.values())
+        evaluations, draws = zip(*sorted((int(key), values) for key, values in curve.items()))
         low, mean, high = (np.array([f(v) for v in draws]) for f in (min, np.mean, max))
         spread = [mean - low, high - mean]
         axes.errorbar(evaluations, mean, spread, marker="o", capsize=3, label=name)
@@ -200,6 +198,8 @@ def main(argv=None):
     test = grey.load(args.data, "test", values="signed", labels=True, batch_size=100)
     arrays = grey.load_arrays(args.data, "test")
     command = {k: str(v) for k, v in vars(args).items() if k not in ADDED}
+    # Of a model that was trained further nothing is measured yet.
+    command["sha256"] = json.loads((args.preset / "config.json").read_text())["sha256"]
     results = earlier(args.output / "measured.json", command)
 
     def save(name, value):
