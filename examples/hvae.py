@@ -15,6 +15,7 @@ levels, samples, and samples at temperatures from 0.4 to 1.
 saved_models/README.md holds the figures that these commands gave.
 """
 
+import functools
 import pathlib
 
 import keras
@@ -31,15 +32,16 @@ SHAPE = (28, 28, 1)
 TEMPERATURES = (0.4, 0.6, 0.8, 1.0)
 
 
-def build(kind="dense", *, warm_up=10_000, **options):
-    """A hierarchical VAE over binary pictures."""
+def build(kind="dense", *, prior=None, warm_up=10_000, **options):
+    """A hierarchical VAE over binary pictures; `prior` makes p(z_0) for a shape of z_0."""
     ladders = {"dense": lambda: dense_ladder(SHAPE, (40, 40), 1), "conv": conv_model}
     encoder, levels, decoder = ladders[kind]()
     levels = [
         kgen.GaussianLevel(prior, posterior, merge, state_shape=shape, residual=kind == "conv")
         for prior, posterior, merge, shape in levels
     ]
-    return kgen.HVAE(encoder, levels, decoder, "bernoulli", warm_up=warm_up, **options)
+    prior = prior and prior(levels[0].latent_shape)
+    return kgen.HVAE(encoder, levels, decoder, prior=prior, warm_up=warm_up, **options)
 
 
 def conv_model():
@@ -52,9 +54,10 @@ def train(args):
     keras.utils.set_random_seed(args.seed)
     conv = args.model == "conv"
     options = {} if args.start is None else {"warm_up": 0}
-    model = build(args.model, ema_decay=0.999, seed=args.seed, **options)
+    prior = functools.partial(vae.learned_prior, args)
+    model = build(args.model, prior=prior, ema_decay=0.999, seed=args.seed, **options)
     if args.start is not None:
-        vae.start_from(model, args.start)
+        vae.start_from(model, args)
     data = grey.load(args.data, batch_size=100, seed=args.seed)
     if args.steps_per_epoch:
         data = data.take(args.steps_per_epoch)

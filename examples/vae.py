@@ -12,7 +12,8 @@
 | gated | 300-300-40, gated linear units | ELBO, KL warm-up |
 
 `--start DIR` begins with the weights of a preset: the bound of an IWAE has no KL that could be
-warmed up, and a VAE that had its warm-up uses more of its code.
+warmed up, and a VAE that had its warm-up uses more of its code. `--prior mixture` and
+`--prior vamp` learn p(z); begun with a preset that has N(0, I), at the posteriors of pictures.
 
 Pictures are binarised anew each epoch (`--data mnist`, `fashion_mnist`, or `emoji`, which needs no
 download). Training is resumable: start the same command again. `--output` gets the preset, the
@@ -35,6 +36,7 @@ from kgen.callbacks import PosteriorCollapse, Resume
 from kgen.data import grey
 from kgen.networks import mlp
 from kgen.pictures import contact_sheet, save_png, training_curves
+from kgen.priors import GaussianMixture, VampPrior
 
 SHAPE = (28, 28, 1)
 MODELS = {
@@ -67,9 +69,10 @@ def train(args):
     """Trains a model and saves it as a preset."""
     keras.utils.set_random_seed(args.seed)
     config = MODELS[args.model] | ({} if args.start is None else {"warm_up": 0})
-    model = build(**config, ema_decay=0.999, seed=args.seed)
+    prior = learned_prior(args, (config["latent"],))
+    model = build(**config, prior=prior, ema_decay=0.999, seed=args.seed)
     if args.start is not None:
-        start_from(model, args.start)
+        start_from(model, args)
     batch_size = 128 if args.model == "tutorial" else 100
     data = grey.load(args.data, batch_size=batch_size, seed=args.seed)
     if args.steps_per_epoch:
@@ -97,11 +100,27 @@ def learning_rate(peak, steps):
     )
 
 
-def start_from(model, preset):
-    """Gives a model the weights of a preset with the same networks."""
-    trained = kgen.from_preset(preset)
-    for variable, value in zip(model.trainable_variables, trained.trainable_variables, strict=True):
-        variable.assign(value)
+def learned_prior(args, latent_shape):
+    """The prior that the command line asks for, or None for N(0, I)."""
+    if args.prior == "mixture":
+        return GaussianMixture(args.components, latent_shape, seed=args.seed)
+    if args.prior == "vamp":
+        return VampPrior(args.components, SHAPE, seed=args.seed)
+    return None
+
+
+def start_from(model, args):
+    """Gives a model the weights of the preset `args.start`, which has the same networks."""
+    trained = kgen.from_preset(args.start)
+    to, of = ([m.encoder, *getattr(m, "levels", ()), m.decoder] for m in (model, trained))
+    go_on = isinstance(trained.prior, keras.layers.Layer)
+    if go_on:
+        to, of = [*to, model.prior], [*of, trained.prior]
+    for one, other in zip(to, of):
+        one.set_weights(other.get_weights())
+    if args.prior != "normal" and not go_on:
+        pictures = grey.load(args.data, batch_size=args.components, seed=args.seed)
+        model.prior.begin_at(next(iter(pictures)), model.posterior)
     model.reset_averages()
 
 
@@ -157,6 +176,8 @@ def arguments(description, models, default, rate):
     parser.add_argument("--output", type=pathlib.Path, help="default: runs/MODEL")
     parser.add_argument("--epochs", type=int, help="default: as in saved_models/README.md")
     parser.add_argument("--start", type=pathlib.Path, metavar="DIR", help="begin with a preset")
+    parser.add_argument("--prior", choices=("normal", "mixture", "vamp"), default="normal")
+    parser.add_argument("--components", type=int, default=500, help="of a learned prior")
     parser.add_argument("--learning-rate", type=float, default=rate)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=int, default=10, help="epochs between two saves")

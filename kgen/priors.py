@@ -8,6 +8,9 @@ A prior has `log_prob(z, posterior) -> [B]`, `sample(num, seed, posterior, tempe
 `kl(q, z, posterior)`, where `posterior` is the model's function x -> q(z | x). The KL from q to
 N(0, I) is exact; to the others it is estimated at the sample z ~ q, log q(z) - log p(z).
 
+Both mixtures can begin at the posteriors of data, `prior.begin_at(x, model.posterior)`: then the
+learned prior starts close to where the codes of a trained model are, 1/N sum_n q(z | x_n).
+
 References:
   Kingma and Welling (2013), https://arxiv.org/abs/1312.6114, appendix B.
   Tomczak and Welling (2018), https://arxiv.org/abs/1705.07120, eq. 9 (VampPrior).
@@ -54,6 +57,28 @@ class _Mixture(keras.layers.Layer):
     def _components(self, posterior):
         raise NotImplementedError
 
+    def _set_components(self, x, posterior):
+        raise NotImplementedError
+
+    def begin_at(self, x, posterior):
+        """Puts the components where the posteriors of data are.
+
+        A model that averages its weights should `reset_averages()` afterwards.
+
+        Args:
+            x: as many data as there are components, `[K, ...]`, in the range of the model.
+            posterior: the model's function x -> q(z | x).
+
+        Raises:
+            ValueError: if there are more or fewer.
+        """
+        if len(x) != self.num_components:
+            raise ValueError(
+                f"`x` must hold one example for each of the {self.num_components} components. "
+                f"Received: {len(x)} examples."
+            )
+        self._set_components(tf.cast(x, tf.float32), posterior)
+
     def log_prob(self, z, posterior=None):
         """Log density of codes `[B, ...]`, `[B]` nats."""
         p = self._components(posterior)
@@ -91,6 +116,7 @@ class GaussianMixture(_Mixture):
     def __init__(self, num_components, latent_shape, *, seed=0, **kwargs):
         super().__init__(**kwargs)
         check_count("num_components", num_components)
+        self.num_components = num_components
         shape = (num_components, *latent_shape)
         start = keras.initializers.RandomNormal(1.0, seed=seed)
         self.logits = self.add_weight(shape=(num_components,), initializer="zeros", name="logits")
@@ -103,6 +129,12 @@ class GaussianMixture(_Mixture):
 
     def _components(self, posterior):
         return Gaussian(tf.convert_to_tensor(self.means), tf.convert_to_tensor(self.log_stds))
+
+    def _set_components(self, x, posterior):
+        q = posterior(x)
+        self.logits.assign(tf.zeros_like(self.logits))
+        self.means.assign(q.mean)
+        self.log_stds.assign(q.log_std)
 
 
 @serializable
@@ -120,6 +152,7 @@ class VampPrior(_Mixture):
     def __init__(self, num_components, input_shape, *, mean=0.1, std=0.05, seed=0, **kwargs):
         super().__init__(**kwargs)
         check_count("num_components", num_components)
+        self.num_components = num_components
         self.pseudo_inputs = self.add_weight(
             shape=(num_components, *input_shape),
             initializer=keras.initializers.RandomNormal(mean, std, seed=seed),
@@ -129,11 +162,13 @@ class VampPrior(_Mixture):
         self.built = True
 
     def _log_weights(self):
-        num = self.pseudo_inputs.shape[0]
-        return tf.fill([num], -math.log(num))
+        return tf.fill([self.num_components], -math.log(self.num_components))
 
     def _components(self, posterior):
         return posterior(tf.convert_to_tensor(self.pseudo_inputs))
+
+    def _set_components(self, x, posterior):
+        self.pseudo_inputs.assign(x)
 
 
 @serializable

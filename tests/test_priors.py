@@ -77,6 +77,24 @@ def test_vamp_prior_is_the_mean_posterior_of_its_pseudo_inputs():
     assert prior.sample(7, SEED, posterior).shape == (7, 2)
 
 
+@pytest.mark.parametrize("make", [GaussianMixture, VampPrior])
+def test_a_mixture_that_begins_at_data_is_their_mean_posterior(make):
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(2, 2)).astype("float32")
+    x, z = rng.uniform(size=(4, 2)), rng.normal(size=(3, 2))
+
+    def posterior(x):
+        return Gaussian(tf.matmul(x, weight), 0.5 * x - 0.3)
+
+    parts = normal_pdf(z[:, None], x @ weight, np.exp(0.5 * x - 0.3)).prod(-1)
+    prior = make(4, (2,))
+    prior.begin_at(x, posterior)
+    log_prob = prior.log_prob(tf.constant(z, tf.float32), posterior)
+    np.testing.assert_allclose(log_prob, np.log(parts.mean(1)), rtol=1e-4)
+    with pytest.raises(ValueError, match="one example for each of the 4 components"):
+        prior.begin_at(x[:3], posterior)
+
+
 @pytest.mark.parametrize("make", [lambda: GaussianMixture(0, (2,)), lambda: VampPrior(0, (2,))])
 def test_a_mixture_needs_components(make):
     with pytest.raises(ValueError, match="`num_components` must be at least 1"):

@@ -46,6 +46,7 @@ class HVAE(GenerativeModel):
             `merge(state, z) -> state`. The top one has a `state_shape`: it starts from zeros.
         decoder: network from the last state to the parameters of the likelihood.
         likelihood: as of `VAE`.
+        prior: p(z_0): None for that of the top level, or an object of `kgen.priors`.
         beta: weight of the KLs.
         warm_up: number of training steps over which that weight grows from 0.
         free_bits: nats of each level's KL that cost nothing more than they do.
@@ -64,6 +65,7 @@ class HVAE(GenerativeModel):
         decoder,
         likelihood="bernoulli",
         *,
+        prior=None,
         beta=1.0,
         warm_up=0,
         free_bits=0.0,
@@ -82,6 +84,7 @@ class HVAE(GenerativeModel):
         self.encoder = encoder
         self.levels = list(levels)
         self.decoder = decoder
+        self.prior = prior
         self.beta = beta
         self.warm_up = warm_up
         self.free_bits = free_bits
@@ -138,7 +141,16 @@ class HVAE(GenerativeModel):
         seed = self.seeds.next() if seed is None else seed
         state, steps = self.infer(x, seed, training=training)
         log_p = self.likelihood.log_prob(self._parameters(state, training), x)
-        return -log_p, [q.kl(p) for q, p, _ in steps]
+        kls = [q.kl(p) for q, p, _ in steps]
+        if self.prior is not None:
+            q, _, z = steps[0]
+            kls[0] = self.prior.kl(q, z, self.posterior)
+        return -log_p, kls
+
+    def posterior(self, x):
+        """The Gaussian q(z_0 | x)."""
+        state = self._start(tf.shape(x)[0])
+        return self.levels[0].posterior(state, self._features(x, False)[0])
 
     def infer(self, x, seed, num_samples=1, training=False):
         """Visits the levels from the top and samples each posterior.
@@ -167,7 +179,10 @@ class HVAE(GenerativeModel):
         x = tf.cast(x, tf.float32)
         state, steps = self.infer(x, seed, num_samples, training)
         log_w = self.likelihood.log_prob(self._parameters(state, training), tile(x, num_samples))
-        log_w += tf.add_n([p.log_prob(z) - q.log_prob(z) for q, p, z in steps])
+        log_p = [p.log_prob(z) for _, p, z in steps]
+        if self.prior is not None:
+            log_p[0] = self.prior.log_prob(steps[0][2], self.posterior)
+        log_w += tf.add_n([p - q.log_prob(z) for p, (q, _, z) in zip(log_p, steps)])
         return tf.reshape(log_w, [num_samples, -1])
 
     def log_likelihood(self, x, num_samples=5000, **options):
@@ -259,9 +274,12 @@ class HVAE(GenerativeModel):
         temperature = tf.broadcast_to(temperature, [len(self.levels)])
         state = self._start(num_samples)
         for i, (level, level_seed) in enumerate(zip(self.levels, self._seeds(seed))):
-            p = level.prior(state)
-            p = Gaussian(p.mean, p.log_std + tf.math.log(temperature[i]))
-            state = level.merge(state, p.sample(level_seed))
+            if i == 0 and self.prior is not None:
+                z = self.prior.sample(num_samples, level_seed, self.posterior, temperature[0])
+            else:
+                p = level.prior(state)
+                z = Gaussian(p.mean, p.log_std + tf.math.log(temperature[i])).sample(level_seed)
+            state = level.merge(state, z)
         return self.likelihood.mean(self._parameters(state, False))
 
     def _features(self, x, training):

@@ -9,6 +9,7 @@ import kgen
 from kgen.gaussian import Gaussian
 from kgen.likelihoods import GaussianLikelihood
 from kgen.networks import mlp
+from kgen.priors import GaussianMixture, StandardNormal, VampPrior
 from kgen.serialization import serializable
 
 SEED = tf.constant([5, 6])
@@ -79,6 +80,44 @@ def test_reconstruction_from_the_top_levels_only():
     actual = [float(model.reconstruct(x, k)[0, 0]) for k in (1, 2, 3)]
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
     assert [float(z[0, 0]) for z in model.encode(x)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "prior", [GaussianMixture(3, (4,)), VampPrior(3, (16, 16, 3))], ids=["mixture", "vamp"]
+)
+def test_a_learned_prior_of_the_top_level(make_hvae, dataset, pictures, tmp_path, prior):
+    model, x = make_hvae(prior=prior), pictures["images"][:3]
+    prior.begin_at(x, model.posterior)
+    # Each term beside its definition, with densities of the mixture written out in numpy.
+    _, steps = model.infer(tf.constant(x), SEED)
+    (q, _, z), (q_1, p_1, z_1) = ([a, b, c] for a, b, c in steps)
+    mean, std = (a.numpy() for a in (q.mean, q.std))
+    square = ((z.numpy()[:, None] - mean) / std) ** 2
+    pdf = np.exp(-0.5 * square.sum(-1)) / (std * np.sqrt(2 * np.pi)).prod(-1)
+    expected = q.log_prob(z) - np.log(pdf.mean(-1))
+    terms = model.bound_terms(x, seed=SEED)
+    np.testing.assert_allclose(terms["kl_0"], expected, rtol=1e-3, atol=1e-3)
+    log_w = -terms["reconstruction"] - expected + p_1.log_prob(z_1) - q_1.log_prob(z_1)
+    np.testing.assert_allclose(model.log_weights(x, SEED, 1)[0], log_w, rtol=1e-4)
+    before = prior.trainable_variables[0].numpy()
+    model.compile("adam")
+    model.fit(dataset(), verbose=0)
+    assert np.abs(prior.trainable_variables[0].numpy() - before).max() > 0
+    images = model.generate(3, seed=1, temperature=[0.5, 1.0])
+    model.save_to_preset(tmp_path, "float32")
+    loaded = kgen.from_preset(tmp_path)
+    np.testing.assert_array_equal(loaded.generate(3, seed=1, temperature=[0.5, 1.0]), images)
+
+
+def test_a_standard_normal_prior_is_that_of_the_top_level(make_hvae, pictures):
+    x = pictures["images"][:8]
+    plain, told = make_hvae(), make_hvae(prior=StandardNormal((4,)))
+    for name, term in plain.bound_terms(x, seed=SEED).items():
+        np.testing.assert_allclose(told.bound_terms(x, seed=SEED)[name], term, rtol=1e-5)
+    np.testing.assert_allclose(
+        told.log_weights(x, SEED, 2), plain.log_weights(x, SEED, 2), rtol=1e-5
+    )
+    np.testing.assert_array_equal(told.generate(3, seed=1), plain.generate(3, seed=1))
 
 
 def test_free_bits_put_a_floor_under_each_level(make_hvae, pictures):
