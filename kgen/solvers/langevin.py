@@ -8,7 +8,12 @@ has q(z_t) as its stationary distribution for small steps a.
 
     AnnealedLangevin     goes from level to level and walks at each, a = (step_size sigma_t)^2
     PredictorCorrector   a step of Euler and Maruyama, then steps of Langevin with a chosen so that
-                         the drift is `snr` times the noise: a = 2 (snr |eps| / |score|)^2
+                         the drift is `snr` times the noise: a = 2 (snr |eps| / |score|)^2,
+                         |.| the root mean square over the batch of the norm
+
+No density of variance E|z|^2 / d has a flatter score than the Gaussian, |score| >= d / |z|
+(Cramer-Rao). A network that is not trained yet may claim one, zero even; the step is then that of
+the Gaussian.
 
 When the level changes from t to s, the annealed chain only rescales z by alpha_s / alpha_t: the
 walk at the new level has to bring the variance down.
@@ -111,12 +116,12 @@ class PredictorCorrector(Solver):
         for i in range(self.corrections):
             eps = normal(tf.shape(z), fold_in(seed, i + 1), z.dtype)
             score = process.score(z, denoise(z, s), s)
-            # One step size for the batch, from the mean of the norms.
-            ratio = self.snr * _mean_norm(eps) / _mean_norm(score)
-            a = 2 * ratio**2
+            size = tf.cast(tf.size(z[0]), z.dtype)
+            a = 2 * (self.snr * _norm(eps) / tf.maximum(_norm(score), size / _norm(z))) ** 2
             z += a * score + tf.sqrt(2 * a) * eps
         return z, memory
 
 
-def _mean_norm(x):
-    return tf.reduce_mean(tf.norm(tf.reshape(x, [tf.shape(x)[0], -1]), axis=-1))
+def _norm(x):
+    """Root mean square over the batch of the norm of `[B, ...]`."""
+    return tf.sqrt(tf.reduce_sum(x**2) / tf.cast(tf.shape(x)[0], x.dtype))

@@ -65,9 +65,28 @@ def test_training_begins_with_the_weights_of_a_preset(tmp_path):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
-@pytest.mark.parametrize("model", ["dense", pytest.param("conv", marks=pytest.mark.slow)])
-def test_hvae(tmp_path, model):
-    run("hvae", tmp_path, "--model", model, "--epochs", "1")
+def test_a_learned_prior_begins_at_pictures_and_goes_on(tmp_path):
+    run("vae", tmp_path / "vae", "--model", "vae", "--epochs", "1")
+    still = ["--learning-rate", "1e-12", "--epochs", "1", "--prior", "vamp", "--components", "20"]
+    start = ["--start", str(tmp_path / "vae")]
+    model = run("vae", tmp_path / "vamp", "--model", "vae", *still, *start)
+    pseudo_inputs = model.prior.pseudo_inputs.numpy()
+    assert ((pseudo_inputs < 1e-6) | (pseudo_inputs > 1 - 1e-6)).all()  # binarised pictures
+    start = ["--start", str(tmp_path / "vamp")]
+    model = run("vae", tmp_path / "more", "--model", "vae", *still, *start)
+    np.testing.assert_allclose(model.prior.pseudo_inputs, pseudo_inputs, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("model", "prior"),
+    [
+        ("dense", "normal"),
+        ("dense", "mixture"),
+        pytest.param("conv", "normal", marks=pytest.mark.slow),
+    ],
+)
+def test_hvae(tmp_path, model, prior):
+    run("hvae", tmp_path, "--model", model, "--prior", prior, "--epochs", "1")
     for file in ("temperatures.png", "reconstructions.png", "samples.png", "curves.png"):
         assert (tmp_path / file).stat().st_size > 1000
 

@@ -18,6 +18,8 @@ from kgen.solvers import (
     UniPC,
     solve,
 )
+from kgen.solvers.euler_maruyama import reverse_step
+from kgen.tensors import fold_in, normal
 
 every_scaling = pytest.mark.parametrize("scaling", ["vp", "ve", "sub_vp", "flow"])
 SEED = [1, 2]
@@ -84,6 +86,37 @@ def test_the_corrector_helps_the_predictor(gaussian_data):
         for solver in (EulerMaruyama(), PredictorCorrector())
     )
     assert corrected < 0.85 * plain
+
+
+def test_a_corrector_step_by_hand():
+    """One correction of Song et al. (2021), algorithm 5, in numpy, with the same noise."""
+    process = GaussianDiffusion(LinearLogSNR(4.0, -4.0), "vp")
+    z, t, s = (tf.constant(v, tf.float64) for v in ([[1.0, -2.0], [0.3, 0.5]], 0.6, 0.5))
+
+    def denoise(z, t):
+        return tf.zeros_like(z) + 3.0
+
+    drawn, _ = PredictorCorrector(snr=0.2).step(denoise, process, z, t, s, 0, (), SEED)
+    alpha, sigma = (v.numpy() for v in process.alpha_sigma(s))
+    noise = normal([2, 2], SEED, tf.float64)
+    predicted = reverse_step(denoise, process, z, t, s, noise).numpy()
+    eps = normal([2, 2], fold_in(SEED, 1), tf.float64).numpy()
+    score = (alpha * 3.0 - predicted) / sigma**2
+    a = 2 * (0.2 * np.linalg.norm(eps) / np.linalg.norm(score)) ** 2
+    np.testing.assert_allclose(drawn, predicted + a * score + np.sqrt(2 * a) * eps, rtol=1e-6)
+
+
+@every_scaling
+def test_a_corrector_of_an_untrained_network_stays_finite(scaling):
+    """A network that says eps = 0 claims no score; unbounded, the step would be infinite."""
+    process = GaussianDiffusion(LinearLogSNR(4.0, -4.0), scaling)
+    z = process.prior(tf.zeros([50, 2])).sample(tf.constant([7, 8]))
+
+    def denoise(z, t):
+        return z / process.alpha_sigma(t)[0]
+
+    drawn = solve(PredictorCorrector(), denoise, process, z, time_grid(process, 50), seed=SEED)
+    assert float(tf.reduce_max(tf.abs(drawn))) < 1e4
 
 
 def test_unipc_is_exact_for_linear_estimates():
