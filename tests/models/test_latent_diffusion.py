@@ -152,6 +152,8 @@ class TestLatentCache:
         tokens = model.conditioner(batch["prompts"])["tokens"].numpy()
         np.testing.assert_allclose(stored.conditions["tokens"][stored.rows], tokens, atol=2e-3)
         model.fit(cached, verbose=0)
+        of_latents = model.evaluate(cached, verbose=0)
+        assert of_latents == pytest.approx(model.evaluate(dataset(), verbose=0), rel=0.1)
 
     def test_each_epoch_has_every_row_once_in_another_order(self, model, dataset, tmp_path):
         cached = model.precompute(dataset(), tmp_path, batch_size=32)
