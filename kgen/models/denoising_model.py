@@ -24,7 +24,7 @@ from kgen.diffusion.loss import denoising, prior_term, reconstruction_term
 from kgen.diffusion.prediction import PREDICTION_TYPES
 from kgen.diffusion.timesteps import TIME_SAMPLERS
 from kgen.diffusion.weighting import WEIGHTINGS
-from kgen.models import serving
+from kgen.models import diffusion_serving
 from kgen.models.generative_model import GenerativeModel, entry
 from kgen.models.sampling import Sampler, Steps, check_given, share, slices
 from kgen.models.variational_dequantization import VariationalDequantization
@@ -322,9 +322,9 @@ class DenoisingModel(GenerativeModel):
         or of texts the same with `prompts: string[B]`;
         `log_likelihood(images[, labels or prompts], seed) -> nats`, by `num_probes` random vectors;
         and with `editing` `edit([labels or prompts,] images, mask, strength: float32, num_steps[,
-        guidance_scale], seed) -> images`, as `kgen.models.serving` says.
+        guidance_scale], seed) -> images`, as `kgen.models.diffusion_serving` says.
         """
-        return serving.diffusion(self, solver, num_probes, editing)
+        return diffusion_serving.diffusion(self, solver, num_probes, editing)
 
     def check_batch(self, batch):
         """Checks data before training and evaluation."""

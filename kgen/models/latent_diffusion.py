@@ -37,10 +37,10 @@ from kgen.diffusion.timesteps import TIME_SAMPLERS
 from kgen.diffusion.weighting import WEIGHTINGS
 from kgen.gaussian import Gaussian
 from kgen.likelihoods import GaussianLikelihood
+from kgen.models.diffusion_serving import text_to_image
 from kgen.models.generative_model import GenerativeModel, entry, freeze
 from kgen.models.latent_cache import LatentCache
 from kgen.models.sampling import Sampler, Steps, check_given, share, slices
-from kgen.models.serving import text_to_image
 from kgen.serialization import serializable
 from kgen.tensors import as_seed, split
 
@@ -311,7 +311,7 @@ class LatentDiffusion(GenerativeModel):
         return tf.cast(tf.round(drawn), tf.uint8)
 
     def export_functions(self, inputs="prompts", solver="dpm", editing=False):
-        """What a SavedModel of the model offers; see `kgen.models.serving.text_to_image`."""
+        """What a SavedModel of the model offers; see `diffusion_serving.text_to_image`."""
         return text_to_image(self, inputs, solver, editing)
 
     def check_batch(self, batch):
