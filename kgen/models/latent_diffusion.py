@@ -118,7 +118,7 @@ class LatentDiffusion(DenoisingModel):
         Raises:
             ValueError: if the conditioner is trainable, since its embeddings will change.
         """
-        if self.conditioner.trainable:
+        if self.conditioner is not None and self.conditioner.trainable:
             raise ValueError("`precompute` needs a frozen conditioner. Received a trainable one.")
 
         @tf.function(reduce_retracing=True)
@@ -132,7 +132,7 @@ class LatentDiffusion(DenoisingModel):
             return cond
 
         if not LatentCache.exists(directory):
-            LatentCache.write(directory, dataset, moments, embed)
+            LatentCache.write(directory, dataset, moments, self.conditioner and embed)
         return LatentCache(directory).dataset(batch_size, seed=seed)
 
     def generate(

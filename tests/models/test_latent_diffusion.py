@@ -212,6 +212,19 @@ class TestWithoutTexts:
         again = kgen.from_preset(tmp_path).generate(told, num_steps=3, seed=4).astype(int)
         assert np.abs(again - model.generate(told, num_steps=3, seed=4)).max() <= 1
 
+    def test_computes_latents_beforehand(self, other, pictures, tmp_path):
+        model, told = other
+        x = tf.data.Dataset.from_tensor_slices(pictures["images"]).batch(32)
+        if told != 3:
+            with pytest.raises(ValueError, match="`precompute` needs a frozen conditioner"):
+                model.precompute(x, tmp_path)
+            return
+        cached = model.precompute(x, tmp_path, batch_size=32)
+        stored = np.sort(np.concatenate([batch["moments"] for batch in cached]), axis=0)
+        moments = np.sort(model.autoencoder.encoder(pictures["images"]), axis=0)
+        np.testing.assert_allclose(stored, moments, atol=2e-3)
+        model.fit(cached, verbose=0)
+
 
 class TestLatentCache:
     def test_training_on_it_equals_training_on_pictures(self, model, dataset, tmp_path):
