@@ -22,15 +22,12 @@ import argparse
 import hashlib
 import pathlib
 
-import keras
 import numpy as np
-import tensorflow as tf
 
 import kgen
 from kgen.data import emoji
 from kgen.metrics import efficientnet_lite0, extract, retrieval_ranks
 from kgen.pictures import contact_sheet, save_png
-from kgen.tensors import as_seed
 
 # What the data know of each prompt; tests/examples/ holds it against them.
 COMPOSED = {
@@ -81,20 +78,6 @@ def _digest(text):
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def generate(model, prompts, num_steps, guidance_scale, seed, batch_size=32):
-    """The pictures of `model.generate`, with a progress bar."""
-    step, bar = model.generate_step(), keras.utils.Progbar(len(prompts))
-    images = []
-    for start in range(0, len(prompts), batch_size):
-        part = prompts[start : start + batch_size]
-        cond, null = model.conditioner(part), model.conditioner([""] * len(part))
-        indices = tf.range(start, start + len(part))
-        steps, scale = tf.constant(num_steps), tf.constant(guidance_scale)
-        images.append(step(cond, null, steps, scale, as_seed(seed), indices).numpy())
-        bar.add(len(part))
-    return np.concatenate(images)
-
-
 def report(name, ranks, size):
     """Prints one line of figures."""
     print(
@@ -123,7 +106,7 @@ def main(argv=None):
     parser.add_argument("--composed", action="store_true", help="draw the 24 composed prompts")
     parser.add_argument("--reference", action="store_true", help="measure the reference only")
     args = parser.parse_args(argv)
-    sampling = (args.num_steps, args.guidance_scale, args.seed)
+    sampling = {"num_steps": args.num_steps, "guidance_scale": args.guidance_scale}
 
     if args.composed:
         labels = [prompt for prompts in COMPOSED.values() for prompt in prompts]
@@ -139,9 +122,12 @@ def main(argv=None):
     if not args.reference:
         model = kgen.from_preset(args.preset)
         prompts = [f"{label}, {args.style}" for label in labels]
-        images = generate(model, prompts, *sampling)
+        images = model.generate(prompts, seed=args.seed, **sampling)
         results.update(images=images, prompts=prompts)
-        print("{}, {} steps, guidance scale {:g}, seed {}".format(args.preset, *sampling))
+        print(
+            f"{args.preset}, {args.num_steps} steps, guidance scale {args.guidance_scale:g}, "
+            f"seed {args.seed}"
+        )
     captions = labels
     if args.composed:
         for group, prompts in COMPOSED.items():

@@ -40,7 +40,7 @@ def export_saved_model(model, directory, **options):
     Args:
         model: a model with `export_functions`, such as `LatentDiffusion` or `KLAutoencoder`.
         directory: folder to write; its parents are made.
-        **options: arguments of `model.export_functions`. Of a `LatentDiffusion`: `inputs`,
+        **options: arguments of `model.export_functions`. Of a `LatentDiffusion`: `inputs`, of texts
             `"prompts"` (strings; the default) or `"token_ids"` (TensorFlow's core operations only),
             `solver`, and `editing`, whether to offer image to image and inpainting too.
 

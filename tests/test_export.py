@@ -403,7 +403,7 @@ class TestErrors:
 
     def test_conditioner(self, model, tmp_path):
         other = kgen.LatentDiffusion(model.autoencoder, model.network, model.process, Labels())
-        with pytest.raises(TypeError, match="is a TextEncoder. Received one of type Labels"):
+        with pytest.raises(TypeError, match="or a TextEncoder. Received one of type Labels"):
             kgen.export_saved_model(other, tmp_path / "new")
 
     def test_options(self, model, tmp_path):

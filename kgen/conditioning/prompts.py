@@ -4,11 +4,12 @@ import numpy as np
 import tensorflow as tf
 
 
-def as_strings(prompts):
+def as_strings(prompts, name="prompts"):
     """Makes a string tensor of prompts.
 
     Args:
         prompts: a string, a list of strings, or a string array or tensor of rank 0 or 1.
+        name: of the argument, for the messages.
 
     Returns:
         A string tensor `[B]`.
@@ -29,20 +30,20 @@ def as_strings(prompts):
         for prompt in prompts:
             if not isinstance(prompt, (str, bytes)):
                 raise TypeError(
-                    "`prompts` must be a string, a list of strings or a string tensor; the empty "
+                    f"`{name}` must be a string, a list of strings or a string tensor; the empty "
                     f"prompt is ''. Received: {prompt!r} of type {type(prompt).__name__} in it."
                 )
         if not prompts:
-            raise ValueError("`prompts` must hold at least one prompt. Received: an empty list.")
+            raise ValueError(f"`{name}` must hold at least one prompt. Received: an empty list.")
     elif not tf.is_tensor(prompts):
         raise TypeError(
-            "`prompts` must be a string, a list of strings or a string tensor; the empty prompt is "
-            f"''. Received: prompts={prompts!r} of type {type(prompts).__name__}."
+            f"`{name}` must be a string, a list of strings or a string tensor; the empty prompt is "
+            f"''. Received: {name}={prompts!r} of type {type(prompts).__name__}."
         )
     tensor = tf.convert_to_tensor(prompts)
     if tensor.dtype != tf.string:
         raise TypeError(
-            f"`prompts` must be strings. Received: a tensor of dtype {tensor.dtype.name}."
+            f"`{name}` must be strings. Received: a tensor of dtype {tensor.dtype.name}."
         )
     if tensor.shape.rank is None:
         return tf.ensure_shape(tensor, [None])
@@ -50,7 +51,7 @@ def as_strings(prompts):
         tensor = tensor[tf.newaxis]
     if tensor.shape.rank != 1 or tensor.shape[0] == 0:
         raise ValueError(
-            "`prompts` must be one row of at least one prompt. "
+            f"`{name}` must be one row of at least one prompt. "
             f"Received: a tensor of shape {tuple(tensor.shape)}."
         )
     return tensor

@@ -22,14 +22,14 @@ import tensorflow as tf
 
 from kgen.diffusion.loss import denoising_and_variance
 from kgen.diffusion.weighting import OF_LOG_SNR
-from kgen.models.denoising_model import DenoisingModel
+from kgen.models.density_model import DensityModel
 from kgen.models.generative_model import images_of
 from kgen.serialization import serializable
 from kgen.tensors import split
 
 
 @serializable
-class DiffusionModel(DenoisingModel):
+class DiffusionModel(DensityModel):
     """Variational diffusion model of pictures or other arrays.
 
     Args:
@@ -62,6 +62,8 @@ class DiffusionModel(DenoisingModel):
         >>> model.generate(3, num_steps=5, seed=0).shape
         (3, 2)
     """
+
+    trains_schedule = True
 
     def __init__(
         self,

@@ -153,13 +153,13 @@ class GenerativeModel(WeightAveraging, keras.Model, abc.ABC):
         with self.averaged():
             terms = self.loss_terms(batch, training=False, seed=seed)
             bound = self.bound_terms(batch, training=False, seed=seed)
-        return self.logs(terms, **self._bound_logs(bound, images_of(batch)))
+        return self.logs(terms, **self._bound_logs(bound, batch))
 
-    def _bound_logs(self, bound, x):
+    def _bound_logs(self, bound, batch):
         if not bound:
             return {}
         nats = tf.add_n([bound[name] for name in BOUND if name in bound])
-        dimensions = x.shape[1:].num_elements()
+        dimensions = images_of(batch).shape[1:].num_elements()
         width = self.likelihood.bin_width
         return {
             **bound,

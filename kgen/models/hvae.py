@@ -28,7 +28,7 @@ import tensorflow as tf
 from kgen import likelihoods
 from kgen.checks import check_count, check_data, check_likelihood, check_pictures, check_positive
 from kgen.gaussian import Gaussian
-from kgen.models import serving
+from kgen.models import autoencoder_serving
 from kgen.models.generative_model import GenerativeModel, images_of
 from kgen.models.importance import importance_log_likelihood, tile
 from kgen.serialization import serializable
@@ -265,9 +265,9 @@ class HVAE(GenerativeModel):
         for value in temperatures:
             check_positive("temperature", value)
         temperatures = tf.constant([float(value) for value in temperatures])
-        step = serving.generate_step(self)
+        step = autoencoder_serving.generate_step(self)
         x = step(tf.constant(num_samples), temperatures, as_seed(seed))
-        return serving.at_the_door(self.likelihood, x).numpy()
+        return autoencoder_serving.at_the_door(self.likelihood, x).numpy()
 
     def sample_data(self, num_samples, temperature, seed):
         """Expected data of drawn latents; `temperature` is a number or `[levels]`."""
@@ -302,4 +302,4 @@ class HVAE(GenerativeModel):
 
     def export_functions(self):
         """What a SavedModel offers: `encode`, `decode`, `reconstruct` and `generate`."""
-        return serving.hierarchy(self), []
+        return autoencoder_serving.hierarchy(self), []

@@ -29,7 +29,7 @@ import tensorflow as tf
 from kgen.checks import check_networks, check_pictures, check_positive
 from kgen.gaussian import Gaussian, standard_normal
 from kgen.likelihoods import GaussianLikelihood
-from kgen.models import serving
+from kgen.models import autoencoder_serving
 from kgen.models.fit_data import unpack
 from kgen.models.generative_model import GenerativeModel, freeze, global_mean_of_sum, images_of
 from kgen.models.replicas import apply_gradients, global_mean
@@ -177,7 +177,7 @@ class KLAutoencoder(GenerativeModel):
 
     def export_functions(self):
         """What a SavedModel offers: `encode`, `decode` and `reconstruct`."""
-        return serving.autoencoder(self), []
+        return autoencoder_serving.autoencoder(self), []
 
     def measure_latents(self, dataset, max_batches=200):
         """Measures mean and standard deviation of each latent channel, and keeps them.

@@ -52,7 +52,8 @@ class LatentCache:
             directory: the folder; created if missing.
             dataset: batches `{"images": [B, H, W, C], "prompts": string [B]}`, finite.
             moments: function of the pictures that returns `[B, h, w, 2 c]`.
-            embed: function of a list of prompts that returns a dictionary of arrays, one row each.
+            embed: function of a list of prompts that returns a dictionary of arrays, one row each;
+                None for pictures without prompts.
 
         Returns:
             The `LatentCache`.
@@ -65,8 +66,8 @@ class LatentCache:
         bar = keras.utils.Progbar(_length(dataset))
         for batch in dataset:
             latents = latents or _Appender(directory / "moments.npy")
-            latents.append(moments(batch["images"]))
-            for prompt in batch["prompts"].numpy():
+            latents.append(moments(batch["images"] if isinstance(batch, dict) else batch))
+            for prompt in batch["prompts"].numpy() if embed else ():
                 rows.append(prompts.setdefault(prompt.decode(), len(prompts)))
             bar.add(1)
         if latents is None:
@@ -94,7 +95,7 @@ class LatentCache:
         arrays = [self.moments, *(self.conditions[key] for key in keys)]
 
         def read(indices):
-            rows = self.rows[indices]
+            rows = self.rows[indices] if keys else ()
             values = [self.moments[indices], *(self.conditions[key][rows] for key in keys)]
             return [v.astype("float32") if v.dtype == np.float16 else v for v in values]
 
@@ -106,9 +107,9 @@ class LatentCache:
                 value.set_shape([batch_size if shuffle else None, *array.shape[1:]])
             return {"moments": values[0], "condition": dict(zip(keys, values[1:]))}
 
-        indices = tf.data.Dataset.range(len(self.rows))
+        indices = tf.data.Dataset.range(len(self.moments))
         if shuffle:
-            indices = indices.shuffle(len(self.rows), seed=seed)
+            indices = indices.shuffle(len(self.moments), seed=seed)
         indices = indices.batch(batch_size, drop_remainder=shuffle)
         return indices.map(batch, num_parallel_calls=1).prefetch(4)
 

@@ -22,16 +22,15 @@ References:
 import tensorflow as tf
 
 from kgen.checks import check_one_of
-from kgen.diffusion.loss import denoising
 from kgen.diffusion.score_matching import OBJECTIVES, implicit_score_matching
-from kgen.models.denoising_model import DenoisingModel
+from kgen.models.density_model import DensityModel
 from kgen.models.generative_model import images_of
 from kgen.serialization import serializable
 from kgen.tensors import split
 
 
 @serializable
-class ScoreModel(DenoisingModel):
+class ScoreModel(DensityModel):
     """Score-based model of pictures or other arrays.
 
     Args:
@@ -100,8 +99,6 @@ class ScoreModel(DenoisingModel):
             **kwargs,
         )
         check_one_of("objective", objective, OBJECTIVES)
-        if self.learned_schedule is not None:
-            raise ValueError("A learned schedule needs a DiffusionModel, whose bound trains it.")
         self.objective = objective
 
     @property
@@ -113,24 +110,22 @@ class ScoreModel(DenoisingModel):
         """`score_matching`, for each number of the data, `[B]`; up to a constant."""
         seeds = split(self.seeds.next() if seed is None else seed, 4)
         x = images_of(batch)
-        arguments = (
-            self.network,
-            self.process,
-            self.prediction,
-            x,
-            self.condition(batch, training, seeds[0]),
-        )
-        options = {
-            "weighting": self.weighting,
-            "times": self.times if training else "stratified",
-            "levels": self.levels,
-            "training": training,
-        }
+        cond = self.condition(batch, training, seeds[0])
         if self.objective == "dsm":
-            loss = denoising(*arguments, seeds[1:3], **options)
+            loss = self._denoising(x, cond, seeds[1:3], self.weighting, training)
         else:
             loss = implicit_score_matching(
-                *arguments, seeds[1:], objective=self.objective, **options
+                self.network,
+                self.process,
+                self.prediction,
+                x,
+                cond,
+                seeds[1:],
+                objective=self.objective,
+                weighting=self.weighting,
+                times=self.times if training else "stratified",
+                levels=self.levels,
+                training=training,
             )
         return {"score_matching": loss / tf.cast(tf.size(x[0]), tf.float32)}
 

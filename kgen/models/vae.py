@@ -38,7 +38,7 @@ from kgen.checks import (
     check_positive,
 )
 from kgen.gaussian import Gaussian
-from kgen.models import serving
+from kgen.models import autoencoder_serving
 from kgen.models.generative_model import GenerativeModel, images_of
 from kgen.models.importance import importance_log_likelihood, log_mean_exp, tile
 from kgen.priors import StandardNormal
@@ -236,9 +236,9 @@ class VAE(GenerativeModel):
         """
         check_count("num_samples", num_samples)
         check_positive("temperature", temperature)
-        step = serving.generate_step(self)
+        step = autoencoder_serving.generate_step(self)
         x = step(tf.constant(num_samples), tf.constant(float(temperature)), as_seed(seed))
-        return serving.at_the_door(self.likelihood, x).numpy()
+        return autoencoder_serving.at_the_door(self.likelihood, x).numpy()
 
     def sample_data(self, num_samples, temperature, seed):
         """Expected data of `num_samples` codes of the prior."""
@@ -266,7 +266,7 @@ class VAE(GenerativeModel):
 
     def export_functions(self):
         """What a SavedModel offers: `encode`, `decode`, `reconstruct` and `generate`."""
-        return serving.autoencoder(self, generate=True), []
+        return autoencoder_serving.autoencoder(self, generate=True), []
 
 
 def _repeat(q, k):

@@ -24,7 +24,7 @@ References:
 import tensorflow as tf
 
 from kgen.checks import check_count, check_interval, check_networks, check_pictures, check_positive
-from kgen.models import serving
+from kgen.models import autoencoder_serving
 from kgen.models.fit_data import unpack
 from kgen.models.generative_model import GenerativeModel, global_mean_of_sum, images_of
 from kgen.models.replicas import sum_over_replicas
@@ -204,7 +204,7 @@ class VQVAE(GenerativeModel):
 
     def export_functions(self):
         """What a SavedModel offers: `encode`, `decode` and `reconstruct`."""
-        return serving.autoencoder(self), []
+        return autoencoder_serving.autoencoder(self), []
 
 
 def perplexity(counts):

@@ -6,7 +6,9 @@ import pytest
 import tensorflow as tf
 
 import kgen
+from kgen.conditioning import Labels
 from kgen.models.latent_cache import LatentCache
+from kgen.networks.unet import UNet
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +21,7 @@ def model(make_diffusion, dataset):
 
 
 PROMPTS = ["red heart", "blue bird", "dog face"]
+SCHEDULE = kgen.diffusion.CosineLogSNR()
 
 
 def test_pictures_are_uint8_and_follow_the_seed(model):
@@ -140,6 +143,89 @@ def test_frozen_parts_do_not_train(model, dataset):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.fixture(scope="module", params=["classes", "nothing"])
+def other(request, make_autoencoder, pictures):
+    """A model that is told no text, trained for a moment, and what it is told to draw three."""
+    told, process = request.param == "classes", kgen.diffusion.GaussianDiffusion(SCHEDULE)
+    keras.utils.set_random_seed(2)
+    options = {"channels": (8,), "blocks": 1, "attention": (False,), "heads": 2}
+    network = UNet((8, 8, 4), pooled=4 if told else None, **options)
+    conditioner = Labels(3, 4) if told else None
+    model = kgen.LatentDiffusion(make_autoencoder(), network, process, conditioner, seed=0)
+    x = pictures["images"]
+    data = {"images": x, "labels": np.arange(len(x)) % 3} if told else x
+    model.compile(keras.optimizers.Adam(3e-2))
+    model.fit(data, batch_size=32, epochs=3, verbose=0)
+    return model, [0, 2, 1] if told else 3
+
+
+class TestWithoutTexts:
+    def test_draws(self, other):
+        model, told = other
+        one = model.generate(told, num_steps=3, seed=1)
+        assert one.shape == (3, 16, 16, 3)
+        assert one.dtype == np.uint8
+        np.testing.assert_array_equal(one, model.generate(told, num_steps=3, seed=1))
+        assert np.any(one != model.generate(told, num_steps=3, seed=2))
+        if told == 3:
+            return
+        assert np.any(one != model.generate([1, 1, 1], num_steps=3, seed=1))
+        assert np.any(one != model.generate(told, num_steps=3, seed=1, negative_prompts=1))
+
+    def test_inverts(self, other):
+        model, told = other
+        images = model.generate(told, num_steps=3, seed=1)
+        noise = model.invert(images, None if told == 3 else told, num_steps=80)
+        options = {"num_steps": 80, "solver": "ddim", "guidance_scale": 1.0, "noise": noise}
+        decoded = model.autoencoder.reconstruct((images / 127.5 - 1).astype("float32"))
+        decoded = np.clip((np.asarray(decoded) + 1) * 127.5, 0, 255)
+        again = model.generate(told, **options)
+        assert np.abs(again - decoded).mean() < 0.1 * np.abs(images - decoded).mean() + 1
+
+    def test_exports(self, other, pictures, tmp_path):
+        model, told = other
+        kgen.export_saved_model(model, tmp_path / "1", editing=True)
+        loaded = tf.saved_model.load(str(tmp_path / "1")).signatures
+        expected = model.generate(told, num_steps=3, seed=7)
+        arguments = {"num_steps": tf.constant(3), "seed": tf.constant([7, 0])}
+        who = {"num_samples": tf.constant(3)}
+        if told != 3:
+            arguments["guidance_scale"] = tf.constant(3.0)
+            who = {"labels": tf.constant(told)}
+        for name in ("generate", "serving_default"):
+            images = loaded[name](**who, **arguments)["images"].numpy()
+            assert np.abs(images.astype(int) - expected).max() <= 1
+        png = loaded["generate_png"](**who, **arguments)["png_bytes"]
+        np.testing.assert_array_equal([tf.io.decode_png(file) for file in png], images)
+        begin = {"images": pictures["images"][:3], "strength": np.float32(0.8)}
+        begin["mask"] = (np.indices((3, 16, 16))[2] > 9)[..., None].astype("float32")
+        expected = model.generate(told, num_steps=3, seed=7, **begin)
+        if told == 3:
+            who = {}
+        begin = {key: tf.constant(value) for key, value in begin.items()}
+        images = loaded["edit"](**who, **begin, **arguments)["images"].numpy()
+        assert np.abs(images.astype(int) - expected).max() <= 1
+
+    def test_a_reloaded_preset_makes_the_same_pictures(self, other, tmp_path):
+        model, told = other
+        model.save_to_preset(tmp_path, dtype="float32")
+        again = kgen.from_preset(tmp_path).generate(told, num_steps=3, seed=4).astype(int)
+        assert np.abs(again - model.generate(told, num_steps=3, seed=4)).max() <= 1
+
+    def test_computes_latents_beforehand(self, other, pictures, tmp_path):
+        model, told = other
+        x = tf.data.Dataset.from_tensor_slices(pictures["images"]).batch(32)
+        if told != 3:
+            with pytest.raises(ValueError, match="`precompute` needs a frozen conditioner"):
+                model.precompute(x, tmp_path)
+            return
+        cached = model.precompute(x, tmp_path, batch_size=32)
+        stored = np.sort(np.concatenate([batch["moments"] for batch in cached]), axis=0)
+        moments = np.sort(model.autoencoder.encoder(pictures["images"]), axis=0)
+        np.testing.assert_allclose(stored, moments, atol=2e-3)
+        model.fit(cached, verbose=0)
+
+
 class TestLatentCache:
     def test_training_on_it_equals_training_on_pictures(self, model, dataset, tmp_path):
         cached = model.precompute(dataset(), tmp_path, batch_size=32)
@@ -152,6 +238,8 @@ class TestLatentCache:
         tokens = model.conditioner(batch["prompts"])["tokens"].numpy()
         np.testing.assert_allclose(stored.conditions["tokens"][stored.rows], tokens, atol=2e-3)
         model.fit(cached, verbose=0)
+        of_latents = model.evaluate(cached, verbose=0)
+        assert of_latents == pytest.approx(model.evaluate(dataset(), verbose=0), rel=0.1)
 
     def test_each_epoch_has_every_row_once_in_another_order(self, model, dataset, tmp_path):
         cached = model.precompute(dataset(), tmp_path, batch_size=32)
@@ -182,7 +270,7 @@ class TestLatentCache:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"prompts": []}, ValueError, "`prompts` must have at least one"),
+        ({"prompts": []}, ValueError, "`prompts` must hold at least one"),
         ({"prompts": None}, TypeError, "`prompts` must be a string"),
         ({"prompts": 3}, TypeError, "`prompts` must be a string"),
         ({"prompts": ["a", 3]}, TypeError, "`prompts` must be a string"),

@@ -1,0 +1,151 @@
+"""What diffusion models and score models of the data themselves share: a density of the data.
+
+    log p(x)    by the probability flow (`kgen.likelihood`)
+    -log p(x) <= reconstruction + prior + denoising    (`kgen.diffusion.loss`)
+
+How the network is trained is what the models differ in.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from kgen import likelihood, likelihoods, solvers
+from kgen.checks import check_count, check_data, check_interval
+from kgen.diffusion.loss import prior_term, reconstruction_term
+from kgen.models import diffusion_serving
+from kgen.models.conditions import as_rows, encoded
+from kgen.models.denoising_model import DenoisingModel
+from kgen.models.sampling import Steps, slices
+from kgen.models.variational_dequantization import VariationalDequantization
+from kgen.tensors import as_seed, fold_in, split
+
+
+class DensityModel(DenoisingModel):
+    """Abstract: a denoising model whose z is the data with noise.
+
+    Args:
+        network: called as `network(z, log_snr, cond, training)`, output of the shape of `z`.
+        process: a `GaussianDiffusion`.
+        data_shape: shape of an example, or None for that of the network.
+        levels: a number of noise levels, or None for continuous time.
+        grey_levels: number of values of a pixel in [-1, 1], or None for real values.
+        conditioner: None, or a `Conditioner`.
+        **kwargs: as of `DenoisingModel`.
+
+    Raises:
+        ValueError: if an option is none of these.
+    """
+
+    def __init__(self, network, process, *, data_shape, levels, grey_levels, conditioner, **kwargs):
+        super().__init__(**kwargs)
+        if levels is not None:
+            check_count("levels", levels)
+        if grey_levels is not None:
+            check_count("grey_levels", grey_levels)
+            check_interval("grey_levels", grey_levels, "[2, inf)")
+        if data_shape is None:
+            data_shape = getattr(network, "data_shape", None)
+        if data_shape is None:
+            raise ValueError("`data_shape` must be given for a network that has none.")
+        self.data_shape = tuple(data_shape)
+        self.levels = levels
+        self.grey_levels = grey_levels
+        # What the data are, for checks, bits per dimension and pixels.
+        self.likelihood = (
+            likelihoods.GaussianLikelihood()
+            if grey_levels is None
+            else likelihoods.LogisticMixture()
+        )
+        self.likelihood_step = Steps(self, self._log_likelihood)
+        self.start_denoising(network, process, conditioner, self.data_shape)
+
+    def _log_likelihood(self, solver, num_probes, x, cond, seed):
+        return likelihood.log_likelihood(
+            lambda z, t: self.sampler.denoise(z, t, cond),
+            self.process,
+            x,
+            solver=solver,
+            num_probes=num_probes,
+            seed=seed,
+        )
+
+    def log_likelihood(
+        self,
+        x,
+        *,
+        conditions=None,
+        num_probes=None,
+        dequantization=None,
+        rtol=1e-5,
+        atol=1e-5,
+        seed=0,
+        batch_size=256,
+    ):
+        """The log density log p(x) by the probability flow; see `kgen.log_likelihood`.
+
+        Args:
+            x: data `[N, *data_shape]`.
+            conditions: of a conditional model the label or prompt, one for all or for each.
+            num_probes: None for the exact trace, or the number of random vectors of its estimate.
+            dequantization: None for the density of the values as they are; `"uniform"` for
+                log p(x + noise) with even noise as wide as a bin; or a trained
+                `VariationalDequantization` for log p(x + noise) - log q, with q the density of its
+                noise in bins. Of the last two `kgen.metrics.bits_per_dim` with the width of a bin
+                makes a bound on the probability of the grey levels.
+            rtol: relative tolerance of the integration.
+            atol: absolute tolerance.
+            seed: of the vectors and of the noise.
+            batch_size: examples at once.
+
+        Returns:
+            A float array `[N]`, in nats.
+        """
+        learned = isinstance(dequantization, VariationalDequantization)
+        if not learned and dequantization not in (None, "uniform"):
+            raise ValueError(
+                "`dequantization` must be None, 'uniform' or a VariationalDequantization. "
+                f"Received: {dequantization!r}."
+            )
+        if num_probes is not None:
+            check_count("num_probes", num_probes)
+        check_data("x", x, self.data_shape)
+        x, seeds = tf.convert_to_tensor(x), split(as_seed(seed), 2)
+        if dequantization == "uniform":
+            x = likelihood.dequantize(x, seeds[0], self.grey_levels or 256)
+        rows = as_rows(self.conditioner, conditions, len(x))
+        step = self.likelihood_step(solvers.DormandPrince(rtol, atol), num_probes)
+        parts = []
+        for part in slices(len(x), batch_size):
+            cond, _ = encoded(self, rows, None, part)
+            values, log_q = x[part], 0.0
+            if learned:
+                values, log_q = dequantization.dequantize(values, fold_in(seeds[0], part.start))
+            parts.append((step(values, cond, fold_in(seeds[1], part.start)) - log_q).numpy())
+        return np.concatenate(parts)
+
+    def density_terms(self, x, cond, seed):
+        """A bound on -log p(x) of `x` as real values: its three terms, `[B]` nats.
+
+        Args:
+            x: `[B, *data_shape]`.
+            cond: the encoded condition, or None.
+            seed: an int32 pair.
+        """
+        return self._bound(x, cond, split(seed, 3), grey_levels=None)
+
+    def _bound(self, x, cond, seeds, grey_levels, training=False):
+        """The three terms, of grey levels or (None) of real values; `seeds` are three."""
+        return {
+            "reconstruction": reconstruction_term(self.process, x, seeds[2], grey_levels),
+            "prior": prior_term(self.process, x),
+            "denoising": self._denoising(x, cond, seeds[:2], "elbo", training),
+        }
+
+    def export_functions(self, solver="dpm", num_probes=1, editing=False):
+        """What a SavedModel offers: that of `kgen.models.diffusion_serving`, and `log_likelihood`.
+
+        `log_likelihood(images[, labels or prompts], seed) -> nats`, by `num_probes` random vectors.
+        """
+        functions, resources = diffusion_serving.sampling(self, solver, editing=editing)
+        functions["log_likelihood"] = diffusion_serving.log_likelihood(self, num_probes)
+        return functions, resources
