@@ -122,7 +122,7 @@ def main(argv=None):
     if not args.reference:
         model = kgen.from_preset(args.preset)
         prompts = [f"{label}, {args.style}" for label in labels]
-        images = model.generate(prompts, seed=args.seed, **sampling)
+        images = model.generate(prompts, seed=args.seed, verbose=1, **sampling)
         results.update(images=images, prompts=prompts)
         print(
             f"{args.preset}, {args.num_steps} steps, guidance scale {args.guidance_scale:g}, "

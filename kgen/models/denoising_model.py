@@ -152,6 +152,7 @@ class DenoisingModel(GenerativeModel):
         mask=None,
         seed=None,
         batch_size=256,
+        verbose=0,
     ):
         """Draws examples, from noise or from other examples.
 
@@ -170,6 +171,7 @@ class DenoisingModel(GenerativeModel):
             mask: with `images`, 1 where to paint and 0 where to keep them, `[N or 1, H, W, 1]`.
             seed: an integer for reproducible examples; each depends on it and its index alone.
             batch_size: examples drawn at once.
+            verbose: 1 for a progress bar, 0 for silence.
 
         Returns:
             uint8 `[N, H, W, C]` where the data are pictures, else float32.
@@ -192,7 +194,7 @@ class DenoisingModel(GenerativeModel):
         step, seed = self.generate_step(solver, guidance), as_seed(seed)
         steps, scale = tf.constant(num_steps), tf.constant(guidance_scale, tf.float32)
         parts = []
-        for part in slices(num, batch_size):
+        for part in slices(num, batch_size, verbose):
             cond, null = encoded(self, rows, negatives, part)
             indices = tf.range(part.start, part.stop)
             x = step(cond, null, steps, scale, seed, indices, share(given, part))

@@ -80,6 +80,7 @@ class DensityModel(DenoisingModel):
         atol=1e-5,
         seed=0,
         batch_size=256,
+        verbose=0,
     ):
         """The log density log p(x) by the probability flow; see `kgen.log_likelihood`.
 
@@ -96,6 +97,7 @@ class DensityModel(DenoisingModel):
             atol: absolute tolerance.
             seed: of the vectors and of the noise.
             batch_size: examples at once.
+            verbose: 1 for a progress bar, 0 for silence.
 
         Returns:
             A float array `[N]`, in nats.
@@ -115,7 +117,7 @@ class DensityModel(DenoisingModel):
         rows = as_rows(self.conditioner, conditions, len(x))
         step = self.likelihood_step(solvers.DormandPrince(rtol, atol), num_probes)
         parts = []
-        for part in slices(len(x), batch_size):
+        for part in slices(len(x), batch_size, verbose):
             cond, _ = encoded(self, rows, None, part)
             values, log_q = x[part], 0.0
             if learned:

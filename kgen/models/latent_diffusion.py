@@ -150,6 +150,7 @@ class LatentDiffusion(DenoisingModel):
         images=None,
         strength=None,
         mask=None,
+        verbose=0,
     ):
         """Makes a picture for each prompt, from noise or from another picture.
 
@@ -162,6 +163,7 @@ class LatentDiffusion(DenoisingModel):
             seed: an integer for reproducible pictures; picture i depends on it and on i alone.
             batch_size: pictures made at once.
             guidance: as of `DiffusionModel.generate`, and so are the others.
+            verbose: 1 for a progress bar, 0 for silence.
             noise: None, or z at t = 1 to begin from, `[B, *latent_shape]`, such as of `invert`.
             images: None, or pictures `[B, H, W, C]` to begin from, uint8 or in [-1, 1].
             strength: with `images`, the time in (0, 1] to begin from.
@@ -187,6 +189,7 @@ class LatentDiffusion(DenoisingModel):
             mask=mask,
             seed=seed,
             batch_size=batch_size,
+            verbose=verbose,
         )
 
     def invert(

@@ -10,6 +10,7 @@ keep a part of it (inpainting); `kgen.editing` has the mathematics.
 
 import dataclasses
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -117,10 +118,13 @@ class Steps:
         return self._compiled[key]
 
 
-def slices(num, size):
-    """The slices of `num` examples, `size` at once."""
+def slices(num, size, verbose=0):
+    """The slices of `num` examples, `size` at once; with `verbose` a progress bar of those done."""
     check_count("batch_size", size)
-    return [slice(start, min(start + size, num)) for start in range(0, num, size)]
+    bar = keras.utils.Progbar(num, verbose=verbose)
+    for start in range(0, num, size):
+        yield slice(start, min(start + size, num))
+        bar.add(min(size, num - start))
 
 
 def check_given(num, shape, noise, images, strength, mask):

@@ -87,6 +87,19 @@ def test_samples_of_the_exact_denoiser_are_the_data(gaussian_data):
     np.testing.assert_allclose(model.generate(5, num_steps=40, seed=1), x[:5], atol=1e-5)
 
 
+def test_long_work_shows_a_bar_if_asked(gaussian_data, capsys):
+    model = exact(gaussian_data, GaussianDiffusion(CosineLogSNR(6.0, -6.0)))
+    x = model.generate(5, num_steps=1, batch_size=2)
+    model.log_likelihood(x, batch_size=2, rtol=0.1)
+    assert capsys.readouterr().out == ""
+    np.testing.assert_array_equal(
+        model.generate(5, num_steps=1, batch_size=2, seed=3, verbose=1),
+        model.generate(5, num_steps=1, seed=3),
+    )
+    model.log_likelihood(x, batch_size=2, rtol=0.1, verbose=1)
+    assert capsys.readouterr().out.count("5/5") == 2
+
+
 def test_log_likelihood_method_is_the_function(gaussian_data):
     process = GaussianDiffusion(LinearLogSNR(12.0, -12.0))
     x = gaussian_data.sample(5).astype("float32")
