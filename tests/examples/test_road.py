@@ -95,3 +95,15 @@ def test_vqvae(tmp_path):
     run("vqvae", tmp_path, "--epochs", "1", "--prior-epochs", "1")
     for file in ("samples.png", "reconstructions.png", "codes.png", "prior.keras"):
         assert (tmp_path / file).stat().st_size > 1000
+
+
+def test_diffusion_begins_with_the_weights_of_a_preset(tmp_path):
+    few = ["--epochs", "1", "--num-steps", "2"]
+    run("diffusion", tmp_path / "one", *few)
+    start = ["--start", str(tmp_path / "one"), "--weighting", "sigmoid", "--steps-per-epoch", "1"]
+    model = run("diffusion", tmp_path / "other", *few, *start)  # its one step has the rate 0
+    assert model.weighting == "sigmoid"
+    trained = kgen.from_preset(tmp_path / "one")
+    for one, other in zip(model.trainable_variables, trained.trainable_variables, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert (tmp_path / "other" / "samples.png").stat().st_size > 1000
