@@ -140,6 +140,26 @@ def check_likelihood(likelihood, decoder, data_shape):
         )
 
 
+def check_prior(prior, latent_shape, data_shape):
+    """Checks that a prior is one, over codes, or with pseudo-inputs, of these shapes.
+
+    Raises:
+        TypeError: if it is no prior.
+        ValueError: if it is one for another shape.
+    """
+    methods = (getattr(prior, name, None) for name in ("log_prob", "kl", "sample"))
+    if isinstance(prior, type) or not all(map(callable, methods)):
+        raise TypeError(
+            f"`prior` must be None or an object of `kgen.priors`. Received: prior={prior!r}."
+        )
+    for name, shape in (("latent_shape", latent_shape), ("data_shape", data_shape)):
+        received = tuple(getattr(prior, name, shape))
+        if received != tuple(shape):
+            raise ValueError(
+                f"`prior` must have {name} {tuple(shape)}, as the model has. Received: {received}."
+            )
+
+
 def check_data(name, x, shape, likelihood=None):
     """Checks examples: floating, of the right shape, finite, in the range of a likelihood.
 

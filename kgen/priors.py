@@ -117,6 +117,7 @@ class GaussianMixture(_Mixture):
         super().__init__(**kwargs)
         check_count("num_components", num_components)
         self.num_components = num_components
+        self.latent_shape = tuple(latent_shape)
         shape = (num_components, *latent_shape)
         start = keras.initializers.RandomNormal(1.0, seed=seed)
         self.logits = self.add_weight(shape=(num_components,), initializer="zeros", name="logits")
@@ -153,6 +154,7 @@ class VampPrior(_Mixture):
         super().__init__(**kwargs)
         check_count("num_components", num_components)
         self.num_components = num_components
+        self.data_shape = tuple(input_shape)
         self.pseudo_inputs = self.add_weight(
             shape=(num_components, *input_shape),
             initializer=keras.initializers.RandomNormal(mean, std, seed=seed),

@@ -26,7 +26,14 @@ References:
 import tensorflow as tf
 
 from kgen import likelihoods
-from kgen.checks import check_count, check_data, check_likelihood, check_pictures, check_positive
+from kgen.checks import (
+    check_count,
+    check_data,
+    check_likelihood,
+    check_pictures,
+    check_positive,
+    check_prior,
+)
 from kgen.gaussian import Gaussian
 from kgen.models import autoencoder_serving
 from kgen.models.generative_model import GenerativeModel, images_of
@@ -81,6 +88,8 @@ class HVAE(GenerativeModel):
         check_positive("free_bits", free_bits, zero=True)
         self.likelihood = likelihoods.get(likelihood)
         check_likelihood(self.likelihood, decoder, encoder.input_shape[1:])
+        if prior is not None:
+            check_prior(prior, levels[0].latent_shape, encoder.input_shape[1:])
         self.encoder = encoder
         self.levels = list(levels)
         self.decoder = decoder

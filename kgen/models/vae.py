@@ -36,6 +36,7 @@ from kgen.checks import (
     check_one_of,
     check_pictures,
     check_positive,
+    check_prior,
 )
 from kgen.gaussian import Gaussian
 from kgen.models import autoencoder_serving
@@ -113,6 +114,7 @@ class VAE(GenerativeModel):
         self.encoder = encoder
         self.decoder = decoder
         self.prior = StandardNormal(tuple(decoder.input_shape[1:])) if prior is None else prior
+        check_prior(self.prior, self.latent_shape, self.data_shape)
         self.beta = beta
         self.warm_up = warm_up
         self.capacity = capacity

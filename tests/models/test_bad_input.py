@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import kgen
 from kgen.networks import mlp
+from kgen.priors import GaussianMixture, StandardNormal, VampPrior
 
 SHAPE = (4, 4, 1)
 
@@ -130,6 +131,11 @@ def sigmoid_decoder():
         (lambda: vae(objective="elb"), ValueError, "`objective` must be one of"),
         (lambda: vae(gradient="dreg"), ValueError, "`gradient` must be one of"),
         (lambda: vae(gradient="doubly_reparameterised"), ValueError, "needs `objective"),
+        (lambda: vae(prior="normal"), TypeError, "`prior` must be None or an object"),
+        (lambda: vae(prior=GaussianMixture(3, (5,))), ValueError, r"latent_shape \(2,\)"),
+        (lambda: vae(prior=VampPrior(3, (4, 4, 3))), ValueError, r"data_shape \(4, 4, 1\)"),
+        (lambda: hvae(prior=StandardNormal((3,))), ValueError, r"latent_shape \(2,\)"),
+        (lambda: hvae(prior=VampPrior), TypeError, "`prior` must be None or an object"),
         (lambda: vae(ema_decay=1.0), ValueError, "`ema_decay` must be"),
         (lambda: kgen.VAE(mlp(SHAPE, (3,)), mlp((2,), SHAPE)), ValueError, "`encoder` must return"),
         (
