@@ -41,7 +41,7 @@ SOLVERS = {
     "DPMSolver(2)": solvers.DPMSolver(2),
     "UniPC": solvers.UniPC(2),
 }
-ADDED = ("parts", "evaluations", "draws", "scales", "batch_size", "verbose")
+ADDED = ("parts", "solvers", "evaluations", "draws", "scales", "batch_size", "verbose")
 
 
 def earlier(path, command):
@@ -110,8 +110,8 @@ def frechet_curves(model, features, real, labels, curves, save, args):
         (name, evaluations, draw)
         for draw in range(args.draws)
         for evaluations in args.evaluations
-        for name, solver in SOLVERS.items()
-        if steps_within(solver, evaluations)
+        for name in args.solvers
+        if steps_within(SOLVERS[name], evaluations)
         and len(curves.get(name, {}).get(str(evaluations), [])) <= draw
     ]
     bar = keras.utils.Progbar(sum(evaluations for _, evaluations, _ in runs))
@@ -175,6 +175,7 @@ def main(argv=None):
     parser.add_argument("--tolerance", type=float, default=1e-3, help="of the integration")
     parser.add_argument("--noise-epochs", type=int, default=1, help="0 leaves learned noise out")
     parser.add_argument("--num-samples", type=int, default=2000, help="of `frechet`, `guidance`")
+    parser.add_argument("--solvers", nargs="+", choices=SOLVERS, default=[*SOLVERS])
     parser.add_argument("--evaluations", type=int, nargs="+", default=[5, 10, 20, 50, 100])
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--features", choices=("efficientnet", "judge"), default="efficientnet")
