@@ -65,12 +65,11 @@ def train(args):
     """Trains a model and saves it as a preset."""
     keras.utils.set_random_seed(args.seed)
     flat = args.data == "spirals"
-    model = build(args.data, weighting=args.weighting, ema_decay=0.999, seed=args.seed)
-    if args.start is not None:
-        trained = kgen.from_preset(args.start).trainable_variables
-        for variable, value in zip(model.trainable_variables, trained, strict=True):
-            variable.assign(value)
-        model.reset_averages()
+    settings = {"weighting": args.weighting, "ema_decay": 0.999, "seed": args.seed}
+    if args.start is None:
+        model = build(args.data, **settings)
+    else:
+        model = kgen.from_preset(args.start).with_settings(**settings)
     if flat:
         data = tf.data.Dataset.from_tensor_slices(spirals(50_000))
         data = data.shuffle(50_000, seed=args.seed).batch(500).prefetch(2)

@@ -53,11 +53,12 @@ def train(args):
     """Trains a model and saves it as a preset."""
     keras.utils.set_random_seed(args.seed)
     conv = args.model == "conv"
-    options = {} if args.start is None else {"warm_up": 0}
-    prior = functools.partial(vae.learned_prior, args)
-    model = build(args.model, prior=prior, ema_decay=0.999, seed=args.seed, **options)
-    if args.start is not None:
-        vae.start_from(model, args)
+    settings = {"ema_decay": 0.999, "seed": args.seed}
+    if args.start is None:
+        prior = functools.partial(vae.learned_prior, args)
+        model = build(args.model, prior=prior, **settings)
+    else:
+        model = vae.trained_on(args, **settings)
     data = grey.load(args.data, batch_size=100, seed=args.seed)
     if args.steps_per_epoch:
         data = data.take(args.steps_per_epoch)

@@ -92,11 +92,12 @@ def train(
         data: None for the whole training split, or a function of `batch_size` that makes the data.
         prompts: prompts of the sheets.
         num_steps: solver steps of the sheets.
-        **options: of `build`.
+        **options: of `build`, or with `start` the settings that change.
     """
     output = pathlib.Path(output)
     if start is not None:
-        model = _further(kgen.from_preset(start), **options)
+        precision = kgen.distribution.default_precision()
+        model = kgen.from_preset(start, dtype=precision).with_settings(**options)
     elif autoencoder is None:
         model = build(kgen.from_preset(SAVED / "text_to_image").autoencoder, **options)
     else:
@@ -122,18 +123,6 @@ def train(
     ]
     model.fit(data.repeat(), epochs=epochs, steps_per_epoch=steps, callbacks=callbacks)
     model.save_to_preset(output)
-    return model
-
-
-def _further(trained, **options):
-    """A new model for training, with the weights of a trained one."""
-    model = build(trained.autoencoder, **options)
-    weights = {v.path: v for v in trained.network.weights}
-    for variable in model.network.weights:
-        variable.assign(weights.pop(variable.path))
-    if weights:
-        raise ValueError(f"`start` must be a preset of this network. It also has: {[*weights]}.")
-    model.reset_averages()
     return model
 
 

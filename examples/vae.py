@@ -11,9 +11,9 @@
 | iwae-5, iwae-50 | the same | the bound of 5 or 50 samples, doubly reparameterised gradient |
 | gated | 300-300-40, gated linear units | ELBO, KL warm-up |
 
-`--start DIR` begins with the weights of a preset: the bound of an IWAE has no KL that could be
+`--start DIR` begins with the networks of a preset: the bound of an IWAE has no KL that could be
 warmed up, and a VAE that had its warm-up uses more of its code. `--prior mixture` and
-`--prior vamp` learn p(z); begun with a preset that has N(0, I), at the posteriors of pictures.
+`--prior vamp` learn p(z), in a model begun with a preset from the posteriors of pictures.
 
 Pictures are binarised anew each epoch (`--data mnist`, `fashion_mnist`, or `emoji`, which needs no
 download). Training is resumable: start the same command again. `--output` gets the preset, the
@@ -32,60 +32,61 @@ import numpy as np
 import tensorflow as tf
 
 import kgen
-from kgen.callbacks import PosteriorCollapse, Resume
+from kgen.callbacks import Guard, PosteriorCollapse, Resume
 from kgen.data import grey
 from kgen.networks import mlp
 from kgen.pictures import contact_sheet, save_png, training_curves
 from kgen.priors import GaussianMixture, VampPrior
 
 SHAPE = (28, 28, 1)
-MODELS = {
-    "tutorial": {"hidden": (256,), "latent": 2, "activation": "relu"},
-    "vae": {"hidden": (200, 200), "latent": 50, "activation": "tanh", "warm_up": 20_000},
-    "iwae-5": {"hidden": (200, 200), "latent": 50, "activation": "tanh", "samples": 5},
-    "iwae-50": {"hidden": (200, 200), "latent": 50, "activation": "tanh", "samples": 50},
-    "gated": {"hidden": (300, 300), "latent": 40, "gated": True, "warm_up": 10_000},
+DENSE = {"hidden": (200, 200), "latent": 50, "activation": "tanh"}
+ELBO = {"objective": "elbo", "num_samples": 1, "gradient": "reparameterised"}
+IWAE = {"objective": "iwae", "gradient": "doubly_reparameterised"}
+MODELS = {  # the networks, and what they learn
+    "tutorial": ({"hidden": (256,), "latent": 2, "activation": "relu"}, ELBO),
+    "vae": (DENSE, ELBO | {"warm_up": 20_000}),
+    "iwae-5": (DENSE, IWAE | {"num_samples": 5}),
+    "iwae-50": (DENSE, IWAE | {"num_samples": 50}),
+    "gated": ({"hidden": (300, 300), "latent": 40, "gated": True}, ELBO | {"warm_up": 10_000}),
 }
 
 
-def build(hidden, latent, activation="tanh", gated=False, samples=None, warm_up=0, **options):
-    """A VAE of dense networks over binary pictures; with `samples` an IWAE."""
+def build(hidden, latent, activation="tanh", gated=False, **settings):
+    """A VAE of dense networks over binary pictures."""
     network = {"activation": activation, "gated": gated}
-    if samples:
-        options |= {
-            "objective": "iwae",
-            "num_samples": samples,
-            "gradient": "doubly_reparameterised",
-        }
     return kgen.VAE(
         mlp(SHAPE, (2 * latent,), hidden=hidden, name="encoder", **network),
         mlp((latent,), SHAPE, hidden=hidden[::-1], name="decoder", **network),
-        warm_up=warm_up,
-        **options,
+        **settings,
     )
 
 
 def train(args):
     """Trains a model and saves it as a preset."""
     keras.utils.set_random_seed(args.seed)
-    config = MODELS[args.model] | ({} if args.start is None else {"warm_up": 0})
-    prior = learned_prior(args, (config["latent"],))
-    model = build(**config, prior=prior, ema_decay=0.999, seed=args.seed)
-    if args.start is not None:
-        start_from(model, args)
+    networks, settings = MODELS[args.model]
+    settings = settings | {"ema_decay": 0.999, "seed": args.seed}
+    if args.start is None:
+        prior = learned_prior(args, (networks["latent"],))
+        model = build(**networks, prior=prior, **settings)
+    else:
+        model = trained_on(args, **settings)
     batch_size = 128 if args.model == "tutorial" else 100
     data = grey.load(args.data, batch_size=batch_size, seed=args.seed)
     if args.steps_per_epoch:
         data = data.take(args.steps_per_epoch)
     rate = learning_rate(args.learning_rate, args.epochs * len(data))
     model.compile(
-        keras.optimizers.Adam(rate), jit_compile=True, steps_per_execution=min(50, len(data))
+        keras.optimizers.Adam(rate, global_clipnorm=200.0),
+        jit_compile=True,
+        skip_above=float("inf"),
+        steps_per_execution=min(50, len(data)),
     )
     resume = Resume(args.output / "resume", save_every=args.save_every)
     log = keras.callbacks.CSVLogger(args.output / "log.csv", append=True)
     test = grey.load(args.data, "test", batch_size=500).take(2)
     collapse = PosteriorCollapse(test, args.output / "collapse", every=args.save_every)
-    callbacks = [resume, log, collapse]
+    callbacks = [resume, log, collapse, Guard()]
     model.fit(data, epochs=args.epochs, callbacks=callbacks, verbose=args.verbose)
     model.save_to_preset(args.output, dtype="float32")
     training_curves(args.output / "curves.png", args.output / "log.csv")
@@ -109,19 +110,19 @@ def learned_prior(args, latent_shape):
     return None
 
 
-def start_from(model, args):
-    """Gives a model the weights of the preset `args.start`, which has the same networks."""
+def trained_on(args, **settings):
+    """The model of the preset `args.start`, whose KL is warm, with other settings."""
+    settings |= {"warm_up": 0}
     trained = kgen.from_preset(args.start)
-    to, of = ([m.encoder, *getattr(m, "levels", ()), m.decoder] for m in (model, trained))
-    go_on = isinstance(trained.prior, keras.layers.Layer)
-    if go_on:
-        to, of = [*to, model.prior], [*of, trained.prior]
-    for one, other in zip(to, of):
-        one.set_weights(other.get_weights())
-    if args.prior != "normal" and not go_on:
+    if args.prior is None:
+        return trained.with_settings(**settings)
+    prior = learned_prior(args, trained.latent_shape)
+    model = trained.with_settings(prior=prior, **settings)
+    if prior is not None:
         pictures = grey.load(args.data, batch_size=args.components, seed=args.seed)
-        model.prior.begin_at(next(iter(pictures)), model.posterior)
-    model.reset_averages()
+        prior.begin_at(next(iter(pictures)), model.posterior)
+        model.reset_averages()
+    return model
 
 
 def draw(model, data, output):
@@ -176,7 +177,9 @@ def arguments(description, models, default, rate):
     parser.add_argument("--output", type=pathlib.Path, help="default: runs/MODEL")
     parser.add_argument("--epochs", type=int, help="default: as in saved_models/README.md")
     parser.add_argument("--start", type=pathlib.Path, metavar="DIR", help="begin with a preset")
-    parser.add_argument("--prior", choices=("normal", "mixture", "vamp"), default="normal")
+    parser.add_argument(
+        "--prior", choices=("normal", "mixture", "vamp"), help="default: normal, or of the preset"
+    )
     parser.add_argument("--components", type=int, default=500, help="of a learned prior")
     parser.add_argument("--learning-rate", type=float, default=rate)
     parser.add_argument("--seed", type=int, default=0)

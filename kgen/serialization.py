@@ -46,7 +46,7 @@ def serializable(cls):
         init(self, *args, **kwargs)
 
     def get_config(self):
-        config = {key: _serialize(value) for key, value in self._init_arguments.value.items()}
+        config = {key: _serialize(value) for key, value in constructor_arguments(self).items()}
         if isinstance(self, keras.layers.Layer):
             config.setdefault("name", self.name)
             config["dtype"] = keras.saving.serialize_keras_object(self.dtype_policy)
@@ -62,6 +62,17 @@ def serializable(cls):
     if "from_config" not in vars(cls):
         cls.from_config = classmethod(from_config)
     return keras.saving.register_keras_serializable(PACKAGE)(cls)
+
+
+def constructor_arguments(obj):
+    """The arguments that an object of a serializable class was made with, defaults included.
+
+    Example:
+        >>> from kgen.diffusion import CosineLogSNR
+        >>> sorted(constructor_arguments(CosineLogSNR(9.0)).items())
+        [('log_snr_max', 9.0), ('log_snr_min', -15.0), ('shift', 0.0)]
+    """
+    return dict(obj._init_arguments.value)
 
 
 def check_config(config, source):

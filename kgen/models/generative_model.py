@@ -17,13 +17,14 @@ import abc
 import keras
 import tensorflow as tf
 
-from kgen.checks import check_interval
+from kgen.checks import check_interval, check_one_of
 from kgen.distribution import is_chief
 from kgen.metrics.bits_per_dim import bits_per_dim
 from kgen.models.averaging import WeightAveraging
 from kgen.models.fit_data import as_arrays, first_batch, ordered, unpack
 from kgen.models.replicas import apply_gradients, global_mean, make_function
 from kgen.presets import save_preset
+from kgen.serialization import constructor_arguments
 from kgen.tensors import SeedStream
 
 WRITERS = keras.callbacks.CSVLogger, keras.callbacks.ModelCheckpoint, keras.callbacks.TensorBoard
@@ -84,6 +85,44 @@ class GenerativeModel(WeightAveraging, keras.Model, abc.ABC):
     def save_to_preset(self, directory, dtype="float16"):
         """Writes the model as a preset; see `kgen.presets.save_preset`."""
         save_preset(self, directory, dtype)
+
+    def with_settings(self, **settings):
+        """Returns a model of the same networks, with their weights, and some other settings.
+
+        So a trained model is trained on for something else: a VAE as an IWAE, or
+        `kgen.from_preset(directory).with_settings(weighting="sigmoid", ema_decay=0.999)`. The
+        networks are shared, not copied, and averages begin anew, at the present weights. Another
+        part, such as `prior`, brings its own weights.
+
+        Args:
+            **settings: arguments of the constructor; the others stay as they are.
+
+        Raises:
+            ValueError: for a setting that the model does not have, or one that changes the shape
+                of its weights.
+        """
+        arguments = constructor_arguments(self)
+        for name in settings:
+            check_one_of("settings", name, arguments)
+        model = type(self)(**{**arguments, **settings})
+        weights, new = self._own_weights(), model._own_weights()
+        if [v.shape for v in weights] != [v.shape for v in new]:
+            raise ValueError(
+                "`settings` must leave the shapes of the weights as they are. "
+                f"Received: {', '.join(settings)}."
+            )
+        for variable, value in zip(new, weights):
+            variable.assign(value)
+        return model
+
+    def _own_weights(self):
+        """The weights that are in no part of the model, such as a codebook, but the averages."""
+        parts = self._flatten_layers(include_self=False)
+        others = {id(v) for part in parts for v in part.weights}
+        others.update(id(v) for v in self.ema_weights)
+        if self.ema_weights:
+            others.add(id(self.ema_updates))
+        return [v for v in self.weights if id(v) not in others]
 
     def compile(self, optimizer="adam", *, jit_compile=False, skip_above=None, **kwargs):
         """As `keras.Model.compile`, without a loss: a generative model brings its own.

@@ -106,6 +106,11 @@ class HVAE(GenerativeModel):
         return tuple(self.encoder.input_shape[1:])
 
     @property
+    def latent_shape(self):
+        """Shape of z_0, the code of the top level, which `prior` is a density of."""
+        return self.levels[0].latent_shape
+
+    @property
     def kl_names(self):
         """`kl_0`, `kl_1`, ..., from the top down."""
         return tuple(f"kl_{i}" for i in range(len(self.levels)))

@@ -129,6 +129,36 @@ def test_averaged_weights_are_used_inside_the_context_only(make):
     np.testing.assert_array_equal(variable, before)
 
 
+def test_other_settings_leave_the_networks_and_their_weights(make, pictures):
+    model = make(ema_decay=None)
+    rng = np.random.default_rng(0)
+    for weight in model.weights:  # such as the codebook, which is in no network
+        if weight.dtype == "float32":
+            weight.assign(rng.normal(0, 0.1, weight.shape))
+    again = model.with_settings(ema_decay=0.5, seed=7)
+    assert type(again) is type(model)
+    assert again.ema_decay == 0.5
+    assert again.seeds.root.numpy()[0] != model.seeds.root.numpy()[0]
+    shared = {id(v) for v in model.trainable_variables}
+    assert {id(v) for v in again.trainable_variables} == shared
+    for weight, average in again.averages():
+        np.testing.assert_array_equal(average, weight)
+    batch = pictures if isinstance(model, kgen.LatentDiffusion) else pictures["images"]
+    one, other = (m.loss_terms(batch, seed=tf.constant([1, 2])) for m in (model, again))
+    for name, value in one.items():
+        np.testing.assert_array_equal(other[name], value)
+
+
+def test_a_setting_that_is_none_is_named(make):
+    with pytest.raises(ValueError, match=r"`settings` must be one of .*'seed'.*settings='sede'"):
+        make().with_settings(sede=1)
+
+
+def test_a_setting_that_changes_the_shape_of_a_weight(make_vqvae):
+    with pytest.raises(ValueError, match="`settings` must leave the shapes.*: num_codes"):
+        make_vqvae().with_settings(num_codes=7)
+
+
 def test_presets_hold_the_averaged_weights(make, tmp_path):
     model = make(ema_decay=0.9)
     randomise_averages(model)
