@@ -66,6 +66,8 @@ def train(args):
     keras.utils.set_random_seed(args.seed)
     flat = args.data == "spirals"
     settings = {"weighting": args.weighting, "ema_decay": 0.999, "seed": args.seed}
+    if args.weighting == "sigmoid":
+        settings["times"] = "cosine"  # more of those that count
     if args.start is None:
         model = build(args.data, **settings)
     else:

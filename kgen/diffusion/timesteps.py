@@ -8,6 +8,8 @@ Training estimates an integral over t in [0, 1] from B draws with density p, eac
     logit_normal   logit t ~ N(mean, std^2), p(t) = N(logit t; mean, std^2) / (t (1 - t))
     importance     l = log_snr(t) ~ U, p(t) = (-dl/dt) / (l_max - l_min): the density proportional
                    to g^2 / sigma^2, which leaves no factor on the error of eps in the bound
+    cosine         the angle a = arctan(sigma / alpha) ~ U between the ends of the schedule, as the
+                   cosine schedule has it: p(l) in proportion to 1 / cosh(l / 2)
     log_normal     log(sigma / alpha) = -l / 2 ~ N(mean, std^2) between the ends of the schedule
 
 The order is random because batches may be sorted: without it each class of a batch would have a
@@ -26,6 +28,7 @@ References:
   stratified: Kingma et al. (2021), https://arxiv.org/abs/2107.00630, appendix I.1.
   importance: Song et al. (2021), https://arxiv.org/abs/2101.09258, section 3.
   log_normal: Karras et al. (2022), https://arxiv.org/abs/2206.00364, table 1.
+  cosine: Kingma and Gao (2023), https://arxiv.org/abs/2303.00848, table 1 (of the schedule).
   logit_normal: Esser et al. (2024), https://arxiv.org/abs/2403.03206, eq. 19.
   karras: Karras et al. (2022), https://arxiv.org/abs/2206.00364, eq. 5 (rho 7).
 """
@@ -65,6 +68,15 @@ def _importance(process, batch_size, seed):
     return t, -process.schedule.slope(t) / (high - low)
 
 
+def _cosine(process, batch_size, seed):
+    share, _ = _stratified(process, batch_size, seed)
+    start, end = (tf.atan(tf.exp(-process.log_snr(t) / 2)) for t in (0.0, 1.0))
+    t = process.schedule.time(-2 * tf.math.log(tf.tan((1 - share) * start + share * end)))
+    # da/dl = -1 / (4 cosh(l / 2))
+    density = -process.schedule.slope(t) / (4 * tf.cosh(process.log_snr(t) / 2) * (end - start))
+    return t, density
+
+
 def _log_normal(process, batch_size, seed, mean=-1.2, std=1.2):
     share, _ = _stratified(process, batch_size, seed)
     ends = [(-process.log_snr(t) / 2 - mean) / std for t in (0.0, 1.0)]
@@ -77,6 +89,7 @@ def _log_normal(process, batch_size, seed, mean=-1.2, std=1.2):
 
 
 TIME_SAMPLERS = {
+    "cosine": _cosine,
     "importance": _importance,
     "log_normal": _log_normal,
     "uniform": _uniform,

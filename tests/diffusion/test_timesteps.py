@@ -9,6 +9,7 @@ from kgen.diffusion import (
     EDMLogSNR,
     GaussianDiffusion,
     LinearBeta,
+    LinearLogSNR,
     sample_times,
     time_grid,
 )
@@ -39,6 +40,7 @@ def test_estimates_an_integral_without_bias(kind):
         ("logit_normal", {}),
         ("logit_normal", {"mean": -0.5, "std": 0.7}),
         ("importance", {}),
+        ("cosine", {}),
         ("log_normal", {}),
         ("log_normal", {"mean": 0.4, "std": 3.0}),
     ],
@@ -64,7 +66,7 @@ def test_stratified_puts_one_time_in_each_bin():
     assert statistics.stdev(means) < 0.2 * (1 / 12 / 64) ** 0.5
 
 
-@pytest.mark.parametrize("kind", ["stratified", "importance", "log_normal"])
+@pytest.mark.parametrize("kind", ["stratified", "importance", "cosine", "log_normal"])
 def test_a_part_of_a_sorted_batch_has_all_times(kind):
     """Half of the strata in random order: variance 1/12 / 32 (1 - 32/64) of the mean of its ranks.
 
@@ -89,6 +91,22 @@ def test_importance_is_even_in_the_log_snr():
     np.testing.assert_allclose(-COSINE.schedule.slope(t) / density, 30.0, rtol=1e-4)
     share = (np.sort(COSINE.log_snr(t)) + 15) / 30
     np.testing.assert_allclose(share, np.linspace(0, 1, 5000), atol=1e-3)
+
+
+def test_cosine_is_even_in_the_angle_of_every_schedule():
+    """The t of the cosine schedule is the angle; another schedule draws the same log-SNR."""
+    t, density = sample_times("cosine", COSINE, 5000, [1, 1])
+    np.testing.assert_allclose(np.sort(t), (np.arange(5000) + 0.5) / 5000, atol=2e-4)
+    np.testing.assert_allclose(density, 1, rtol=1e-3)
+    process = GaussianDiffusion(LinearLogSNR(9.0, -5.0))
+    t, density = sample_times("cosine", process, 5000, [1, 1])
+    alpha, sigma = process.alpha_sigma(t)
+    start, end = (np.arctan(np.exp(log_snr / 2)) for log_snr in (-9.0, 5.0))
+    angle = np.arctan2(sigma, alpha)
+    even = start + (end - start) * (np.arange(5000) + 0.5) / 5000
+    np.testing.assert_allclose(np.sort(angle), even, atol=4e-4)
+    # 14 is -dl/dt, and |da/dl| = alpha sigma / 2.
+    np.testing.assert_allclose(density, 14 * alpha * sigma / 2 / (end - start), rtol=1e-3)
 
 
 def test_log_normal_has_its_moments():
@@ -173,7 +191,7 @@ def test_one_trace_serves_every_number_of_steps(kind):
 
 
 def test_unknown_kinds():
-    with pytest.raises(ValueError, match=r"`kind` must be one of \['importance', 'log_normal'"):
-        sample_times("cosine", COSINE, 3, [0, 0])
+    with pytest.raises(ValueError, match=r"`kind` must be one of \['cosine', 'importance'"):
+        sample_times("linear", COSINE, 3, [0, 0])
     with pytest.raises(ValueError, match=r"`kind` must be one of \['karras', 'log_snr', 't'\]"):
         time_grid(COSINE, 3, kind="quadratic")

@@ -367,7 +367,7 @@ def test_interpolation_through_generate(gaussian_data):
         )
 
 
-@pytest.mark.parametrize("times", ["importance", "log_normal", "stratified"])
+@pytest.mark.parametrize("times", ["cosine", "importance", "log_normal", "stratified"])
 def test_the_loss_is_the_same_in_the_mean_however_times_are_drawn(times, gaussian_data):
     """Unbiased against even times, whose estimate has an error of at most two hundredths."""
     process = GaussianDiffusion(CosineLogSNR(6.0, -6.0))
