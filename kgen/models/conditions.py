@@ -29,7 +29,7 @@ def as_rows(conditioner, values, num=None, name=None):
             that name needs a conditioner.
     """
     if conditioner is None:
-        if name is not None:
+        if name is not None and values is not None:
             raise ValueError(f"`{name}` needs a model with a conditioner.")
         return None
     name = name or conditioner.batch_key

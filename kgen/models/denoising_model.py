@@ -227,7 +227,7 @@ class DenoisingModel(GenerativeModel):
         check_count("num_steps", num_steps)
         check_number("guidance_scale", guidance_scale)
         x, step = self._data(images), self.inversion_step(solver)
-        rows = as_rows(self.conditioner, conditions, len(x))
+        rows = as_rows(self.conditioner, conditions, len(x), "conditions")
         steps, scale = tf.constant(num_steps), tf.constant(guidance_scale, tf.float32)
         parts = []
         for part in slices(len(x), batch_size):

@@ -114,7 +114,7 @@ class DensityModel(DenoisingModel):
         x, seeds = tf.convert_to_tensor(x), split(as_seed(seed), 2)
         if dequantization == "uniform":
             x = likelihood.dequantize(x, seeds[0], self.grey_levels or 256)
-        rows = as_rows(self.conditioner, conditions, len(x))
+        rows = as_rows(self.conditioner, conditions, len(x), "conditions")
         step = self.likelihood_step(solvers.DormandPrince(rtol, atol), num_probes)
         parts = []
         for part in slices(len(x), batch_size, verbose):

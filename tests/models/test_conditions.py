@@ -24,6 +24,7 @@ def test_without_a_conditioner_there_is_nothing_to_tell():
     assert as_rows(None, 3) is None
     with pytest.raises(ValueError, match="`negative_prompts` needs a model with a conditioner"):
         as_rows(None, 3, name="negative_prompts")
+    assert as_rows(None, None, 3, "conditions") is None
 
 
 @pytest.mark.parametrize("values", [[0, 1], [], [[0]], [0, [1]], None, {}])

@@ -482,3 +482,12 @@ def small(schedule=None, **options):
 def test_bad_options(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_a_model_that_is_told_nothing_takes_no_conditions():
+    process = GaussianDiffusion(CosineLogSNR())
+    model = kgen.DiffusionModel(TimeMLP(2, width=8, blocks=1), process, grey_levels=None)
+    x = np.zeros((3, 2), "float32")
+    for told in (model.log_likelihood, model.invert):
+        with pytest.raises(ValueError, match="`conditions` needs a model with a conditioner"):
+            told(x, conditions=[0, 1, 2])
