@@ -8,10 +8,10 @@
 | dense | 40 and 40 latents | 300-300, gated linear units |
 | conv | 6 on 7 x 7 with 8 channels, 6 on 14 x 14 with 4 | residual, state of 64 and 32 channels |
 
-As `vae.py`, whose options it shares: binarised anew each epoch, resumable, and `--output` gets the
-preset and the pictures: training curves with the KL of each level, reconstructions from the top k
-levels, samples, and samples at temperatures from 0.4 to 1.
-`--evaluate DIR` measures a preset on the test pictures, binarised once.
+As `vae.py`, whose options it shares: pictures are binarised anew each epoch or keep their grey
+levels, training is resumable, and `--output` gets the preset and the pictures: training curves with
+the KL of each level, reconstructions from the top k levels, samples, and samples at temperatures
+from 0.4 to 1. `--evaluate DIR` measures a preset on the test pictures, if binarised then once.
 saved_models/README.md holds the figures that these commands gave.
 """
 
@@ -20,9 +20,11 @@ import pathlib
 
 import keras
 import numpy as np
+import tensorflow as tf
 import vae
 
 import kgen
+from kgen import likelihoods
 from kgen.callbacks import Resume
 from kgen.data import grey
 from kgen.networks.ladder import conv_ladder, dense_ladder
@@ -32,21 +34,19 @@ SHAPE = (28, 28, 1)
 TEMPERATURES = (0.4, 0.6, 0.8, 1.0)
 
 
-def build(kind="dense", *, prior=None, warm_up=10_000, **options):
-    """A hierarchical VAE over binary pictures; `prior` makes p(z_0) for a shape of z_0."""
-    ladders = {"dense": lambda: dense_ladder(SHAPE, (40, 40), 1), "conv": conv_model}
-    encoder, levels, decoder = ladders[kind]()
+def build(kind="dense", *, likelihood="bernoulli", prior=None, warm_up=10_000, **options):
+    """A hierarchical VAE over small grey pictures; `prior` makes p(z_0) for a shape of z_0."""
+    channels = likelihoods.get(likelihood).parameter_channels(1)
+    if kind == "dense":
+        encoder, levels, decoder = dense_ladder(SHAPE, (40, 40), channels)
+    else:
+        encoder, levels, decoder = conv_ladder(SHAPE, channels)
     levels = [
         kgen.GaussianLevel(prior, posterior, merge, state_shape=shape, residual=kind == "conv")
         for prior, posterior, merge, shape in levels
     ]
     prior = prior and prior(levels[0].latent_shape)
-    return kgen.HVAE(encoder, levels, decoder, prior=prior, warm_up=warm_up, **options)
-
-
-def conv_model():
-    """The networks of `--model conv`."""
-    return conv_ladder(SHAPE, 1)
+    return kgen.HVAE(encoder, levels, decoder, likelihood, prior=prior, warm_up=warm_up, **options)
 
 
 def train(args):
@@ -56,10 +56,11 @@ def train(args):
     settings = {"ema_decay": 0.999, "seed": args.seed}
     if args.start is None:
         prior = functools.partial(vae.learned_prior, args)
-        model = build(args.model, prior=prior, **settings)
+        model = build(args.model, likelihood=args.likelihood, prior=prior, **settings)
     else:
         model = vae.trained_on(args, **settings)
-    data = grey.load(args.data, batch_size=100, seed=args.seed)
+    values = vae.values_of(model)
+    data = grey.load(args.data, values=values, batch_size=100, seed=args.seed)
     if args.steps_per_epoch:
         data = data.take(args.steps_per_epoch)
     rate = vae.learning_rate(args.learning_rate, args.epochs * len(data))
@@ -79,10 +80,10 @@ def train(args):
 
 def draw(model, data, output):
     """Draws reconstructions from the top levels, and samples at several temperatures."""
-    x = next(iter(grey.load(data, "test", batch_size=20)))
+    x = next(iter(grey.load(data, "test", values=vae.values_of(model), batch_size=20)))
     depths = np.unique(np.linspace(1, len(model.levels), 4).round().astype(int))
-    rows = [x.numpy(), *(model.reconstruct(x, int(depth)).numpy() for depth in depths)]
-    pictures = np.round(np.concatenate(rows) * 255).astype("uint8")
+    rows = [x, *(model.reconstruct(x, int(depth)) for depth in depths)]
+    pictures = vae.pixels(model, tf.concat(rows, axis=0))
     save_png(output / "reconstructions.png", contact_sheet(pictures, columns=20, scale=2))
     samples = model.generate(100, seed=0)
     save_png(output / "samples.png", contact_sheet(samples, columns=10, scale=2))

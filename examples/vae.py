@@ -16,15 +16,17 @@ warmed up, and a VAE that had its warm-up uses more of its code. `--prior mixtur
 `--prior vamp` learn p(z), in a model begun with a preset from the posteriors of pictures.
 
 Pictures are binarised anew each epoch (`--data mnist`, `fashion_mnist`, or `emoji`, which needs no
-download). Training is resumable: start the same command again. `--output` gets the preset, the
-training curves, reconstructions, samples, and for a 2-D code the manifold, else traversals.
+download), or keep their 256 grey levels under `--likelihood logistic_mixture`. Training is
+resumable: start the same command again. `--output` gets the preset, the training curves,
+reconstructions, samples, and for a 2-D code the manifold, else traversals.
 
-`--evaluate DIR` measures a preset on the test pictures, binarised once: every term of the bound in
-nats, and the log likelihood by `--num-samples` importance samples for each picture.
+`--evaluate DIR` measures a preset on the test pictures, if binarised then once: every term of the
+bound in nats, and the log likelihood by `--num-samples` importance samples for each picture.
 saved_models/README.md holds the figures that these commands gave.
 """
 
 import argparse
+import functools
 import pathlib
 
 import keras
@@ -32,6 +34,7 @@ import numpy as np
 import tensorflow as tf
 
 import kgen
+from kgen import likelihoods
 from kgen.callbacks import Guard, PosteriorCollapse, Resume
 from kgen.data import grey
 from kgen.networks import mlp
@@ -51,12 +54,14 @@ MODELS = {  # the networks, and what they learn
 }
 
 
-def build(hidden, latent, activation="tanh", gated=False, **settings):
-    """A VAE of dense networks over binary pictures."""
+def build(hidden, latent, activation="tanh", gated=False, likelihood="bernoulli", **settings):
+    """A VAE of dense networks over small grey pictures."""
     network = {"activation": activation, "gated": gated}
+    channels = likelihoods.get(likelihood).parameter_channels(1)
     return kgen.VAE(
         mlp(SHAPE, (2 * latent,), hidden=hidden, name="encoder", **network),
-        mlp((latent,), SHAPE, hidden=hidden[::-1], name="decoder", **network),
+        mlp((latent,), (*SHAPE[:2], channels), hidden=hidden[::-1], name="decoder", **network),
+        likelihood,
         **settings,
     )
 
@@ -68,11 +73,12 @@ def train(args):
     settings = settings | {"ema_decay": 0.999, "seed": args.seed}
     if args.start is None:
         prior = learned_prior(args, (networks["latent"],))
-        model = build(**networks, prior=prior, **settings)
+        model = build(**networks, likelihood=args.likelihood, prior=prior, **settings)
     else:
         model = trained_on(args, **settings)
     batch_size = 128 if args.model == "tutorial" else 100
-    data = grey.load(args.data, batch_size=batch_size, seed=args.seed)
+    values = values_of(model)
+    data = grey.load(args.data, values=values, batch_size=batch_size, seed=args.seed)
     if args.steps_per_epoch:
         data = data.take(args.steps_per_epoch)
     rate = learning_rate(args.learning_rate, args.epochs * len(data))
@@ -84,7 +90,7 @@ def train(args):
     )
     resume = Resume(args.output / "resume", save_every=args.save_every)
     log = keras.callbacks.CSVLogger(args.output / "log.csv", append=True)
-    test = grey.load(args.data, "test", batch_size=500).take(2)
+    test = grey.load(args.data, "test", values=values, batch_size=500).take(2)
     collapse = PosteriorCollapse(test, args.output / "collapse", every=args.save_every)
     callbacks = [resume, log, collapse, Guard()]
     model.fit(data, epochs=args.epochs, callbacks=callbacks, verbose=args.verbose)
@@ -101,12 +107,18 @@ def learning_rate(peak, steps):
     )
 
 
+def values_of(model):
+    """The pictures that a model learns from, as `grey.load` calls them."""
+    return "binary" if isinstance(model.likelihood, likelihoods.Bernoulli) else "signed"
+
+
 def learned_prior(args, latent_shape):
     """The prior that the command line asks for, or None for N(0, I)."""
     if args.prior == "mixture":
         return GaussianMixture(args.components, latent_shape, seed=args.seed)
     if args.prior == "vamp":
-        return VampPrior(args.components, SHAPE, seed=args.seed)
+        low = likelihoods.get(args.likelihood).low
+        return VampPrior(args.components, SHAPE, low=low, seed=args.seed)
     return None
 
 
@@ -119,7 +131,9 @@ def trained_on(args, **settings):
     prior = learned_prior(args, trained.latent_shape)
     model = trained.with_settings(prior=prior, **settings)
     if prior is not None:
-        pictures = grey.load(args.data, batch_size=args.components, seed=args.seed)
+        pictures = grey.load(
+            args.data, values=values_of(model), batch_size=args.components, seed=args.seed
+        )
         prior.begin_at(next(iter(pictures)), model.posterior)
         model.reset_averages()
     return model
@@ -127,9 +141,10 @@ def trained_on(args, **settings):
 
 def draw(model, data, output):
     """Draws what a VAE has learned."""
-    x = next(iter(grey.load(data, "test", batch_size=20)))
-    pairs = np.stack([x.numpy(), model.reconstruct(x).numpy()], axis=1).reshape(-1, *SHAPE)
-    pairs = np.round(pairs * 255).astype("uint8")
+    test = functools.partial(grey.load, data, "test", values=values_of(model))
+    x = next(iter(test(batch_size=20)))
+    pairs = tf.reshape(tf.stack([x, model.reconstruct(x)], axis=1), [-1, *SHAPE])
+    pairs = pixels(model, pairs)
     save_png(output / "reconstructions.png", contact_sheet(pairs, columns=10, scale=2))
     samples = model.generate(100, seed=0)
     save_png(output / "samples.png", contact_sheet(samples, columns=10, scale=2))
@@ -140,20 +155,24 @@ def draw(model, data, output):
         name, columns = "manifold.png", 20
     else:
         mean = model.encode(x).numpy()
-        spread = np.std(model.encode(next(iter(grey.load(data, "test", batch_size=500)))), axis=0)
+        spread = np.std(model.encode(next(iter(test(batch_size=500)))), axis=0)
         used = np.argsort(-spread)[:8]  # the units whose posterior mean moves most
         codes = np.repeat(mean[:1], 8 * 11, axis=0).reshape(8, 11, -1)
         for row, unit in enumerate(used):
             codes[row, :, unit] = np.linspace(-3, 3, 11)
         codes, name, columns = codes.reshape(8 * 11, -1), "traversals.png", 11
-    pictures = model.decode(tf.constant(codes, tf.float32)).numpy()
-    pictures = np.round(pictures * 255).astype("uint8")
+    pictures = pixels(model, model.decode(tf.constant(codes, tf.float32)))
     save_png(output / name, contact_sheet(pictures, columns=columns, scale=2))
+
+
+def pixels(model, x):
+    """Data of a model as uint8 pictures."""
+    return likelihoods.to_uint8(model.likelihood, x).numpy()
 
 
 def evaluate(model, args):
     """Prints the terms of the bound and the log likelihood on the test pictures."""
-    data = grey.load(args.data, "test", batch_size=100, seed=0)
+    data = grey.load(args.data, "test", values=values_of(model), batch_size=100, seed=0)
     model.compile(jit_compile=True)
     logs = model.evaluate(data, verbose=0, return_dict=True)
     for name in ("bound", *model.bound_names, "bits_per_dim"):
@@ -174,6 +193,9 @@ def arguments(description, models, default, rate):
     )
     parser.add_argument("--model", choices=models, default=default)
     parser.add_argument("--data", choices=grey.NAMES, default="mnist")
+    parser.add_argument(
+        "--likelihood", choices=("bernoulli", "logistic_mixture"), default="bernoulli"
+    )
     parser.add_argument("--output", type=pathlib.Path, help="default: runs/MODEL")
     parser.add_argument("--epochs", type=int, help="default: as in saved_models/README.md")
     parser.add_argument("--start", type=pathlib.Path, metavar="DIR", help="begin with a preset")

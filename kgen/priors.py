@@ -22,7 +22,7 @@ import math
 import keras
 import tensorflow as tf
 
-from kgen.checks import check_count
+from kgen.checks import check_count, check_number
 from kgen.gaussian import Gaussian, standard_normal
 from kgen.serialization import serializable
 from kgen.tensors import normal, split, uniform
@@ -140,25 +140,42 @@ class GaussianMixture(_Mixture):
 
 @serializable
 class VampPrior(_Mixture):
-    """The mixture of the posteriors of learned pseudo-inputs, in [0, 1].
+    """The mixture of the posteriors of learned pseudo-inputs, in the range of the data.
 
     Args:
         num_components: number of pseudo-inputs.
         input_shape: shape of one.
         mean: mean of their initial values; that of the data is a good choice.
         std: standard deviation of their initial values.
+        low: least value of the data: 0 of a Bernoulli likelihood, -1 of others.
+        high: their greatest value.
         seed: integer seed of their initial values.
     """
 
-    def __init__(self, num_components, input_shape, *, mean=0.1, std=0.05, seed=0, **kwargs):
+    def __init__(
+        self,
+        num_components,
+        input_shape,
+        *,
+        mean=0.1,
+        std=0.05,
+        low=0.0,
+        high=1.0,
+        seed=0,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         check_count("num_components", num_components)
+        check_number("low", low)
+        check_number("high", high)
+        if not low < high:
+            raise ValueError(f"`low` must be less than `high`. Received: low={low}, high={high}.")
         self.num_components = num_components
         self.data_shape = tuple(input_shape)
         self.pseudo_inputs = self.add_weight(
             shape=(num_components, *input_shape),
             initializer=keras.initializers.RandomNormal(mean, std, seed=seed),
-            constraint=_UnitInterval(),
+            constraint=_Interval(low, high),
             name="pseudo_inputs",
         )
         self.built = True
@@ -174,8 +191,12 @@ class VampPrior(_Mixture):
 
 
 @serializable
-class _UnitInterval(keras.constraints.Constraint):
-    """Keeps weights in [0, 1]."""
+class _Interval(keras.constraints.Constraint):
+    """Keeps weights in an interval."""
+
+    def __init__(self, low, high):
+        self.low = low
+        self.high = high
 
     def __call__(self, weights):
-        return keras.ops.clip(weights, 0.0, 1.0)
+        return keras.ops.clip(weights, self.low, self.high)

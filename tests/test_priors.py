@@ -1,5 +1,6 @@
 """Priors against densities in numpy, and against their own samples."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -75,6 +76,19 @@ def test_vamp_prior_is_the_mean_posterior_of_its_pseudo_inputs():
     expected = np.log(np.mean(normal_pdf(z, means, 1.0).prod(-1)))
     np.testing.assert_allclose(prior.log_prob(tf.constant(z), posterior), [expected], rtol=1e-5)
     assert prior.sample(7, SEED, posterior).shape == (7, 2)
+
+
+def test_pseudo_inputs_stay_in_the_range_of_the_data():
+    for low, high in ((0.0, 1.0), (-1.0, 1.0)):
+        prior = VampPrior(2, (3,), low=low, high=high)
+        optimizer = keras.optimizers.SGD(1.0)
+        steps = tf.constant([[9.0, -9.0, 0.0], [-9.0, 9.0, 0.0]])
+        before = prior.pseudo_inputs.numpy()[:, 2]
+        optimizer.apply([steps], [prior.pseudo_inputs])
+        np.testing.assert_allclose(prior.pseudo_inputs[:, :2], [[low, high], [high, low]])
+        np.testing.assert_allclose(prior.pseudo_inputs[:, 2], np.clip(before, low, high))
+    with pytest.raises(ValueError, match="`low` must be less than `high`"):
+        VampPrior(2, (3,), low=1.0)
 
 
 @pytest.mark.parametrize("make", [GaussianMixture, VampPrior])
