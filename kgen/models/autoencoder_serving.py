@@ -89,7 +89,11 @@ def generator(model):
         ]
     )
     def generate(num_samples, temperature, seed):
-        return {"images": at_the_door(model.likelihood, step(num_samples, temperature, seed))}
+        return {
+            "images": likelihoods.at_the_door(
+                model.likelihood, step(num_samples, temperature, seed)
+            )
+        }
 
     return generate
 
@@ -105,9 +109,3 @@ def generate_step(model):
 
         model._generate_step = step
     return model._generate_step
-
-
-def at_the_door(likelihood, x):
-    """Pictures `[B, H, W, C]` as uint8; other data as they are."""
-    picture = x.shape.rank == 4 and x.shape[-1] in (1, 3, 4)
-    return likelihoods.to_uint8(likelihood, x) if picture else x

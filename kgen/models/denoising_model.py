@@ -105,7 +105,7 @@ class DenoisingModel(GenerativeModel):
 
     def _finish(self, z, given):
         """Examples made of the last z; pictures as uint8."""
-        return likelihoods.to_uint8(self.likelihood, z) if len(self.data_shape) == 3 else z
+        return likelihoods.at_the_door(self.likelihood, z)
 
     def condition(self, batch, training, seed):
         """The condition of a batch, in training with a share of it dropped; or None."""

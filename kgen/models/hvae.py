@@ -281,7 +281,7 @@ class HVAE(GenerativeModel):
         temperatures = tf.constant([float(value) for value in temperatures])
         step = autoencoder_serving.generate_step(self)
         x = step(tf.constant(num_samples), temperatures, as_seed(seed))
-        return autoencoder_serving.at_the_door(self.likelihood, x).numpy()
+        return likelihoods.at_the_door(self.likelihood, x).numpy()
 
     def sample_data(self, num_samples, temperature, seed):
         """Expected data of drawn latents; `temperature` is a number or `[levels]`."""

@@ -240,7 +240,7 @@ class VAE(GenerativeModel):
         check_positive("temperature", temperature)
         step = autoencoder_serving.generate_step(self)
         x = step(tf.constant(num_samples), tf.constant(float(temperature)), as_seed(seed))
-        return autoencoder_serving.at_the_door(self.likelihood, x).numpy()
+        return likelihoods.at_the_door(self.likelihood, x).numpy()
 
     def sample_data(self, num_samples, temperature, seed):
         """Expected data of `num_samples` codes of the prior."""

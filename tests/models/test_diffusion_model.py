@@ -491,3 +491,16 @@ def test_a_model_that_is_told_nothing_takes_no_conditions():
     for told in (model.log_likelihood, model.invert):
         with pytest.raises(ValueError, match="`conditions` needs a model with a conditioner"):
             told(x, conditions=[0, 1, 2])
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(1, "uint8"), (3, "uint8"), (8, "float32")])
+def test_pictures_leave_as_pixels_and_other_maps_as_they_are(channels, dtype):
+    """Latents of another model have the rank of pictures, and no grey levels."""
+
+    def network(z, log_snr, cond=None, training=False):
+        return z
+
+    process = GaussianDiffusion(CosineLogSNR())
+    options = {"data_shape": (4, 4, channels), "grey_levels": None, "seed": 0}
+    x = kgen.DiffusionModel(network, process, **options).generate(2, num_steps=2)
+    assert (x.dtype, x.shape) == (dtype, (2, 4, 4, channels))
