@@ -11,8 +11,8 @@ steps and guidance scale. The folder holds the variables that the functions read
 model that averages its weights the averaged ones, and no optimizer.
 
     loaded = tf.saved_model.load(directory)
-    loaded.signatures[name](prompts=..., ...)     # keyword arguments, a dictionary comes back
-    getattr(loaded, name)(prompts, ...)           # the same function, with positional arguments
+    loaded.generate(prompts=..., num_steps=..., ...)    # a dictionary comes back
+    loaded.signatures["generate"](prompts=..., ...)     # the same, of tensors by keyword only
 
 TensorFlow Serving wants one folder per version: `directory` = `<models>/<name>/<number>`.
 `examples/export_and_serve.py` shows the whole way.

@@ -182,7 +182,8 @@ results["method"] = loaded.generate_from_tokens(ids, mask, 2, 3.0, [7, 0])["imag
 begin = dict(np.load(folder + ".edit.npz"))
 for name, strength, paint in (("again", 0.6, begin["mask"] ** 0), ("part", 1.0, begin["mask"])):
     edited = loaded.edit_from_tokens(
-        ids, mask, begin["images"], paint, strength, 2, 3.0, tf.constant([7, 0])
+        **inputs, images=begin["images"], mask=paint, strength=strength,
+        num_steps=2, guidance_scale=3.0, seed=tf.constant([7, 0]),
     )
     results[name] = edited["images"]
 """,
@@ -306,7 +307,8 @@ for num_steps, scale in ((2, 3.0), (5, 1.0)):
     edited = loaded.edit(*(first if labels else []), *begin, *options, seed)
     results[f"edited_{num_steps}"] = edited["images"]
 x = tf.constant(np.load(folder + "/x.npy"))
-measured = loaded.log_likelihood(x, *(first if labels else []), seed)
+told = {"labels": first[0]} if labels else {}
+measured = loaded.log_likelihood(images=x, **told, seed=seed)
 np.savez(folder + "/results.npz", log_p=measured["log_likelihood"], **results)
 """
 

@@ -7,6 +7,7 @@ An autoencoder offers its methods, `encode`, `decode`, `reconstruct` and, where 
 import tensorflow as tf
 
 from kgen import likelihoods
+from kgen.models.served import served
 
 
 def autoencoder(model, generate=False):
@@ -63,7 +64,7 @@ def hierarchy(model):
         with model.averaged():
             return dict(zip(names, model.encode(images)))
 
-    @tf.function(input_signature=latents)
+    @served(latents)
     def decode(*latents):
         with model.averaged():
             return {"images": model.decode(latents)}

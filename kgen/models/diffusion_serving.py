@@ -33,6 +33,7 @@ import tensorflow as tf
 
 from kgen import solvers
 from kgen.conditioning import Labels, TextEncoder
+from kgen.models.served import served
 
 INPUTS = ("prompts", "token_ids")
 SEED = tf.TensorSpec([2], tf.int32, "seed")
@@ -78,12 +79,12 @@ def sampling(model, solver="dpm", inputs="prompts", editing=False):
         scale = scale[0] if scale else tf.constant(1.0)
         return {"images": step(cond, null, num_steps, scale, seed, tf.range(size), given)}
 
-    @tf.function(input_signature=[*told, *count, *rest])
+    @served([*told, *count, *rest])
     def generate(*arguments):
         size = tf.shape(arguments[0])[0] if told else arguments[0]
         return draw(size, arguments[: len(told)], arguments[-len(rest) :], {})
 
-    @tf.function(input_signature=[*told, *begin, *rest])
+    @served([*told, *begin, *rest])
     def edit(*arguments):
         x, mask, strength = arguments[len(told) : -len(rest)]
         given = {"x": x, "mask": mask, "strength": strength}
@@ -101,7 +102,7 @@ def as_png(generate):
     base64 only if its name ends in `_bytes`; as text a PNG would be broken.
     """
 
-    @tf.function(input_signature=generate.input_signature)
+    @served(generate.input_signature)
     def generate_png(*arguments):
         images = generate(*arguments)["images"]
         return {"png_bytes": tf.map_fn(tf.io.encode_png, images, fn_output_signature=tf.string)}
@@ -120,9 +121,9 @@ def log_likelihood(model, num_probes=1):
     measure = model.likelihood_step(solvers.DormandPrince(), num_probes)
     images = tf.TensorSpec([None, *model.data_shape], tf.float32, "images")
 
-    @tf.function(input_signature=[images, *told, SEED])
-    def log_likelihood(images, *arguments):
-        *values, seed = arguments
+    @served([images, *told, SEED])
+    def log_likelihood(*arguments):
+        images, *values, seed = arguments
         with model.averaged():
             cond = encode(*values)
         return {"log_likelihood": measure(images, cond, seed)}
