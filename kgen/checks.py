@@ -140,12 +140,12 @@ def check_likelihood(likelihood, decoder, data_shape):
         )
 
 
-def check_prior(prior, latent_shape, data_shape):
+def check_prior(prior, latent_shape, data_shape, likelihood):
     """Checks that a prior is one, over codes, or with pseudo-inputs, of these shapes.
 
     Raises:
         TypeError: if it is no prior.
-        ValueError: if it is one for another shape.
+        ValueError: if it is one for another shape, or for data of another range.
     """
     methods = (getattr(prior, name, None) for name in ("log_prob", "kl", "sample"))
     if isinstance(prior, type) or not all(map(callable, methods)):
@@ -158,6 +158,15 @@ def check_prior(prior, latent_shape, data_shape):
             raise ValueError(
                 f"`prior` must have {name} {tuple(shape)}, as the model has. Received: {received}."
             )
+    if has_range(likelihood, data_shape):
+        for name in ("low", "high"):
+            expected = getattr(likelihood, name)
+            received = getattr(prior, name, expected)
+            if received != expected:
+                raise ValueError(
+                    f"`prior` must have {name}={expected:g}, as the data of a "
+                    f"{type(likelihood).__name__} have. Received: {received:g}."
+                )
 
 
 def check_data(name, x, shape, likelihood=None):
@@ -189,13 +198,24 @@ def check_data(name, x, shape, likelihood=None):
     low, high = x.min(), x.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError(f"`{name}` must be finite. Received: NaN or infinite values.")
-    if likelihood is None or (likelihood.bin_width is not None and len(shape) != 3):
+    if likelihood is None or not has_range(likelihood, shape):
         return
     if low < likelihood.low - 1e-5 or high > likelihood.high + 1e-5:
         raise ValueError(
             f"`{name}` must be in [{likelihood.low:g}, {likelihood.high:g}] for "
             f"{type(likelihood).__name__}. Received: values in [{low:g}, {high:g}]."
         )
+
+
+def has_range(likelihood, shape):
+    """Whether data of that shape must be in the range of a likelihood: a density bounds pictures.
+
+    Example:
+        >>> from kgen.likelihoods import Bernoulli, GaussianLikelihood
+        >>> has_range(Bernoulli(), (2,)), has_range(GaussianLikelihood(), (2,))
+        (True, False)
+    """
+    return likelihood.bin_width is None or len(shape) == 3
 
 
 def check_pictures(batch, shape, likelihood=None):

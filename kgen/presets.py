@@ -221,9 +221,7 @@ def _stored(model):
     """Everything but the averages, which take the place of the weights, and the seeds."""
     left_out = set()
     for part in _generative_models(model):
-        left_out.update(id(v) for v in [*part.ema_weights, *part.seeds.weights])
-        if part.ema_weights:
-            left_out.add(id(part.ema_updates))
+        left_out.update(id(v) for v in [*part.average_state, *part.seeds.weights])
     return [v for v in model.weights if id(v) not in left_out]
 
 

@@ -172,6 +172,8 @@ class VampPrior(_Mixture):
             raise ValueError(f"`low` must be less than `high`. Received: low={low}, high={high}.")
         self.num_components = num_components
         self.data_shape = tuple(input_shape)
+        self.low = low
+        self.high = high
         self.pseudo_inputs = self.add_weight(
             shape=(num_components, *input_shape),
             initializer=keras.initializers.RandomNormal(mean, std, seed=seed),

@@ -33,6 +33,9 @@ class Conditioner(keras.layers.Layer):
         """
         raise NotImplementedError(f"{type(self).__name__} must implement `call(inputs)`.")
 
+    def check(self, inputs):
+        """Checks an entry of a batch at the door, before training; not at all by default."""
+
     def null(self, batch_size):
         """The condition that says nothing.
 

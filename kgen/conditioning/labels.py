@@ -48,21 +48,27 @@ class Labels(Conditioner):
 
         Raises:
             TypeError: if they are not integers.
-            ValueError: if they are not one for each example, or one is out of range (outside of a
-                compiled function).
+            ValueError: if they are not one for each example, or one is out of range.
+            tf.errors.InvalidArgumentError: for the latter inside of a compiled function.
         """
+        labels = self.check(inputs)
+        return {"pooled": tf.gather(self.table, labels)}
+
+    def check(self, inputs):
+        """Returns labels as a tensor, with the errors of `call`."""
         labels = tf.convert_to_tensor(inputs)
         if not labels.dtype.is_integer:
             raise TypeError(f"`labels` must be integers. Received: {labels.dtype.name}.")
         if labels.shape.rank not in (1, None):
             raise ValueError(f"`labels` must have shape [B]. Received: shape {labels.shape}.")
-        if not tf.inside_function() and not bool(
-            tf.reduce_all((labels >= 0) & (labels < self.num_classes))
-        ):
-            raise ValueError(
-                f"`labels` must be in 0..{self.num_classes - 1}. Received: {labels.numpy()}."
-            )
-        return {"pooled": tf.gather(self.table, labels)}
+        valid = tf.reduce_all((labels >= 0) & (labels < self.num_classes))
+        message = f"`labels` must be in 0..{self.num_classes - 1}."
+        if tf.inside_function():
+            with tf.control_dependencies([tf.debugging.Assert(valid, [message, labels])]):
+                return tf.identity(labels)
+        if not bool(valid):
+            raise ValueError(f"{message} Received: {labels.numpy()}.")
+        return labels
 
     def null(self, batch_size):
         """The embedding of no class, `batch_size` times."""

@@ -45,6 +45,11 @@ class WeightAveraging:
         ]
         self.reset_averages()
 
+    @property
+    def average_state(self):
+        """The averages and the number of their updates: what there is beside the weights."""
+        return [] if self.ema_decay is None else [*self.ema_weights, self.ema_updates]
+
     def reset_averages(self):
         """Sets the averaged weights to the present ones."""
         for variable, average in self.averages():

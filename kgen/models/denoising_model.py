@@ -53,6 +53,7 @@ class DenoisingModel(GenerativeModel):
 
     levels = None  # continuous time
     trains_schedule = False
+    bounded = True  # whether the data are in the range of the likelihood
 
     def __init__(self, *, prediction, weighting, times, cond_drop_rate, **kwargs):
         super().__init__(**kwargs)
@@ -169,7 +170,8 @@ class DenoisingModel(GenerativeModel):
             strength: with `images`, the time in (0, 1] to begin from: 1 keeps nothing of them.
                 None is 0.6, or 1 with a mask.
             mask: with `images`, 1 where to paint and 0 where to keep them, `[N or 1, H, W, 1]`.
-            seed: an integer for reproducible examples; each depends on it and its index alone.
+            seed: an integer for reproducible examples; each depends on it and its index alone,
+                with a stochastic solver also on `batch_size`.
             batch_size: examples drawn at once.
             verbose: 1 for a progress bar, 0 for silence.
 
@@ -237,7 +239,10 @@ class DenoisingModel(GenerativeModel):
 
     def check_batch(self, batch):
         """Checks data before training and evaluation."""
-        check_pictures(batch, self.data_shape, self.likelihood)
+        check_pictures(batch, self.data_shape, self.likelihood if self.bounded else None)
+        if self.conditioner is not None:
+            batch = batch if isinstance(batch, dict) else {}
+            self.conditioner.check(entry(batch, self.conditioner.batch_key))
 
     def _data(self, images):
         """Examples as the model sees them: uint8 pictures are put into the range of the data."""
@@ -245,5 +250,5 @@ class DenoisingModel(GenerativeModel):
         if images.dtype == np.uint8:
             low, high = self.likelihood.low, self.likelihood.high
             images = (images / 255 * (high - low) + low).astype("float32")
-        check_data("images", images, self.data_shape)
+        check_data("images", images, self.data_shape, self.likelihood if self.bounded else None)
         return tf.constant(images, tf.float32)

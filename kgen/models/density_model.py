@@ -50,6 +50,7 @@ class DensityModel(DenoisingModel):
         self.data_shape = tuple(data_shape)
         self.levels = levels
         self.grey_levels = grey_levels
+        self.bounded = grey_levels is not None
         # What the data are, for checks, bits per dimension and pixels.
         self.likelihood = (
             likelihoods.GaussianLikelihood()
@@ -125,6 +126,10 @@ class DensityModel(DenoisingModel):
             parts.append((step(values, cond, fold_in(seeds[1], part.start)) - log_q).numpy())
         return np.concatenate(parts)
 
+    def _finish(self, z, given):
+        """Pixels where the data have grey levels; real values, such as latents, as they are."""
+        return z if self.grey_levels is None else super()._finish(z, given)
+
     def density_terms(self, x, cond, seed):
         """A bound on -log p(x) of `x` as real values: its three terms, `[B]` nats.
 
@@ -136,7 +141,10 @@ class DensityModel(DenoisingModel):
         return self._bound(x, cond, split(seed, 3), grey_levels=None)
 
     def _bound(self, x, cond, seeds, grey_levels, training=False):
-        """The three terms, of grey levels or (None) of real values; `seeds` are three."""
+        """The three terms, of the nearest grey levels or (None) of real values, of three seeds."""
+        if grey_levels is not None:
+            step = 2 / (grey_levels - 1)
+            x = step * tf.round((x + 1) / step) - 1
         return {
             "reconstruction": reconstruction_term(self.process, x, seeds[2], grey_levels),
             "prior": prior_term(self.process, x),

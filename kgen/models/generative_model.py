@@ -101,7 +101,7 @@ class GenerativeModel(WeightAveraging, keras.Model, abc.ABC):
             ValueError: for a setting that the model does not have, or one that changes the shape
                 of its weights.
         """
-        arguments = constructor_arguments(self)
+        arguments = {"name": self.name, "dtype": self.dtype_policy, **constructor_arguments(self)}
         for name in settings:
             check_one_of("settings", name, arguments)
         model = type(self)(**{**arguments, **settings})
@@ -119,9 +119,7 @@ class GenerativeModel(WeightAveraging, keras.Model, abc.ABC):
         """The weights that are in no part of the model, such as a codebook, but the averages."""
         parts = self._flatten_layers(include_self=False)
         others = {id(v) for part in parts for v in part.weights}
-        others.update(id(v) for v in self.ema_weights)
-        if self.ema_weights:
-            others.add(id(self.ema_updates))
+        others.update(id(v) for v in self.average_state)
         return [v for v in self.weights if id(v) not in others]
 
     def compile(self, optimizer="adam", *, jit_compile=False, skip_above=None, **kwargs):
@@ -167,6 +165,11 @@ class GenerativeModel(WeightAveraging, keras.Model, abc.ABC):
             self.skipped_steps = tf.Variable(0, trainable=False, name="skipped_steps")
             self.skipped_in_a_row = tf.Variable(0, trainable=False, name="skipped_in_a_row")
 
+    def get_compile_config(self):
+        """What `compile` was given, for a `.keras` file; nothing before it."""
+        config = super().get_compile_config()
+        return config and {**config, "skip_above": self.skip_above}
+
     def compile_from_config(self, config):
         """Compiles a model that `keras.saving.load_model` has rebuilt."""
         self.compile(**keras.saving.deserialize_keras_object(config))
@@ -209,6 +212,11 @@ class GenerativeModel(WeightAveraging, keras.Model, abc.ABC):
     def fit(self, x=None, *args, **kwargs):
         """As `keras.Model.fit`, on data that are looked at first; of several workers one writes."""
         x = self._look_at(x)
+        if not self.optimized_variables:
+            raise ValueError(
+                f"This {type(self).__name__} has nothing to train: its networks are frozen, as an "
+                "autoencoder is inside of a LatentDiffusion. `trainable = True` on each undoes it."
+            )
         callbacks = keras.tree.flatten(kwargs.get("callbacks") or [])
         if not is_chief():
             kwargs["callbacks"] = [c for c in callbacks if not isinstance(c, WRITERS)]
@@ -238,14 +246,19 @@ class GenerativeModel(WeightAveraging, keras.Model, abc.ABC):
         return x
 
     def apply_gradients(self, optimizer, gradients, variables):
-        """Applies one update, unless it is to be skipped, and lets the averaged weights follow."""
+        """Applies one update, unless it is to be skipped, and lets the averaged weights follow.
+
+        Returns:
+            A boolean tensor, whether it was skipped.
+        """
         skipped = apply_gradients(
             optimizer, gradients, variables, self.skip_above, self.update_averages
         )
         if self.skip_above is not None:
-            skipped = tf.cast(skipped, tf.int32)
-            self.skipped_steps.assign_add(skipped)
-            self.skipped_in_a_row.assign(skipped * (self.skipped_in_a_row + 1))
+            one = tf.cast(skipped, tf.int32)
+            self.skipped_steps.assign_add(one)
+            self.skipped_in_a_row.assign(one * (self.skipped_in_a_row + 1))
+        return skipped
 
     def logs(self, terms, **others):
         """Updates the running means of the loss, of its terms and of `others`; returns them."""

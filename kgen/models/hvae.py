@@ -89,7 +89,7 @@ class HVAE(GenerativeModel):
         self.likelihood = likelihoods.get(likelihood)
         check_likelihood(self.likelihood, decoder, encoder.input_shape[1:])
         if prior is not None:
-            check_prior(prior, levels[0].latent_shape, encoder.input_shape[1:])
+            check_prior(prior, levels[0].latent_shape, encoder.input_shape[1:], self.likelihood)
         self.encoder = encoder
         self.levels = list(levels)
         self.decoder = decoder
@@ -173,7 +173,8 @@ class HVAE(GenerativeModel):
             x: data `[B, ...]`.
             seed: an int32 pair.
             num_samples: K, how many samples for each example.
-            training: whether layers such as dropout are active.
+            training: whether layers such as dropout are active in the encoder and the decoder; a
+                level always runs as after training.
 
         Returns:
             The last state, `[K B, ...]` sample by sample, and for each level `(q, p, z)`.

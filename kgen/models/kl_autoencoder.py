@@ -254,6 +254,14 @@ class KLAutoencoder(GenerativeModel):
             self.discriminator_optimizer = keras.optimizers.get(optimizer)
             self.discriminator_optimizer.build(self.discriminator.trainable_variables)
 
+    def get_compile_config(self):
+        """As `GenerativeModel.get_compile_config`, with the optimizer of the discriminator."""
+        config = super().get_compile_config()
+        if config and self.discriminator is not None:
+            optimizer = keras.saving.serialize_keras_object(self.discriminator_optimizer)
+            config["discriminator_optimizer"] = optimizer
+        return config
+
     @property
     def optimized_variables(self):
         """The autoencoder's variables; the discriminator has an optimizer of its own."""

@@ -21,7 +21,7 @@ References:
 import tensorflow as tf
 
 from kgen.gaussian import Gaussian
-from kgen.likelihoods import GaussianLikelihood
+from kgen.likelihoods import GaussianLikelihood, to_uint8
 from kgen.models import diffusion_serving
 from kgen.models.denoising_model import DenoisingModel
 from kgen.models.generative_model import freeze, images_of
@@ -229,11 +229,11 @@ class LatentDiffusion(DenoisingModel):
 
     def _finish(self, z, given):
         with self.autoencoder.averaged():
-            images = super()._finish(self.autoencoder.decode(z), given)
+            images = to_uint8(self.likelihood, self.autoencoder.decode(z))
         if "mask" not in given:
             return images
         # What is not masked stays as it was, to the pixel.
-        known, mask = super()._finish(given["x"], given), given["mask"]
+        known, mask = to_uint8(self.likelihood, given["x"]), given["mask"]
         mixed = mask * tf.cast(images, tf.float32) + (1 - mask) * tf.cast(known, tf.float32)
         return tf.cast(tf.round(mixed), tf.uint8)
 

@@ -22,6 +22,8 @@ from kgen.serialization import serializable
 class GaussianLevel(keras.layers.Layer):
     """One level: a Gaussian prior and a Gaussian posterior.
 
+    Its networks run as after training: layers such as dropout have no effect in them.
+
     Args:
         prior: None for N(0, I), or a network from the state to `[B, ..., 2 C]`.
         posterior: a network from `[state, features]`, or from features alone, to `[B, ..., 2 C]`.

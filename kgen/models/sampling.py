@@ -48,7 +48,8 @@ class Sampler:
             num_steps: solver steps, an int32 scalar.
             scale: of the guidance, a float32 scalar.
             seed: an int32 pair.
-            indices: int32 `[B]`; an example depends on the seed and its index alone.
+            indices: int32 `[B]`; an example depends on the seed and its index alone, and with a
+                stochastic solver on the first index too.
             given: a dictionary that may hold `"noise"`, z at t = 1; `"x"`, examples, and
                 `"strength"`, the time at which to begin from them; `"mask"`, 0 where `x` is kept.
 
@@ -60,6 +61,8 @@ class Sampler:
         """
         denoise, start = self._guided(guidance, cond, negative, scale), 1.0
         noise_seed, solver_seed = split(seed, 2)
+        # Or every part of the examples would follow the same random path.
+        solver_seed = fold_in(solver_seed, indices[0])
         if "noise" in given:
             z = given["noise"]
         else:

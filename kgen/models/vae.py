@@ -114,7 +114,7 @@ class VAE(GenerativeModel):
         self.encoder = encoder
         self.decoder = decoder
         self.prior = StandardNormal(tuple(decoder.input_shape[1:])) if prior is None else prior
-        check_prior(self.prior, self.latent_shape, self.data_shape)
+        check_prior(self.prior, self.latent_shape, self.data_shape, self.likelihood)
         self.beta = beta
         self.warm_up = warm_up
         self.capacity = capacity

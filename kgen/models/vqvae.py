@@ -148,12 +148,17 @@ class VQVAE(GenerativeModel):
         with tf.GradientTape() as tape:
             terms, h, k = self._forward(x, True)
             scaled = self.optimizer.scale_loss(global_mean_of_sum(terms))
-        self.apply_gradients(self.optimizer, tape.gradient(scaled, variables), variables)
-        counts = self._follow(tf.stop_gradient(h), k, self.seeds.next())
+        gradients = tape.gradient(scaled, variables)
+        skipped = self.apply_gradients(self.optimizer, gradients, variables)
+        counts = self._follow(tf.stop_gradient(h), k, self.seeds.next(), skipped)
         return self.logs(terms, perplexity=perplexity(counts))
 
-    def _follow(self, h, k, seed):
-        """Updates the averages and the codes; returns how often each code was chosen."""
+    def _follow(self, h, k, seed, skipped):
+        """Updates the averages and the codes, unless the step was skipped.
+
+        Returns:
+            How often each code was chosen, `[num_codes]`.
+        """
         chosen, num = tf.one_hot(k, self.num_codes), tf.shape(h)[0]
         counts, sums = tf.reduce_sum(chosen, axis=0), tf.matmul(chosen, h, transpose_a=True)
         at = tf.cast(uniform([self.num_codes], seed) * tf.cast(num, tf.float32), tf.int32)
@@ -169,9 +174,9 @@ class VQVAE(GenerativeModel):
         dead = tf.where(started, n < self.revive_below * mean, True)
         n = tf.where(dead, mean, n)
         m = tf.where(dead[:, None], mean * others, m)
-        self.counts.assign(n)
-        self.sums.assign(m)
-        self.codes.assign(m / tf.maximum(n, 1e-6)[:, None])
+        codes = m / tf.maximum(n, 1e-6)[:, None]
+        for variable, new in ((self.counts, n), (self.sums, m), (self.codes, codes)):
+            variable.assign(tf.where(skipped, variable, new))
         return counts
 
     def test_step(self, data):

@@ -134,6 +134,7 @@ def sigmoid_decoder():
         (lambda: vae(prior="normal"), TypeError, "`prior` must be None or an object"),
         (lambda: vae(prior=GaussianMixture(3, (5,))), ValueError, r"latent_shape \(2,\)"),
         (lambda: vae(prior=VampPrior(3, (4, 4, 3))), ValueError, r"data_shape \(4, 4, 1\)"),
+        (lambda: vae(prior=VampPrior(3, SHAPE, low=-1)), ValueError, "`prior` must have low=0, as"),
         (lambda: hvae(prior=StandardNormal((3,))), ValueError, r"latent_shape \(2,\)"),
         (lambda: hvae(prior=VampPrior), TypeError, "`prior` must be None or an object"),
         (lambda: vae(ema_decay=1.0), ValueError, "`ema_decay` must be"),

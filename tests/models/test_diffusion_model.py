@@ -13,7 +13,7 @@ from kgen.diffusion import CosineLogSNR, GaussianDiffusion, LinearLogSNR, time_g
 from kgen.diffusion.prediction import target
 from kgen.editing import slerp
 from kgen.networks import TimeMLP
-from kgen.solvers import DDIM, solve
+from kgen.solvers import DDIM, AnnealedLangevin, EulerMaruyama, solve
 from kgen.tensors import expand_to
 
 SEED = tf.constant([5, 6])
@@ -493,14 +493,80 @@ def test_a_model_that_is_told_nothing_takes_no_conditions():
             told(x, conditions=[0, 1, 2])
 
 
-@pytest.mark.parametrize(("channels", "dtype"), [(1, "uint8"), (3, "uint8"), (8, "float32")])
-def test_pictures_leave_as_pixels_and_other_maps_as_they_are(channels, dtype):
-    """Latents of another model have the rank of pictures, and no grey levels."""
+@pytest.mark.parametrize(
+    ("channels", "grey_levels", "dtype"),
+    [(1, 256, "uint8"), (3, 256, "uint8"), (3, None, "float32"), (8, None, "float32")],
+)
+def test_grey_levels_leave_as_pixels_and_real_values_as_they_are(channels, grey_levels, dtype):
+    """Latents of another model have the rank of pictures, and any number of channels."""
+    shape, process = (4, 4, channels), GaussianDiffusion(CosineLogSNR())
+    network = keras.layers.Conv2D(channels, 1)
+    network.build((None, *shape))
 
-    def network(z, log_snr, cond=None, training=False):
-        return z
+    def at_every_level(z, log_snr, cond=None, training=False):
+        return network(z)
 
-    process = GaussianDiffusion(CosineLogSNR())
-    options = {"data_shape": (4, 4, channels), "grey_levels": None, "seed": 0}
-    x = kgen.DiffusionModel(network, process, **options).generate(2, num_steps=2)
-    assert (x.dtype, x.shape) == (dtype, (2, 4, 4, channels))
+    options = {"data_shape": shape, "grey_levels": grey_levels, "seed": 0}
+    model = kgen.DiffusionModel(at_every_level, process, **options)
+    model.parts = network  # so that there is something to train
+    x = model.generate(2, num_steps=2)
+    assert (x.dtype, x.shape) == (dtype, (2, *shape))
+    model.compile()
+    large = np.full((2, *shape), 3.7, "float32")
+    if grey_levels is None:
+        assert np.isfinite(model.fit(large, verbose=0).history["loss"]).all()
+        return
+    with pytest.raises(ValueError, match=r"`x` must be in \[-1, 1\]"):
+        model.fit(large, verbose=0)
+    for begin in (model.invert, lambda x: model.generate(2, images=x)):
+        with pytest.raises(ValueError, match=r"`images` must be in \[-1, 1\]"):
+            begin(large)
+
+
+@pytest.mark.parametrize("solver", [DDIM(eta=1.0), EulerMaruyama(), AnnealedLangevin()])
+def test_parts_of_the_examples_follow_paths_of_their_own(solver, gaussian_data):
+    """A stochastic path forgets where it began: two on one path would end in one place."""
+    model = exact(gaussian_data, GaussianDiffusion(CosineLogSNR(6.0, -6.0)))
+    x = model.generate(400, num_steps=30, solver=solver, seed=0, batch_size=200)
+    distance = np.linalg.norm(x[:200] - x[200:], axis=1)
+    others = np.linalg.norm(x[:200] - np.roll(x[:200], 1, axis=0), axis=1)
+    assert np.median(distance) == pytest.approx(np.median(others), rel=0.3)
+
+
+def test_the_bound_of_a_value_between_grey_levels_is_that_of_the_nearest():
+    """Of a real value there is no probability, which the 8-bit bound would seem to have."""
+    process = GaussianDiffusion(LinearLogSNR(13.3, -11.0))
+    model = exact(UniformLevels, process, shape=(4, 4, 1), grey_levels=256)
+    rng = np.random.default_rng(0)
+    levels = rng.integers(0, 256, (20, 4, 4, 1))
+    between = np.clip(levels + rng.uniform(-0.4, 0.4, levels.shape), 0, 255)
+    for x, other in zip(
+        *(model.bound_terms(v / 127.5 - 1, seed=SEED).values() for v in (levels, between))
+    ):
+        np.testing.assert_allclose(x, other, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("batch", "error", "message"),
+    [
+        ({"labels": [0, 1, 2]}, ValueError, r"`labels` must be in 0..1\. Received: \[0 1 2\]"),
+        ({"labels": [-1, 1, 0]}, ValueError, r"`labels` must be in 0..1"),
+        ({"labels": [0.0, 1.0, 1.0]}, TypeError, "`labels` must be integers"),
+        ({}, ValueError, 'must have the key "labels"'),
+        (None, ValueError, 'must have the key "labels"'),
+    ],
+)
+def test_labels_are_looked_at_before_training(conditional, batch, error, message):
+    x = np.zeros((3, 2), "float32")
+    data = x if batch is None else {"images": x, **{k: np.array(v) for k, v in batch.items()}}
+    for take in (conditional[0].fit, conditional[0].evaluate):
+        with pytest.raises(error, match=message):
+            take(data, verbose=0)
+
+
+def test_a_label_that_is_none_in_a_later_batch_is_an_error(conditional):
+    labels = np.array([0, 1, 1, 2], "int32")  # 2 would be the row of no class
+    data = {"images": np.zeros((4, 2), "float32"), "labels": labels}
+    batches = tf.data.Dataset.from_tensor_slices(data).batch(2)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"`labels` must be in 0..1"):
+        conditional[0].evaluate(batches, verbose=0)

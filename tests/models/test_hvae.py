@@ -83,7 +83,9 @@ def test_reconstruction_from_the_top_levels_only():
 
 
 @pytest.mark.parametrize(
-    "prior", [GaussianMixture(3, (4,)), VampPrior(3, (16, 16, 3))], ids=["mixture", "vamp"]
+    "prior",
+    [GaussianMixture(3, (4,)), VampPrior(3, (16, 16, 3), low=-1.0)],
+    ids=["mixture", "vamp"],
 )
 def test_a_learned_prior_of_the_top_level(make_hvae, dataset, pictures, tmp_path, prior):
     model, x = make_hvae(prior=prior), pictures["images"][:3]

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import kgen
 from kgen.networks.blocks import dtype_policy
+from kgen.networks.conv import decoder, encoder
 from kgen.serialization import serializable
 
 MODELS = [
@@ -147,6 +148,50 @@ def test_other_settings_leave_the_networks_and_their_weights(make, pictures):
     one, other = (m.loss_terms(batch, seed=tf.constant([1, 2])) for m in (model, again))
     for name, value in one.items():
         np.testing.assert_array_equal(other[name], value)
+
+
+def test_other_settings_keep_the_precision_of_the_model(make_vae):
+    with dtype_policy("mixed_float16"):
+        model = make_vae()
+    again = model.with_settings(beta=2.0)
+    assert again.dtype_policy.name == model.dtype_policy.name == "mixed_float16"
+    again.compile()
+    assert isinstance(again.optimizer, keras.optimizers.LossScaleOptimizer)
+
+
+def test_a_frozen_part_says_that_it_has_nothing_to_train(make_diffusion, dataset):
+    frozen = make_diffusion().autoencoder.with_settings(latent_noise=0.2, ema_decay=0.9)
+    frozen.compile()
+    with pytest.raises(ValueError, match="KLAutoencoder has nothing to train: .* are frozen"):
+        frozen.fit(dataset(), verbose=0)
+    frozen.encoder.trainable = frozen.decoder.trainable = True
+    again = frozen.with_settings(ema_decay=0.9)
+    assert len(again.ema_weights) == len(again.trainable_variables) > 0
+    before = again.trainable_variables[0].numpy()
+    again.compile()
+    again.fit(dataset().take(1), verbose=0)
+    assert np.abs(again.trainable_variables[0] - before).max() > 0
+
+
+def test_a_keras_file_remembers_how_the_model_was_compiled(tmp_path, pictures):
+    discriminator = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Conv2D(1, 4, 4)])
+    model = kgen.KLAutoencoder(
+        encoder((16, 16, 3), 4, channels=(8, 16)),
+        decoder((8, 8, 4), channels=(8, 16)),
+        discriminator=discriminator,
+        adversarial=0.1,
+    )
+    model.compile("sgd", keras.optimizers.RMSprop(3e-3), skip_above=5.0)
+    model.fit(pictures["images"][:8], verbose=0)
+    model.save(tmp_path / "model.keras")
+    again = kgen.load_model(tmp_path / "model.keras")
+    assert again.skip_above == 5.0
+    assert isinstance(again.optimizer, keras.optimizers.SGD)
+    optimizer = again.discriminator_optimizer
+    assert isinstance(optimizer, keras.optimizers.RMSprop)
+    assert int(optimizer.iterations) == int(model.discriminator_optimizer.iterations) == 1
+    for one, other in zip(optimizer.variables, model.discriminator_optimizer.variables):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_setting_that_is_none_is_named(make):

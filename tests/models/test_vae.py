@@ -183,7 +183,9 @@ def test_beta_warm_up_and_capacity(make_vae, pictures):
 
 
 @pytest.mark.parametrize(
-    "prior", [GaussianMixture(3, (8,)), VampPrior(5, (16, 16, 3))], ids=["mixture", "vamp"]
+    "prior",
+    [GaussianMixture(3, (8,)), VampPrior(5, (16, 16, 3), low=-1.0)],
+    ids=["mixture", "vamp"],
 )
 def test_learned_priors_train_generate_and_save(make_vae, dataset, tmp_path, prior):
     model = make_vae(prior=prior)

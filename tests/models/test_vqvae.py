@@ -95,3 +95,18 @@ def test_two_devices_follow_the_whole_batch(strategies):
         model.fit(X, batch_size=50, verbose=0, shuffle=False)
         codes.append(model.codes.numpy())
     np.testing.assert_allclose(codes[0], codes[1], rtol=1e-5)
+
+
+def test_a_step_that_is_skipped_leaves_the_codes():
+    model = toy()
+    model.compile("adam", skip_above=float("inf"))
+    model.fit(X, batch_size=50, verbose=0)
+    before = [v.numpy() for v in (model.codes, model.counts, model.sums)]
+    broken = X.copy()
+    broken[3, 0, 0] = np.nan
+    model.train_on_batch(tf.constant(broken))
+    assert int(model.skipped_steps) == 1
+    for variable, value in zip((model.codes, model.counts, model.sums), before):
+        np.testing.assert_array_equal(variable, value)
+    model.train_on_batch(tf.constant(X))
+    assert np.abs(model.codes - before[0]).max() > 0
