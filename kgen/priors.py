@@ -81,13 +81,18 @@ class _Mixture(keras.layers.Layer):
 
     def log_prob(self, z, posterior=None):
         """Log density of codes `[B, ...]`, `[B]` nats."""
-        p = self._components(posterior)
-        size = math.prod(z.shape[1:])
-        z = tf.reshape(z, [-1, 1, size])
-        mean, log_std = (tf.reshape(a, [1, -1, size]) for a in (p.mean, p.log_std))
-        square = ((z - mean) * tf.exp(-log_std)) ** 2
-        log_p = -0.5 * tf.reduce_sum(square + 2 * log_std + math.log(2 * math.pi), -1)
-        return tf.reduce_logsumexp(self._log_weights() + log_p, axis=1)
+        p, size, dtype = self._components(posterior), math.prod(z.shape[1:]), z.dtype
+        z, mean, log_std = (
+            tf.cast(tf.reshape(a, [-1, size]), tf.float64) for a in (z, p.mean, p.log_std)
+        )
+        # |(z - m) / s|^2 multiplied out: no tensor [B, K, size]. In float64, since terms cancel.
+        precision = tf.exp(-2 * log_std)
+        square = tf.matmul(z**2, precision, transpose_b=True)
+        square -= 2 * tf.matmul(z, mean * precision, transpose_b=True)
+        square += tf.reduce_sum(mean**2 * precision, axis=-1)
+        log_p = -0.5 * (square + tf.reduce_sum(2 * log_std + math.log(2 * math.pi), axis=-1))
+        log_p += tf.cast(self._log_weights(), tf.float64)
+        return tf.cast(tf.reduce_logsumexp(log_p, axis=1), dtype)
 
     def kl(self, q, z, posterior=None):
         """Estimate of KL(q || p) at the sample `z` of `q`, `[B]` nats."""

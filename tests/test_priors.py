@@ -38,6 +38,18 @@ def pdf(prior, z):
     return parts.prod(-1) @ w
 
 
+def test_the_density_of_narrow_components_far_from_zero():
+    """(z - m)^2 / s^2 is of order 1, and each of its three terms of order 1e8."""
+    rng = np.random.default_rng(0)
+    prior = GaussianMixture(3, (4,))
+    prior.means.assign(10 + rng.normal(size=(3, 4)))
+    prior.log_stds.assign(rng.uniform(-7, -6, size=(3, 4)))
+    mean, std = prior.means.numpy().astype("float64"), np.exp(prior.log_stds.numpy())
+    z = (mean + std * rng.normal(size=(3, 4))).astype("float32")
+    parts = np.log(normal_pdf(z.astype("float64"), mean, std)).sum(-1) - np.log(3)
+    np.testing.assert_allclose(prior.log_prob(tf.constant(z)), parts, rtol=1e-5)
+
+
 def test_mixture_density_and_samples():
     prior = mixture()
     z = np.random.default_rng(1).normal(size=(5, 2)).astype("float32")
