@@ -1,7 +1,7 @@
 """Measure a diffusion model of grey pictures and classes: likelihood, samples, guidance.
 
-    python examples/diffusion.py --data fashion_mnist --output runs/diffusion             # 2 hours
-    python examples/evaluate_diffusion.py --preset runs/diffusion --output runs/measured
+    python examples/evaluate_diffusion.py --output runs/measured                 # the shipped model
+    python examples/evaluate_diffusion.py --preset runs/diffusion-fashion_mnist  # one of your own
 
 Four things, each of which `--parts` may name alone; all figures go to `measured.json`. The same
 command again, with other parts or more draws, adds to them; `frechet` goes on where it was.
@@ -167,7 +167,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--preset", type=pathlib.Path, required=True)
+    parser.add_argument("--preset", type=pathlib.Path, default=guidance.SHIPPED)
     parser.add_argument("--data", choices=grey.NAMES, default="fashion_mnist")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/measured"))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)

@@ -1,7 +1,7 @@
 """Guide a diffusion model of classes, and measure what guidance costs and buys.
 
-    python examples/diffusion.py --data fashion_mnist --output runs/diffusion     # 2 hours
-    python examples/guidance.py --preset runs/diffusion --output runs/guidance
+    python examples/guidance.py --output runs/guidance                 # of the shipped model
+    python examples/guidance.py --preset runs/diffusion-fashion_mnist  # of one of your own
 
 Two classifiers are trained first: an ordinary one, that judges pictures, and one of noisy pictures,
 that guides. Then the same noise is turned into pictures at several scales of classifier-free and of
@@ -26,6 +26,8 @@ from kgen.data import grey
 from kgen.diffusion import classifier_free, classifier_guidance
 from kgen.metrics import precision_recall
 from kgen.pictures import contact_sheet, save_png
+
+SHIPPED = pathlib.Path(__file__).parents[1] / "saved_models" / "diffusion_fashion_mnist"
 
 
 def judge(classes):
@@ -118,7 +120,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--preset", type=pathlib.Path, required=True)
+    parser.add_argument("--preset", type=pathlib.Path, default=SHIPPED)
     parser.add_argument("--data", choices=grey.NAMES, default="fashion_mnist")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/guidance"))
     parser.add_argument("--epochs", type=int, default=8, help="of the classifiers")

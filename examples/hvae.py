@@ -93,7 +93,8 @@ def draw(model, data, output):
 
 def main(argv=None):
     """Runs the command line."""
-    args = vae.arguments(__doc__, ("dense", "conv"), "dense", 1e-3).parse_args(argv)
+    defaults = "dense 200, conv 150", "runs/hvae-MODEL"
+    args = vae.arguments(__doc__, ("dense", "conv"), "dense", 1e-3, *defaults).parse_args(argv)
     if args.evaluate is not None:
         return vae.evaluate(kgen.from_preset(args.evaluate), args)
     args.output = args.output or pathlib.Path("runs") / f"hvae-{args.model}"

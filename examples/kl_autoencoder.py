@@ -3,7 +3,7 @@
     python examples/kl_autoencoder.py --output runs/autoencoder
 
 A 64 x 64 picture becomes 8 x 8 x 12 numbers and a picture again. Training runs on the captioned
-emoji (about 45 minutes on 2 cores), is resumable (start the same command again) and ends with a
+emoji (about 50 minutes on 2 cores), is resumable (start the same command again) and ends with a
 preset in `--output`. Expect 27.6 dB on held-out captions, and 26.4 dB with the noise.
 `--evaluate DIR` only measures one: the peak signal-to-noise ratio on captions held out from
 training, of the posterior mean and of latents with noise of standard deviation 0.2.

@@ -5,7 +5,7 @@
 uses the model in `saved_models/text_to_image` (8 x 8 x 12 latents of 64 x 64 emoji, a sentence
 encoder, a U-Net with cross-attention). Several sentences make one labelled sheet. To train one:
 
-    python examples/text_to_image.py --train --output runs/text_to_image     about 5 hours, 2 cores
+    python examples/text_to_image.py --train --output runs/text_to_image     about 2 hours, 2 cores
     python examples/text_to_image.py --quick --output runs/quick             about 7 minutes
 
 `--train` goes on where it stopped when it is started again. `--quick` trains on the pictures of one

@@ -186,8 +186,8 @@ def evaluate(model, args):
     )
 
 
-def arguments(description, models, default, rate):
-    """The command line that the examples of the VAEs share."""
+def arguments(description, models, default, rate, epochs, output):
+    """The command line that the examples of the VAEs share; the last two say their defaults."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -196,8 +196,8 @@ def arguments(description, models, default, rate):
     parser.add_argument(
         "--likelihood", choices=("bernoulli", "logistic_mixture"), default="bernoulli"
     )
-    parser.add_argument("--output", type=pathlib.Path, help="default: runs/MODEL")
-    parser.add_argument("--epochs", type=int, help="default: as in saved_models/README.md")
+    parser.add_argument("--output", type=pathlib.Path, help=f"default: {output}")
+    parser.add_argument("--epochs", type=int, help=f"default: {epochs}")
     parser.add_argument("--start", type=pathlib.Path, metavar="DIR", help="begin with a preset")
     parser.add_argument(
         "--prior", choices=("normal", "mixture", "vamp"), help="default: normal, or of the preset"
@@ -216,7 +216,8 @@ def arguments(description, models, default, rate):
 
 def main(argv=None):
     """Runs the command line."""
-    args = arguments(__doc__, MODELS, "vae", 2e-3).parse_args(argv)
+    defaults = "400; tutorial 10, iwae-5 200, iwae-50 100", "runs/MODEL"
+    args = arguments(__doc__, MODELS, "vae", 2e-3, *defaults).parse_args(argv)
     if args.evaluate is not None:
         return evaluate(kgen.from_preset(args.evaluate), args)
     args.output = args.output or pathlib.Path("runs") / args.model

@@ -86,14 +86,14 @@ def check_path(name, value):
     return pathlib.Path(value)
 
 
-def check_networks(encoder, decoder, moments=False):
+def check_networks(encoder, decoder, moments=False, parameters=False):
     """Checks that a decoder takes what an encoder returns, and returns what it takes.
 
     Args:
         encoder: a network.
         decoder: a network.
-        moments: whether the encoder returns mean and log standard deviation, side by side; then
-            the decoder may return the parameters of a distribution.
+        moments: whether the encoder returns mean and log standard deviation, side by side.
+        parameters: whether the decoder may return the parameters of a distribution of the data.
 
     Raises:
         ValueError: if the decoder does not.
@@ -109,7 +109,7 @@ def check_networks(encoder, decoder, moments=False):
             f"`encoder` must return {what}. "
             f"Received: encoder.output_shape={code}, decoder.input_shape={taken}."
         )
-    if not moments and encoder.input_shape != decoder.output_shape:
+    if not parameters and encoder.input_shape != decoder.output_shape:
         raise ValueError(
             "`decoder` must return what `encoder` takes. Received: "
             f"encoder.input_shape={encoder.input_shape}, "

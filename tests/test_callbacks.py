@@ -87,6 +87,12 @@ def test_tensorboard_gets_the_sheets(tmp_path):
     np.testing.assert_array_equal(images[2], sheet_of(tmp_path / "png" / "epoch_0002.png"))
 
 
+def test_labels_are_captions_too(tmp_path):
+    model = fit(SampleGrid(tmp_path, [2, 0], every=9), epochs=1)
+    assert model.calls[0][0] == [2, 0]
+    assert sheet_of(tmp_path / "epoch_0001.png").size
+
+
 def test_wrong_arguments(tmp_path):
     with pytest.raises(ValueError, match="`prompts` must be a sequence of strings"):
         SampleGrid(tmp_path, [])

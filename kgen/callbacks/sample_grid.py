@@ -23,7 +23,7 @@ class SampleGrid(keras.callbacks.Callback):
 
     Args:
         directory: where the sheets go; created if missing.
-        prompts: a sequence of strings, one for each picture.
+        prompts: a sequence of strings, or of labels, one for each picture.
         every: number of epochs between two sheets.
         num_steps: solver steps.
         guidance_scale: of `model.generate`.
@@ -32,7 +32,7 @@ class SampleGrid(keras.callbacks.Callback):
 
     Raises:
         TypeError: if a number is none, or a directory is no path.
-        ValueError: if `prompts` is not a sequence of strings, or a number is out of range.
+        ValueError: if `prompts` is no sequence of strings or of labels, or a number out of range.
         ImportError: if `tensorboard` is asked for and not installed.
 
     Example:
@@ -55,8 +55,10 @@ class SampleGrid(keras.callbacks.Callback):
         super().__init__()
         many = [prompts] if isinstance(prompts, str) else prompts
         sequence = isinstance(many, (list, tuple, np.ndarray)) and len(many)
-        if not sequence or not all(isinstance(prompt, str) for prompt in many):
-            raise ValueError(f"`prompts` must be a sequence of strings. Received: {prompts!r}.")
+        if not sequence or not (_all(many, str) or _all(many, (int, np.integer))):
+            raise ValueError(
+                f"`prompts` must be a sequence of strings, or of labels. Received: {prompts!r}."
+            )
         check_count("every", every)
         check_count("num_steps", num_steps)
         check_number("guidance_scale", guidance_scale)
@@ -98,9 +100,13 @@ class SampleGrid(keras.callbacks.Callback):
             guidance_scale=self.guidance_scale,
             seed=self.seed,
         )
-        sheet = contact_sheet(images, self.prompts)
+        sheet = contact_sheet(images, [str(prompt) for prompt in self.prompts])
         save_png(self.directory / f"epoch_{self._finished:04d}.png", sheet)
         if self.tensorboard is not None:
             with tf.summary.create_file_writer(str(self.tensorboard)).as_default():
                 tf.summary.image("samples", sheet[None], step=self._finished)
         self._drawn = self._finished
+
+
+def _all(values, kind):
+    return all(isinstance(value, kind) for value in values)

@@ -25,7 +25,7 @@ import numpy as np
 from kgen.checks import check_count, check_one_of, check_path
 from kgen.data.arrays import VALUES, batches
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
+SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 CAPTIONS = ("txt", "csv", "folders")
 TABLES = ("captions.csv", "metadata.csv")
 _FILE_COLUMNS = ("file_name", "filename", "file", "image")

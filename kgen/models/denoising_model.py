@@ -76,11 +76,18 @@ class DenoisingModel(GenerativeModel):
             shape: of one z.
 
         Raises:
-            ValueError: for a learned schedule, unless the model trains it.
+            ValueError: for a learned schedule, unless the model trains it, or for a network of
+                kgen that has no input for the condition.
         """
         learned = isinstance(process.schedule, keras.layers.Layer)
         if learned and not self.trains_schedule:
             raise ValueError("A learned schedule needs a DiffusionModel, whose bound trains it.")
+        inputs = getattr(getattr(network, "graph", None), "input", {"pooled": None})
+        if conditioner is not None and not {"tokens", "pooled"} & set(inputs):
+            raise ValueError(
+                "`network` must be made for a condition, by `pooled=...` or `tokens=...`, where "
+                "there is a conditioner: it would be told nothing."
+            )
         self.network = network
         self.process = process
         self.conditioner = conditioner

@@ -23,7 +23,7 @@ def as_arrays(x):
     """A dictionary of arrays as Keras can batch it, with text as tensors; all else as it is.
 
     Raises:
-        ValueError: if the arrays hold different numbers of examples.
+        ValueError: if the arrays hold different numbers of examples, or one is a single value.
 
     Example:
         >>> as_arrays({"prompts": np.array(["a", "b"])})["prompts"].dtype
@@ -32,7 +32,13 @@ def as_arrays(x):
     if not isinstance(x, dict):
         return x
     arrays = {key: a if tf.is_tensor(a) else np.asarray(a) for key, a in x.items()}
-    lengths = {key: len(a) for key, a in arrays.items() if len(a.shape)}
+    for key, a in arrays.items():
+        if not len(a.shape):
+            raise ValueError(
+                "The arrays of `x` must hold an entry for each example. "
+                f"Received: one value of {key!r}, {x[key]!r}."
+            )
+    lengths = {key: len(a) for key, a in arrays.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(
             "The arrays of `x` must hold the same number of examples. Received: "

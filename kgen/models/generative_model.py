@@ -17,7 +17,7 @@ import abc
 import keras
 import tensorflow as tf
 
-from kgen.checks import check_interval, check_one_of
+from kgen.checks import check_interval, check_one_of, has_range
 from kgen.distribution import is_chief
 from kgen.metrics.bits_per_dim import bits_per_dim
 from kgen.models.averaging import WeightAveraging
@@ -201,8 +201,9 @@ class GenerativeModel(WeightAveraging, keras.Model, abc.ABC):
         if not bound:
             return {}
         nats = tf.add_n([bound[name] for name in BOUND if name in bound])
-        dimensions = images_of(batch).shape[1:].num_elements()
-        width = self.likelihood.bin_width
+        shape = images_of(batch).shape[1:]
+        dimensions = shape.num_elements()
+        width = self.likelihood.bin_width if has_range(self.likelihood, shape) else None
         return {
             **bound,
             "bound": nats,

@@ -9,7 +9,8 @@ the results:
     tokens.npy, mask.npy, ...   [P, ...]          one row per distinct prompt
 
 The files are memory-mapped: written in pieces and read by rows, so they may be larger than memory.
-A folder without its last file, `meta.json`, is incomplete and is written anew.
+A folder without its last file, `meta.json`, is incomplete and is written anew. That file also says
+which encoders the arrays are of.
 """
 
 import json
@@ -27,15 +28,25 @@ class LatentCache:
 
     Args:
         directory: the folder that `write` filled.
+        source: what tells the encoders from others, as of `write`; None takes any.
+
+    Raises:
+        FileNotFoundError: if the cache is not complete.
+        ValueError: if it is of other encoders.
     """
 
-    def __init__(self, directory):
+    def __init__(self, directory, source=None):
         directory = pathlib.Path(directory)
         if not self.exists(directory):
             raise FileNotFoundError(
                 f"`directory` must be a complete cache of latents. Received: {directory}."
             )
         meta = json.loads((directory / META).read_text())
+        if source not in (None, meta.get("source")):
+            raise ValueError(
+                "`directory` must hold latents of this autoencoder and text encoder. Received: "
+                f"{directory}, which holds those of others; remove it to write it anew."
+            )
         self.moments, self.rows = (_map(directory, name) for name in ("moments", "rows"))
         self.conditions = {key: _map(directory, key) for key in meta["conditions"]}
 
@@ -45,7 +56,7 @@ class LatentCache:
         return (pathlib.Path(directory) / META).is_file()
 
     @classmethod
-    def write(cls, directory, dataset, moments, embed):
+    def write(cls, directory, dataset, moments, embed, source):
         """Runs the encoders over a data set.
 
         Args:
@@ -54,6 +65,7 @@ class LatentCache:
             moments: function of the pictures that returns `[B, h, w, 2 c]`.
             embed: function of a list of prompts that returns a dictionary of arrays, one row each;
                 None for pictures without prompts.
+            source: a string that tells the encoders from others.
 
         Returns:
             The `LatentCache`.
@@ -86,11 +98,16 @@ class LatentCache:
             bar.add(len(part))
         for table in tables.values():
             table.close()
-        (directory / META).write_text(json.dumps({"conditions": sorted(tables)}))
-        return cls(directory)
+        meta = {"conditions": sorted(tables), "source": source}
+        (directory / META).write_text(json.dumps(meta))
+        return cls(directory, source)
 
     def dataset(self, batch_size=64, shuffle=True, seed=0):
-        """Batches `{"moments": [B, h, w, 2 c], "condition": {...}}`, shuffled anew every epoch."""
+        """Batches `{"moments": [B, h, w, 2 c], "condition": {...}}`, shuffled anew every epoch.
+
+        Shuffled batches are whole ones; there is one of all pictures where there are fewer.
+        """
+        batch_size = min(batch_size, len(self.moments))
         keys = sorted(self.conditions)
         arrays = [self.moments, *(self.conditions[key] for key in keys)]
 

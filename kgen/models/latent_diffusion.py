@@ -18,12 +18,16 @@ References:
   Luo (2022), https://arxiv.org/abs/2208.11970, eq. 100-108 (the three equivalent objectives).
 """
 
+import hashlib
+
+import numpy as np
 import tensorflow as tf
 
 from kgen.gaussian import Gaussian
 from kgen.likelihoods import GaussianLikelihood, to_uint8
 from kgen.models import diffusion_serving
 from kgen.models.denoising_model import DenoisingModel
+from kgen.models.fit_data import first_batch
 from kgen.models.generative_model import freeze, images_of
 from kgen.models.latent_cache import LatentCache
 from kgen.serialization import serializable
@@ -108,7 +112,8 @@ class LatentDiffusion(DenoisingModel):
         Args:
             dataset: finite batches of pictures and prompts. Repeat it to have pictures with several
                 of the captions that are drawn on the fly.
-            directory: where the arrays go. A complete cache that is already there is used as it is.
+            directory: where the arrays go. A complete cache of the same encoders that is already
+                there is used as it is, whatever `dataset` yields now.
             batch_size: of the batches that are returned.
             seed: of their order.
 
@@ -116,8 +121,14 @@ class LatentDiffusion(DenoisingModel):
             A `tf.data.Dataset` for `fit`, shuffled anew every epoch.
 
         Raises:
-            ValueError: if the conditioner is trainable, since its embeddings will change.
+            ValueError: if the conditioner is trainable, since its embeddings will change, or takes
+                no texts; if the data are not what the model learns from; if the cache is of others.
         """
+        if self.conditioner is not None and self.conditioner.batch_key != "prompts":
+            raise ValueError(
+                "`precompute` is for texts: of another conditioner `fit` the data set itself. "
+                f"Received: one of type {type(self.conditioner).__name__}."
+            )
         if self.conditioner is not None and self.conditioner.trainable:
             raise ValueError("`precompute` needs a frozen conditioner. Received a trainable one.")
 
@@ -131,9 +142,21 @@ class LatentDiffusion(DenoisingModel):
             self.conditioner.clear_cache()
             return cond
 
+        source = self._encoders()
         if not LatentCache.exists(directory):
-            LatentCache.write(directory, dataset, moments, self.conditioner and embed)
-        return LatentCache(directory).dataset(batch_size, seed=seed)
+            self.check_batch(first_batch(dataset))
+            LatentCache.write(directory, dataset, moments, self.conditioner and embed, source)
+        return LatentCache(directory, source).dataset(batch_size, seed=seed)
+
+    def _encoders(self):
+        """The sha256 of the weights of both encoders."""
+        averages = {id(v): average for v, average in self.autoencoder.averages()}
+        weights = [averages.get(id(v), v) for v in self.autoencoder.encoder.weights]
+        weights += [] if self.conditioner is None else self.conditioner.weights
+        digest = hashlib.sha256()
+        for variable in weights:
+            digest.update(np.ascontiguousarray(variable).tobytes())
+        return digest.hexdigest()
 
     def generate(
         self,

@@ -99,7 +99,7 @@ class VAE(GenerativeModel):
         **kwargs,
     ):
         super().__init__(ema_decay=ema_decay, seed=seed, **kwargs)
-        check_networks(encoder, decoder, moments=True)
+        check_networks(encoder, decoder, moments=True, parameters=True)
         check_one_of("objective", objective, OBJECTIVES)
         check_one_of("gradient", gradient, GRADIENTS)
         if gradient == "doubly_reparameterised" and objective != "iwae":

@@ -258,3 +258,10 @@ def test_missing_things(tmp_path, pictures):
         folder.load(tmp_path / "bare")
     with pytest.raises(FileNotFoundError, match=r"captions\.csv or metadata\.csv"):
         folder.load(pictures, captions="csv")
+
+
+@pytest.mark.parametrize("suffix", folder.SUFFIXES)
+def test_every_format_is_read(tmp_path, suffix):
+    options = {"format": "JPEG"} if suffix == ".jfif" else {}
+    draw(tmp_path / f"a{suffix.upper()}", RED, **options)
+    np.testing.assert_allclose(only(tmp_path).mean((0, 1)), RED, atol=8)

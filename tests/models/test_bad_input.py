@@ -140,6 +140,11 @@ def sigmoid_decoder():
         (lambda: vae(ema_decay=1.0), ValueError, "`ema_decay` must be"),
         (lambda: kgen.VAE(mlp(SHAPE, (3,)), mlp((2,), SHAPE)), ValueError, "`encoder` must return"),
         (
+            lambda: kgen.KLAutoencoder(mlp(SHAPE, (4,)), mlp((2,), (5, 5, 1))),
+            ValueError,
+            "`decoder` must return what `encoder` takes",
+        ),
+        (
             lambda: kgen.VAE(mlp(SHAPE, (4,)), sigmoid_decoder()),
             ValueError,
             "must return logits, not probabilities",

@@ -36,6 +36,25 @@ def test_text_may_come_as_a_list_an_array_or_a_tensor(hashed_words):
 
 
 @pytest.mark.parametrize("method", ["fit", "evaluate"])
+def test_one_value_for_all_examples_is_refused(method, hashed_words):
+    with pytest.raises(ValueError, match="an entry for each example.*one value of 'prompts', 'a'"):
+        getattr(model_of(hashed_words, 8), method)({"images": X, "prompts": "a"})
+
+
+def test_a_network_that_would_be_told_nothing_is_refused(hashed_words):
+    for conditioner in (Labels(3, 4), hashed_words):
+        with pytest.raises(ValueError, match="`network` must be made for a condition, by `pooled="):
+            model_of(conditioner, None)
+
+
+def test_bits_per_dimension_of_points_are_those_of_their_density():
+    """Pictures of real values are taken for grey levels with even noise; points have no levels."""
+    model = model_of(None, None)
+    logs = model.evaluate(X, verbose=0, return_dict=True)
+    assert logs["bits_per_dim"] == pytest.approx(logs["bound"] / (2 * np.log(2)), rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
 def test_arrays_of_different_lengths_are_refused(method):
     model = model_of(Labels(3, 4), 4)
     data = {"images": X, "labels": np.array([0, 1])}

@@ -216,7 +216,7 @@ class TestWithoutTexts:
         model, told = other
         x = tf.data.Dataset.from_tensor_slices(pictures["images"]).batch(32)
         if told != 3:
-            with pytest.raises(ValueError, match="`precompute` needs a frozen conditioner"):
+            with pytest.raises(ValueError, match="`precompute` is for texts.*Labels"):
                 model.precompute(x, tmp_path)
             return
         cached = model.precompute(x, tmp_path, batch_size=32)
@@ -262,8 +262,33 @@ class TestLatentCache:
         model.precompute(dataset(), tmp_path)
         assert len(LatentCache(tmp_path).moments) == 128
 
+    def test_a_cache_of_other_encoders_is_refused(self, make_diffusion, dataset, tmp_path):
+        make_diffusion().precompute(dataset(), tmp_path)
+        make_diffusion().precompute(dataset(), tmp_path)  # the same weights
+        other = make_diffusion()
+        weight = other.autoencoder.encoder.weights[0]
+        weight.assign(weight + 1e-3)
+        with pytest.raises(ValueError, match="`directory` must hold latents of this autoencoder"):
+            other.precompute(dataset(), tmp_path)
+
+    def test_fewer_pictures_than_a_batch_are_one_batch(self, model, dataset, tmp_path):
+        cached = model.precompute(dataset().take(1), tmp_path, batch_size=64)
+        assert [len(batch["moments"]) for batch in cached] == [32]
+        assert np.isfinite(model.fit(cached, verbose=0).history["loss"]).all()
+
+    def test_it_needs_a_frozen_text_encoder(self, make_diffusion, dataset, tmp_path):
+        model = make_diffusion()
+        model.conditioner.trainable = True
+        with pytest.raises(ValueError, match="`precompute` needs a frozen conditioner"):
+            model.precompute(dataset(), tmp_path)
+
+    def test_it_looks_at_the_data_first(self, model, dataset, tmp_path):
+        pictures_alone = dataset().map(lambda batch: batch["images"])
+        with pytest.raises(ValueError, match='must have the key "prompts"'):
+            model.precompute(pictures_alone, tmp_path)
+
     def test_it_needs_data(self, model, dataset, tmp_path):
-        with pytest.raises(ValueError, match="`dataset` must yield"):
+        with pytest.raises(ValueError, match="must hold at least one example"):
             model.precompute(dataset().take(0), tmp_path)
 
 
