@@ -65,9 +65,8 @@ def train(args):
     """Trains a model and saves it as a preset."""
     keras.utils.set_random_seed(args.seed)
     flat = args.data == "spirals"
-    settings = {"weighting": args.weighting, "ema_decay": 0.999, "seed": args.seed}
-    if args.weighting == "sigmoid":
-        settings["times"] = "cosine"  # more of those that count
+    times = "cosine" if args.weighting == "sigmoid" else "stratified"  # more of those that count
+    settings = {"weighting": args.weighting, "times": times, "ema_decay": 0.999, "seed": args.seed}
     if args.start is None:
         model = build(args.data, **settings)
     else:

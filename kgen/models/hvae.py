@@ -88,11 +88,11 @@ class HVAE(GenerativeModel):
         check_positive("free_bits", free_bits, zero=True)
         self.likelihood = likelihoods.get(likelihood)
         check_likelihood(self.likelihood, decoder, encoder.input_shape[1:])
-        if prior is not None:
-            check_prior(prior, levels[0].latent_shape, encoder.input_shape[1:], self.likelihood)
         self.encoder = encoder
         self.levels = list(levels)
         self.decoder = decoder
+        if prior is not None:
+            check_prior(prior, self.latent_shape, self.data_shape, self.likelihood)
         self.prior = prior
         self.beta = beta
         self.warm_up = warm_up

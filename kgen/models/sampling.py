@@ -62,7 +62,7 @@ class Sampler:
         denoise, start = self._guided(guidance, cond, negative, scale), 1.0
         noise_seed, solver_seed = split(seed, 2)
         # Or every part of the examples would follow the same random path.
-        solver_seed = fold_in(solver_seed, indices[0])
+        solver_seed = fold_in(solver_seed, tf.reduce_min(indices))
         if "noise" in given:
             z = given["noise"]
         else:

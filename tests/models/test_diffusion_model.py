@@ -570,3 +570,10 @@ def test_a_label_that_is_none_in_a_later_batch_is_an_error(conditional):
     batches = tf.data.Dataset.from_tensor_slices(data).batch(2)
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"`labels` must be in 0..1"):
         conditional[0].evaluate(batches, verbose=0)
+
+
+def test_no_examples_are_drawn_as_none(gaussian_data):
+    """A server may be sent an empty batch."""
+    model = exact(gaussian_data, GaussianDiffusion(CosineLogSNR()))
+    x = model.generate_step()(None, None, tf.constant(2), tf.constant(1.0), SEED, tf.range(0), {})
+    assert x.shape == (0, 2)
