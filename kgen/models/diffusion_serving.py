@@ -66,7 +66,7 @@ def sampling(model, solver="dpm", inputs="prompts", editing=False):
         tf.TensorSpec([None, *model.data_shape[:-1], 1], tf.float32, "mask"),
         tf.TensorSpec([], tf.float32, "strength"),
     ]
-    step = model.generate_step(solver)
+    step = model.generate_step(solver, portable=True)
 
     def draw(size, values, options, given):
         num_steps, *scale, seed = options
@@ -118,7 +118,7 @@ def log_likelihood(model, num_probes=1):
         num_probes: random vectors in each.
     """
     told, encode, _ = _door(model, "prompts")
-    measure = model.likelihood_step(solvers.DormandPrince(), num_probes)
+    measure = model.likelihood_step(solvers.DormandPrince(), num_probes, portable=True)
     images = tf.TensorSpec([None, *model.data_shape], tf.float32, "images")
 
     @served([images, *told, SEED])

@@ -23,6 +23,7 @@ from kgen.metrics.bits_per_dim import bits_per_dim
 from kgen.models.averaging import WeightAveraging
 from kgen.models.fit_data import as_arrays, first_batch, ordered, unpack
 from kgen.models.replicas import apply_gradients, global_mean, make_function
+from kgen.networks.norm import fused
 from kgen.presets import save_preset
 from kgen.serialization import constructor_arguments
 from kgen.tensors import SeedStream
@@ -183,7 +184,7 @@ class GenerativeModel(WeightAveraging, keras.Model, abc.ABC):
         """One step of gradient descent on the mean of the summed loss terms."""
         batch = unpack(data)
         variables = self.optimized_variables
-        with tf.GradientTape() as tape:
+        with fused(), tf.GradientTape() as tape:
             terms = self.loss_terms(batch, training=True)
             scaled = self.optimizer.scale_loss(global_mean_of_sum(terms))
         self.apply_gradients(self.optimizer, tape.gradient(scaled, variables), variables)
@@ -192,7 +193,7 @@ class GenerativeModel(WeightAveraging, keras.Model, abc.ABC):
     def test_step(self, data):
         """The same terms, without training and with the averaged weights."""
         batch, seed = unpack(data), self.seeds.next()
-        with self.averaged():
+        with self.averaged(), fused():
             terms = self.loss_terms(batch, training=False, seed=seed)
             bound = self.bound_terms(batch, training=False, seed=seed)
         return self.logs(terms, **self._bound_logs(bound, batch))

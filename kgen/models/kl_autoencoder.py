@@ -33,6 +33,7 @@ from kgen.models import autoencoder_serving
 from kgen.models.fit_data import unpack
 from kgen.models.generative_model import GenerativeModel, freeze, global_mean_of_sum, images_of
 from kgen.models.replicas import apply_gradients, global_mean
+from kgen.networks.norm import fused
 from kgen.serialization import serializable
 from kgen.tensors import expand_to, normal, split, sum_event
 
@@ -279,7 +280,7 @@ class KLAutoencoder(GenerativeModel):
         x = images_of(unpack(data))
         joined = tf.cast(self.optimizer.iterations >= self.adversarial_start, tf.float32)
         variables = self.optimized_variables
-        with tf.GradientTape() as tape:
+        with fused(), tf.GradientTape() as tape:
             terms, x_hat = self._loss_terms(x, True, None)
             logits = self._logits(x_hat)
             terms["adversarial"] = -joined * self.adversarial * logits

@@ -8,6 +8,7 @@
 keep a part of it (inpainting); `kgen.editing` has the mathematics.
 """
 
+import contextlib
 import dataclasses
 
 import keras
@@ -17,6 +18,7 @@ import tensorflow as tf
 from kgen import editing, solvers
 from kgen.checks import check_count, check_data, check_interval
 from kgen.diffusion import classifier_free, time_grid
+from kgen.networks.norm import fused
 from kgen.solvers import solve
 from kgen.tensors import fold_in, normal, split
 
@@ -108,14 +110,18 @@ class Steps:
         self._function = function
         self._compiled = {}
 
-    def __call__(self, solver="dpm", option=None):
-        """Returns the function of tensors for a solver, an instance or a name, and an option."""
-        key = (solvers.get(solver), option)
+    def __call__(self, solver="dpm", option=None, portable=False):
+        """Returns the function of tensors for a solver, an instance or a name, and an option.
+
+        One that is `portable`, into an export, has nothing that XLA must compile.
+        """
+        key = (solvers.get(solver), option, portable)
         if key not in self._compiled:
+            *arguments, _ = key
 
             def step(*tensors):
-                with self._model.averaged():
-                    return self._function(*key, *tensors)
+                with self._model.averaged(), contextlib.nullcontext() if portable else fused():
+                    return self._function(*arguments, *tensors)
 
             self._compiled[key] = tf.function(step, reduce_retracing=True)
         return self._compiled[key]

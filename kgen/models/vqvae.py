@@ -28,6 +28,7 @@ from kgen.models import autoencoder_serving
 from kgen.models.fit_data import unpack
 from kgen.models.generative_model import GenerativeModel, global_mean_of_sum, images_of
 from kgen.models.replicas import sum_over_replicas
+from kgen.networks.norm import fused
 from kgen.serialization import serializable
 from kgen.tensors import sum_event, uniform
 
@@ -145,7 +146,7 @@ class VQVAE(GenerativeModel):
         """One step of gradient descent on the networks; then the codes follow their vectors."""
         x = images_of(unpack(data))
         variables = self.optimized_variables
-        with tf.GradientTape() as tape:
+        with fused(), tf.GradientTape() as tape:
             terms, h, k = self._forward(x, True)
             scaled = self.optimizer.scale_loss(global_mean_of_sum(terms))
         gradients = tape.gradient(scaled, variables)

@@ -15,7 +15,7 @@ References:
 """
 
 import keras
-from keras import layers, ops
+from keras import layers
 
 from kgen.networks.blocks import (
     attention_block,
@@ -59,7 +59,7 @@ def encoder(
         if level < len(channels) - 1:
             h = downsample(h, f"down_{level}_downsample")
     h = _middle(h)
-    h = ops.silu(group_norm(h, "norm_out", EPSILON))
+    h = group_norm(h, "norm_out", EPSILON, "silu")
     moments = layers.Conv2D(
         2 * latent_channels, 3, padding="same", dtype="float32", name="conv_out"
     )
@@ -93,7 +93,7 @@ def decoder(
             h = residual_block(h, width, f"up_{level}_res_{block}", epsilon=EPSILON)
         if level > 0:
             h = upsample(h, f"up_{level}_upsample")
-    h = ops.silu(group_norm(h, "norm_out", EPSILON))
+    h = group_norm(h, "norm_out", EPSILON, "silu")
     width = image_channels * patch**2
     image = layers.Conv2D(width, 3, padding="same", dtype="float32", name="conv_out")(h)
     return keras.Model(inputs, unfold(image, patch), name=name)

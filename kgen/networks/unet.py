@@ -163,7 +163,7 @@ def _unet(inputs, h, channels, blocks, attention, heads, transformers, dropout):
             h = block(ops.concatenate([h, skips.pop()], axis=-1), level, f"up_{level}_{i}")
         if level > 0:
             h = upsample(h, f"up_{level}_upsample")
-    h = ops.silu(group_norm(h, "norm_out"))
+    h = group_norm(h, "norm_out", activation="silu")
     return layers.Conv2D(
         channels_out,
         3,
