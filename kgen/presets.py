@@ -2,13 +2,15 @@
 
     config.json     the Keras configuration the model is rebuilt from, in safe mode: no code in it,
                     the format and the version of kgen, the sha256 of the weights
-    weights.npz     the weights that sample (the averaged ones, where the model averages), no pickle
+    weights.npz     the weights that sample (the averaged ones, where the model averages) by name,
+                    no pickle
 
 Floating weights are stored as float16 by default, half the size and enough for sampling. A preset
 is for use and for fine-tuning; the state of a training (optimizer, seeds) belongs to `.keras`
 files, which `load_model` opens with the same care, and to `kgen.callbacks.Resume`.
 """
 
+import collections
 import hashlib
 import importlib.metadata
 import json
@@ -66,7 +68,7 @@ def save_preset(model, directory, dtype="float16"):
                     f"Weights must be finite as `dtype`. Received: dtype={dtype!r} and "
                     f"{variable.path} with NaN, infinite or too large values."
                 )
-        arrays[f"{index:04d}:{variable.path.replace('/', '.')}"] = value
+        arrays[f"{index:04d}:{_name(variable)}"] = value
     np.savez_compressed(directory / WEIGHTS, **arrays)
     config = _without_training(keras.saving.serialize_keras_object(model))
     stamp = {"kgen": importlib.metadata.version("kgen"), "keras": keras.__version__}
@@ -114,7 +116,8 @@ def from_preset(directory, dtype="float32"):
             (directory / WEIGHTS).open("rb") as file,
             np.load(file, allow_pickle=False) as archive,
         ):
-            arrays = [archive[key] for key in sorted(archive.files)]
+            names = sorted(archive.files)
+            arrays = [archive[name] for name in names]
     except DAMAGE as error:
         raise ValueError(
             f"{directory / WEIGHTS} is damaged or not a weights file: it must be an archive of "
@@ -123,6 +126,7 @@ def from_preset(directory, dtype="float32"):
     if not all(a.dtype.kind in "biuf" and np.isfinite(a).all() for a in arrays):
         raise ValueError(f"{directory / WEIGHTS} is damaged: its arrays must be finite numbers.")
     variables = _stored(model)
+    arrays = _in_order_of(variables, names, arrays)
     shapes, expected = [a.shape for a in arrays], [tuple(v.shape) for v in variables]
     if shapes != expected:
         wrong = next(
@@ -223,6 +227,24 @@ def _stored(model):
     for part in _generative_models(model):
         left_out.update(id(v) for v in [*part.average_state, *part.seeds.weights])
     return [v for v in model.weights if id(v) not in left_out]
+
+
+def _name(variable):
+    return variable.path.replace("/", ".")
+
+
+def _in_order_of(variables, names, arrays):
+    """The arrays in the order of the variables of their names, or as they are if others are named.
+
+    The order in which Keras lists the weights of a graph changes with the operations in it.
+    """
+    waiting = collections.defaultdict(list)
+    for name, array in zip(names, arrays):
+        waiting[name.partition(":")[2]].append(array)
+    wanted = [_name(variable) for variable in variables]
+    if collections.Counter(wanted) != {name: len(same) for name, same in waiting.items()}:
+        return arrays
+    return [waiting[name].pop(0) for name in wanted]
 
 
 def _generative_models(model):

@@ -125,7 +125,6 @@ def residual_block(x, channels, name, embedding=None, epsilon=1e-5, dropout=0.0)
     shift = None
     if embedding is not None:
         shift = layers.Dense(channels, name=f"{name}_time")(ops.silu(embedding))
-        shift = shift[:, None, None, :]
     h = group_norm(h, f"{name}_norm2", epsilon, "silu", shift)
     if dropout:
         h = layers.Dropout(dropout, name=f"{name}_dropout")(h)

@@ -61,7 +61,7 @@ class GroupNorm(layers.Layer):
 
     Call arguments:
         x: `[B, ..., C]`.
-        shift: None or `[B, 1, ..., C]`, added to every pixel of `x` first.
+        shift: None or `[B, C]`, added to every pixel of `x` first.
 
     Raises:
         ValueError: if `groups` does not divide the channels.
@@ -90,7 +90,7 @@ class GroupNorm(layers.Layer):
         """Shifts, normalises and activates `x`."""
         weights = [ops.cast(v, "float32") for v in (self.gamma, self.beta)]
         if shift is not None:
-            shift = ops.reshape(ops.cast(shift, "float32"), (-1, x.shape[-1]))
+            shift = ops.cast(shift, "float32")
         if self.activation and _pays(x):
             return _fused_norm_silu(x, *weights, shift, self._affine)
         axes = tuple(range(1, len(x.shape) - 1))
