@@ -25,7 +25,7 @@ import vae
 
 import kgen
 from kgen import likelihoods
-from kgen.callbacks import Resume
+from kgen.callbacks import Guard, Resume
 from kgen.data import grey
 from kgen.networks.ladder import conv_ladder, dense_ladder
 from kgen.pictures import contact_sheet, save_png, training_curves
@@ -56,6 +56,7 @@ def train(args):
     settings = {"ema_decay": 0.999, "seed": args.seed}
     if args.start is None:
         prior = functools.partial(vae.learned_prior, args)
+        settings |= vae.without_warm_up(args.likelihood)
         model = build(args.model, likelihood=args.likelihood, prior=prior, **settings)
     else:
         model = vae.trained_on(args, **settings)
@@ -67,12 +68,12 @@ def train(args):
     model.compile(
         keras.optimizers.Adam(rate, global_clipnorm=200.0),
         jit_compile=kgen.distribution.default_jit(dense=not conv),
-        skip_above=1e4 if conv else None,
+        skip_above=1e4 if conv else float("inf"),
         steps_per_execution=1 if conv else min(50, len(data)),
     )
     resume = Resume(args.output / "resume", save_every=args.save_every)
     log = keras.callbacks.CSVLogger(args.output / "log.csv", append=True)
-    model.fit(data, epochs=args.epochs, callbacks=[resume, log], verbose=args.verbose)
+    model.fit(data, epochs=args.epochs, callbacks=[resume, log, Guard()], verbose=args.verbose)
     model.save_to_preset(args.output, dtype="float32")
     training_curves(args.output / "curves.png", args.output / "log.csv")
     return model

@@ -73,6 +73,7 @@ def train(args):
     settings = settings | {"ema_decay": 0.999, "seed": args.seed}
     if args.start is None:
         prior = learned_prior(args, (networks["latent"],))
+        settings |= without_warm_up(args.likelihood)
         model = build(**networks, likelihood=args.likelihood, prior=prior, **settings)
     else:
         model = trained_on(args, **settings)
@@ -105,6 +106,15 @@ def learning_rate(peak, steps):
     return keras.optimizers.schedules.CosineDecay(
         0.0, max(1, steps - warm_up), warmup_target=peak, warmup_steps=warm_up
     )
+
+
+def without_warm_up(likelihood):
+    """Settings for pictures with grey levels.
+
+    Their thousands of nats of reconstruction keep the code in use from the first step, and would
+    drive it out of all bounds while the KL is free.
+    """
+    return {} if likelihood == "bernoulli" else {"warm_up": 0}
 
 
 def values_of(model):
