@@ -101,7 +101,8 @@ def test_a_learned_prior_begins_at_pictures_and_goes_on(tmp_path):
     ],
 )
 def test_hvae(tmp_path, model, options):
-    run("hvae", tmp_path, "--model", model, "--epochs", "1", *options)
+    trained = run("hvae", tmp_path, "--model", model, "--epochs", "1", *options)
+    assert trained.warm_up == (0 if "logistic_mixture" in options else 10_000)
     for file in ("temperatures.png", "reconstructions.png", "samples.png", "curves.png"):
         assert (tmp_path / file).stat().st_size > 1000
 
