@@ -56,7 +56,7 @@ def train(args):
     settings = {"ema_decay": 0.999, "seed": args.seed}
     if args.start is None:
         prior = functools.partial(vae.learned_prior, args)
-        settings |= vae.without_warm_up(args.likelihood)
+        settings |= vae.warm_up_of(args.likelihood)
         model = build(args.model, likelihood=args.likelihood, prior=prior, **settings)
     else:
         model = vae.trained_on(args, **settings)

@@ -16,9 +16,9 @@ warmed up, and a VAE that had its warm-up uses more of its code. `--prior mixtur
 `--prior vamp` learn p(z), in a model begun with a preset from the posteriors of pictures.
 
 Pictures are binarised anew each epoch (`--data mnist`, `fashion_mnist`, or `emoji`, which needs no
-download), or keep their 256 grey levels under `--likelihood logistic_mixture`. Training is
-resumable: start the same command again. `--output` gets the preset, the training curves,
-reconstructions, samples, and for a 2-D code the manifold, else traversals.
+download), or keep their 256 grey levels under `--likelihood logistic_mixture`, then without a
+warm-up. Training is resumable: start the same command again. `--output` gets the preset, the
+training curves, reconstructions, samples, and for a 2-D code the manifold, else traversals.
 
 `--evaluate DIR` measures a preset on the test pictures, if binarised then once: every term of the
 bound in nats, and the log likelihood by `--num-samples` importance samples for each picture.
@@ -73,7 +73,7 @@ def train(args):
     settings = settings | {"ema_decay": 0.999, "seed": args.seed}
     if args.start is None:
         prior = learned_prior(args, (networks["latent"],))
-        settings |= without_warm_up(args.likelihood)
+        settings |= warm_up_of(args.likelihood)
         model = build(**networks, likelihood=args.likelihood, prior=prior, **settings)
     else:
         model = trained_on(args, **settings)
@@ -108,8 +108,8 @@ def learning_rate(peak, steps):
     )
 
 
-def without_warm_up(likelihood):
-    """Settings for pictures with grey levels.
+def warm_up_of(likelihood):
+    """The warm-up of the KL as the model has it, or none for pictures with grey levels.
 
     Their thousands of nats of reconstruction keep the code in use from the first step, and would
     drive it out of all bounds while the KL is free.

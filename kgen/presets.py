@@ -126,8 +126,10 @@ def from_preset(directory, dtype="float32"):
     if not all(a.dtype.kind in "biuf" and np.isfinite(a).all() for a in arrays):
         raise ValueError(f"{directory / WEIGHTS} is damaged: its arrays must be finite numbers.")
     variables = _stored(model)
-    arrays = _in_order_of(variables, names, arrays)
     shapes, expected = [a.shape for a in arrays], [tuple(v.shape) for v in variables]
+    if shapes != expected:
+        arrays = _in_order_of(variables, names, arrays)
+        shapes = [a.shape for a in arrays]
     if shapes != expected:
         wrong = next(
             (i for i, (a, b) in enumerate(zip(shapes, expected)) if a != b),
@@ -236,7 +238,8 @@ def _name(variable):
 def _in_order_of(variables, names, arrays):
     """The arrays in the order of the variables of their names, or as they are if others are named.
 
-    The order in which Keras lists the weights of a graph changes with the operations in it.
+    The order in which Keras lists the weights of a graph changes with the operations in it. It
+    comes first all the same, as names that Keras makes up depend on what was made before.
     """
     waiting = collections.defaultdict(list)
     for name, array in zip(names, arrays):

@@ -10,10 +10,10 @@ biases of the three projections of each attention are set to kgen's, so that bot
 number of parameters.
 
 `train` is a step of DDPM: noise and times are drawn, the network predicts the noise, Adam updates
-it. In kgen it is `DiffusionModel.train_step` in a `tf.function` without XLA, in PyTorch the loop of
-diffusers' tutorial in eager mode, with its fused Adam. `sample` is the whole of DDIM from noise to
-pictures with `--num-steps` evaluations of the network: `DiffusionModel.generate`, whose last
-evaluation is the final x_hat, and `DDIMPipeline`.
+it. In kgen it is `DiffusionModel.train_step` in a `tf.function`, of which XLA compiles the
+normalisations alone, in PyTorch the loop of diffusers' tutorial in eager mode, with its fused Adam.
+`sample` is the whole of DDIM from noise to pictures with `--num-steps` evaluations of the network:
+`DiffusionModel.generate`, whose last evaluation is the final x_hat, and `DDIMPipeline`.
 
 The two sides take turns (`turns.py`). A ratio below 1 says that kgen is faster.
 """

@@ -175,7 +175,8 @@ class Resume(keras.callbacks.Callback):
                 return
         raise ValueError(
             f"`directory` must hold a save that can be read, or none. Received: {self.directory}, "
-            f"with {len(saves)} damaged ones or those of another model; remove them to start anew."
+            f"with {len(saves)} damaged ones, or those of another model or version of kgen; "
+            "remove them to start anew."
         )
 
     def _find_place(self):

@@ -16,7 +16,8 @@ needs TensorFlow's core operations only; the client tokenizes (`TextEncoder.toke
 
     num_steps       int32 [], at least 1
     guidance_scale  float32 []; not without a conditioner
-    seed            int32 [2]; (s, 0) makes the pictures of `generate(..., seed=s)` for s < 2^31
+    seed            int32 [2]; (s, 0) makes the pictures of `generate(..., seed=s)` for s < 2^31,
+                    but for rounding
 
 All are arguments of one graph, so no call traces again. The unconditional branch of the guidance
 sees the null condition. The whole batch is made at once.

@@ -287,7 +287,7 @@ class KLAutoencoder(GenerativeModel):
             scaled = self.optimizer.scale_loss(global_mean_of_sum(terms))
         self.apply_gradients(self.optimizer, tape.gradient(scaled, variables), variables)
         variables = self.discriminator.trainable_variables
-        with tf.GradientTape() as tape:
+        with fused(), tf.GradientTape() as tape:
             hinge = tf.nn.relu(1 - self._logits(x)) + tf.nn.relu(1 + self._logits(x_hat))
             hinge = joined * hinge
             scaled = self.discriminator_optimizer.scale_loss(global_mean(hinge))

@@ -8,7 +8,6 @@
 keep a part of it (inpainting); `kgen.editing` has the mathematics.
 """
 
-import contextlib
 import dataclasses
 
 import keras
@@ -113,15 +112,15 @@ class Steps:
     def __call__(self, solver="dpm", option=None, portable=False):
         """Returns the function of tensors for a solver, an instance or a name, and an option.
 
-        One that is `portable`, into an export, has nothing that XLA must compile.
+        With `portable`, for exports, XLA compiles no part of it.
         """
-        key = (solvers.get(solver), option, portable)
+        solver = solvers.get(solver)
+        key = (solver, option, portable)
         if key not in self._compiled:
-            *arguments, _ = key
 
             def step(*tensors):
-                with self._model.averaged(), contextlib.nullcontext() if portable else fused():
-                    return self._function(*arguments, *tensors)
+                with self._model.averaged(), fused(not portable):
+                    return self._function(solver, option, *tensors)
 
             self._compiled[key] = tf.function(step, reduce_retracing=True)
         return self._compiled[key]

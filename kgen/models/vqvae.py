@@ -183,7 +183,7 @@ class VQVAE(GenerativeModel):
     def test_step(self, data):
         """The terms and the perplexity, with the averaged weights."""
         x = images_of(unpack(data))
-        with self.averaged():
+        with self.averaged(), fused():
             terms, _, k = self._forward(x, False)
         counts = sum_over_replicas(tf.reduce_sum(tf.one_hot(k, self.num_codes), axis=0))
         return self.logs(terms, perplexity=perplexity(counts))

@@ -9,9 +9,9 @@ map and the SiLU:
     y = silu( scale x + offset )        scale, offset: [B, C], by `_affine`
 
 On a CPU each operation of TensorFlow reads and writes the whole picture, and together they cost
-half as much as the convolution between two of them. Inside of `fused()` they are done in two passes
-(four more for the gradient), each a function that XLA compiles, while the convolutions stay with
-oneDNN, which is faster at them.
+half as much as the convolution between two of them. Inside of `fused()` two functions that XLA
+compiles, one for the sums and one for the rest, and two more for the gradient, take their place.
+The convolutions stay with oneDNN, which is faster at them.
 
 Reference:
   Wu and He (2018), https://arxiv.org/abs/1803.08494.
@@ -34,13 +34,13 @@ _FUSED = contextvars.ContextVar("fused", default=False)
 
 
 @contextlib.contextmanager
-def fused():
+def fused(allowed=True):
     """Lets XLA compile the passes of normalisations that are traced inside, where it pays.
 
-    That is on CPUs, on one device, for large pictures. A SavedModel is traced outside of it: not
-    every server of TensorFlow has XLA.
+    That is on CPUs, on one device, for large pictures; at the price of a second for every new size
+    of a batch. An export is traced without: not every server of TensorFlow has XLA.
     """
-    token = _FUSED.set(True)
+    token = _FUSED.set(allowed)
     try:
         yield
     finally:
@@ -83,8 +83,9 @@ class GroupNorm(layers.Layer):
                 f"`groups` must divide the channels. "
                 f"Received: groups={self.groups}, channels={channels}."
             )
-        self.gamma = self.add_weight(shape=(channels,), initializer="ones", name="gamma")
-        self.beta = self.add_weight(shape=(channels,), initializer="zeros", name="beta")
+        options = {"shape": (channels,), "autocast": False}
+        self.gamma = self.add_weight(initializer="ones", name="gamma", **options)
+        self.beta = self.add_weight(initializer="zeros", name="beta", **options)
 
     def call(self, x, shift=None):
         """Shifts, normalises and activates `x`."""
@@ -135,15 +136,14 @@ def _pays(x):
         and len(x.shape) == 4
         and (x.shape[1:].num_elements() or 0) >= LARGE
         and tf.distribute.get_strategy().num_replicas_in_sync == 1
-        and not tf.config.list_physical_devices("GPU")
+        and all(device.device_type == "CPU" for device in tf.config.get_visible_devices())
     )
 
 
 def _fused_norm_silu(x, gamma, beta, shift, affine):
-    """What a `GroupNorm` with a SiLU does, `[B, H, W, C]`, in few passes; so its gradient.
+    """What a `GroupNorm` with a SiLU does to `[B, H, W, C]`, in few passes, and its gradient too.
 
-    A compiled pass sums over rows alone and leaves the rest of the sum, of little, to TensorFlow:
-    XLA sums over two axes at once number by number.
+    A pass sums over one axis, which XLA vectorises; the small rest is left to TensorFlow.
     """
     pixels = x.shape[1] * x.shape[2]
     extra = [] if shift is None else [shift]
@@ -160,8 +160,8 @@ def _fused_norm_silu(x, gamma, beta, shift, affine):
                 tape.watch([*moments, *weights])
                 small = affine(*moments, *weights)
             by_mean, by_square, *others = tape.gradient(small, [*moments, *weights], sums)
-            slope = (scale, by_mean / pixels, 2 * by_square / pixels)
-            return _compiled(_norm_gradient)(g, x, *slope), *others
+            constant, slope = by_mean / pixels, 2 * by_square / pixels
+            return _compiled(_norm_gradient)(g, x, scale, constant, slope), *others
 
         return _compiled(_affine_silu)(x, scale, offset), gradient
 
@@ -194,7 +194,7 @@ def _norm_gradient(g, x, scale, constant, slope):
 
 
 def _compiled(function):
-    """The function, compiled once for each signature, whichever network calls it."""
+    """The function, compiled once for tensors of the same shapes, whichever network calls it."""
 
     def call(*tensors):
         return _of_signature(function, *((t.shape[1:], t.dtype) for t in tensors))(*tensors)
