@@ -14,11 +14,15 @@ References:
   TF_CONFIG: https://www.tensorflow.org/guide/distributed_training#TF_CONFIG
 """
 
+import contextlib
+import contextvars
 import json
 import os
 import pathlib
 
 import tensorflow as tf
+
+_FUSED = contextvars.ContextVar("fused", default=False)
 
 
 def strategy():
@@ -110,6 +114,40 @@ def default_jit(dense=False):
     if tf.distribute.get_strategy().num_replicas_in_sync > 1:
         return False
     return dense or bool(tf.config.list_physical_devices("GPU"))
+
+
+@contextlib.contextmanager
+def fused(allowed=True):
+    """Lets XLA compile the parts of a graph traced inside for which that pays on CPUs.
+
+    These are the normalisations of large pictures; the price is a second for every new size of a
+    batch. An export is traced without: not every server of TensorFlow has XLA.
+
+    Example:
+        >>> with fused():
+        ...     fuses()  # there is no graph here
+        False
+    """
+    token = _FUSED.set(allowed)
+    try:
+        yield
+    finally:
+        _FUSED.reset(token)
+
+
+def fuses():
+    """Whether it is so here: inside `fused()`, in a graph, for one device, on CPUs alone.
+
+    Example:
+        >>> fuses()
+        False
+    """
+    return (
+        _FUSED.get()
+        and not tf.executing_eagerly()
+        and tf.distribute.get_strategy().num_replicas_in_sync == 1
+        and all(device.device_type == "CPU" for device in tf.config.get_visible_devices())
+    )
 
 
 def _config():

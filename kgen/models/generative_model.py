@@ -18,12 +18,11 @@ import keras
 import tensorflow as tf
 
 from kgen.checks import check_interval, check_one_of, has_range
-from kgen.distribution import is_chief
+from kgen.distribution import fused, is_chief
 from kgen.metrics.bits_per_dim import bits_per_dim
 from kgen.models.averaging import WeightAveraging
 from kgen.models.fit_data import as_arrays, first_batch, ordered, unpack
 from kgen.models.replicas import apply_gradients, global_mean, make_function
-from kgen.networks.norm import fused
 from kgen.presets import save_preset
 from kgen.serialization import constructor_arguments
 from kgen.tensors import SeedStream

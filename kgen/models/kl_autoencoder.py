@@ -27,13 +27,13 @@ import numpy as np
 import tensorflow as tf
 
 from kgen.checks import check_networks, check_pictures, check_positive
+from kgen.distribution import fused
 from kgen.gaussian import Gaussian, standard_normal
 from kgen.likelihoods import GaussianLikelihood
 from kgen.models import autoencoder_serving
 from kgen.models.fit_data import unpack
 from kgen.models.generative_model import GenerativeModel, freeze, global_mean_of_sum, images_of
 from kgen.models.replicas import apply_gradients, global_mean
-from kgen.networks.norm import fused
 from kgen.serialization import serializable
 from kgen.tensors import expand_to, normal, split, sum_event
 

@@ -17,7 +17,7 @@ import tensorflow as tf
 from kgen import editing, solvers
 from kgen.checks import check_count, check_data, check_interval
 from kgen.diffusion import classifier_free, time_grid
-from kgen.networks.norm import fused
+from kgen.distribution import fused
 from kgen.solvers import solve
 from kgen.tensors import fold_in, normal, split
 

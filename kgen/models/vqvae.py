@@ -24,11 +24,11 @@ References:
 import tensorflow as tf
 
 from kgen.checks import check_count, check_interval, check_networks, check_pictures, check_positive
+from kgen.distribution import fused
 from kgen.models import autoencoder_serving
 from kgen.models.fit_data import unpack
 from kgen.models.generative_model import GenerativeModel, global_mean_of_sum, images_of
 from kgen.models.replicas import sum_over_replicas
-from kgen.networks.norm import fused
 from kgen.serialization import serializable
 from kgen.tensors import sum_event, uniform
 

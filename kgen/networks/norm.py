@@ -9,42 +9,25 @@ map and the SiLU:
     y = silu( scale x + offset )        scale, offset: [B, C], by `_affine`
 
 On a CPU each operation of TensorFlow reads and writes the whole picture, and together they cost
-half as much as the convolution between two of them. Inside of `fused()` two functions that XLA
-compiles, one for the sums and one for the rest, and two more for the gradient, take their place.
-The convolutions stay with oneDNN, which is faster at them.
+half as much as the convolution between two of them. Inside of `kgen.distribution.fused` two
+functions that XLA compiles take their place, one for the sums and one for the rest, and two more
+for the gradient. The convolutions stay with oneDNN, which is faster at them.
 
 Reference:
   Wu and He (2018), https://arxiv.org/abs/1803.08494.
 """
 
-import contextlib
-import contextvars
 import functools
 
 import tensorflow as tf
 from keras import layers, ops
 
 from kgen.checks import check_one_of
+from kgen.distribution import fuses
 from kgen.serialization import serializable
 
 # Numbers of one example, from which on a compiled pass is worth its start and its compilation.
 LARGE = 14 * 14 * 64
-
-_FUSED = contextvars.ContextVar("fused", default=False)
-
-
-@contextlib.contextmanager
-def fused(allowed=True):
-    """Lets XLA compile the passes of normalisations that are traced inside, where it pays.
-
-    That is on CPUs, on one device, for large pictures; at the price of a second for every new size
-    of a batch. An export is traced without: not every server of TensorFlow has XLA.
-    """
-    token = _FUSED.set(allowed)
-    try:
-        yield
-    finally:
-        _FUSED.reset(token)
 
 
 @serializable
@@ -130,14 +113,7 @@ def _spread(a, x):
 
 def _pays(x):
     """Whether compiled passes are allowed here and pay for `x`."""
-    return (
-        _FUSED.get()
-        and not tf.executing_eagerly()
-        and len(x.shape) == 4
-        and (x.shape[1:].num_elements() or 0) >= LARGE
-        and tf.distribute.get_strategy().num_replicas_in_sync == 1
-        and all(device.device_type == "CPU" for device in tf.config.get_visible_devices())
-    )
+    return fuses() and len(x.shape) == 4 and (x.shape[1:].num_elements() or 0) >= LARGE
 
 
 def _fused_norm_silu(x, gamma, beta, shift, affine):

@@ -8,9 +8,10 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 import kgen
 from kgen.diffusion import CosineLogSNR, GaussianDiffusion
+from kgen.distribution import fused
 from kgen.networks import UNet
 from kgen.networks.conv import decoder, encoder
-from kgen.networks.norm import LARGE, GroupNorm, fused
+from kgen.networks.norm import LARGE, GroupNorm
 
 
 def noise(shape, seed=0):
