@@ -11,10 +11,19 @@ models). A w that is a function of l alone gives a loss that does not depend on 
     min_snr       w = min(gamma / SNR, 1) / (-dl/dt)  the mean of min(SNR, gamma) |x - x_hat|^2
     snr_plus_one  w = (1 + 1 / SNR) / (-dl/dt)        the mean of |v - v_hat|^2 under VP
     flow          w = (1 + SNR^-1/2)^2 / (-dl/dt)     the mean of |u - u_hat|^2, u = eps - x
-    edm           w = (1 + 1 / (d^2 SNR)) / (-dl/dt)  EDM's lambda(sigma), sigma_data d
+    edm           w = p(l) (1 + 1 / (d^2 SNR))        the mean of lambda(sigma) |x - x_hat|^2 over
+                                                      log sigma ~ N(mean, std^2), sigma_data d
+    logit_normal  w = p(l) (1 + SNR^-1/2)^2           the mean of |u - u_hat|^2 over
+                                                      logit t ~ N(mean, std^2)
 
-All but the first two are stated as a factor on the error itself, so a row of `WEIGHTINGS` is the
-product w (-dl/dt), and none is ever divided by the slope.
+In the last two -l / 2, which is log sigma where alpha = 1 and logit t on the straight path of flow
+matching, is normal with density p(l) = N(-l / 2; mean, std^2) / 2. There the published density of
+the times *is* the weighting. As every loss here is divided by the density of its draws, `times`
+decides the variance alone: `times="log_normal"` with `"edm"`, and `times="logit_normal"` with
+`"logit_normal"`, leave the published loss, each draw with the published factor.
+
+Rows of `WEIGHTINGS` are the product w (-dl/dt), so that none of those that are stated as a factor
+on the error itself is ever divided by the slope.
 
 References:
   Kingma and Gao (2023), https://arxiv.org/abs/2303.00848, section 3 and table 1 (sigmoid: bias 2).
@@ -23,6 +32,7 @@ References:
   snr_plus_one: Salimans and Ho (2022), https://arxiv.org/abs/2202.00512, section 4.
   flow: Lipman et al. (2022), https://arxiv.org/abs/2210.02747, eq. 5.
   edm: Karras et al. (2022), https://arxiv.org/abs/2206.00364, table 1.
+  logit_normal: Esser et al. (2024), https://arxiv.org/abs/2403.03206, eq. 19.
   sigmoid: Hoogeboom et al. (2024), https://arxiv.org/abs/2410.19324, section 3.
 """
 
@@ -37,8 +47,18 @@ def _min_snr(log_snr, slope, gamma=5.0):
     return tf.exp(tf.minimum(math.log(gamma) - log_snr, 0))
 
 
-def _edm(log_snr, slope, sigma_data=0.5):
-    return 1 + tf.exp(-log_snr) / sigma_data**2
+def _density(log_snr, mean, std):
+    """The density of the log-SNR where -log_snr / 2 ~ N(mean, std^2)."""
+    deviation = (-log_snr / 2 - mean) / std
+    return tf.exp(-0.5 * deviation**2) / (2 * std * math.sqrt(2 * math.pi))
+
+
+def _edm(log_snr, slope, sigma_data=0.5, mean=-1.2, std=1.2):
+    return -slope * _density(log_snr, mean, std) * (1 + tf.exp(-log_snr) / sigma_data**2)
+
+
+def _logit_normal(log_snr, slope, mean=0.0, std=1.0):
+    return -slope * _density(log_snr, mean, std) * (1 + tf.exp(-log_snr / 2)) ** 2
 
 
 def _sigmoid(log_snr, slope, bias=2.0):
@@ -52,11 +72,12 @@ WEIGHTINGS = {
     "snr_plus_one": lambda log_snr, slope: 1 + tf.exp(-log_snr),
     "flow": lambda log_snr, slope: (1 + tf.exp(-log_snr / 2)) ** 2,
     "edm": _edm,
+    "logit_normal": _logit_normal,
     "sigmoid": _sigmoid,
 }
 
 # The weightings that are functions of the log-SNR alone, whatever the schedule.
-OF_LOG_SNR = ("elbo", "sigmoid")
+OF_LOG_SNR = ("edm", "elbo", "logit_normal", "sigmoid")
 
 
 def error_factor(weighting, log_snr, slope, **options):
@@ -66,8 +87,8 @@ def error_factor(weighting, log_snr, slope, **options):
         weighting: a key of `WEIGHTINGS`.
         log_snr: log-SNR, `[B]`.
         slope: d log_snr / dt, negative, `[B]`.
-        **options: `gamma` of `"min_snr"`, `bias` of `"sigmoid"`, `sigma_data` of
-            `"edm"`.
+        **options: `gamma` of `"min_snr"`, `bias` of `"sigmoid"`, `sigma_data`, `mean` and `std`
+            of `"edm"`, `mean` and `std` of `"logit_normal"`.
 
     Returns:
         A tensor `[B]`.

@@ -4,12 +4,15 @@ import tensorflow as tf
 
 from kgen.diffusion import (
     CosineLogSNR,
+    EDMLogSNR,
+    FlowLogSNR,
     GaussianDiffusion,
     LinearBeta,
     LinearLogSNR,
     prediction,
     weighting,
 )
+from kgen.diffusion.timesteps import sample_times
 
 
 def error(log_snr):
@@ -71,12 +74,32 @@ def test_flow_is_the_plain_mean_of_the_velocity():
     np.testing.assert_allclose(factor, (1 + sigma / alpha) ** 2)
 
 
-def test_edm_is_its_published_weight_on_the_error_of_x():
-    """lambda(sigma) = (sigma^2 + d^2) / (sigma d)^2; an error of x is sigma times one of eps."""
-    sigma = np.array([0.01, 0.5, 30.0])
-    log_snr = tf.constant(-2 * np.log(sigma))
-    factor = weighting.error_factor("edm", log_snr, -tf.ones_like(log_snr))
-    np.testing.assert_allclose(factor / sigma**2, (sigma**2 + 0.25) / (sigma * 0.5) ** 2)
+@pytest.mark.parametrize(
+    ("kind", "process", "options"),
+    [
+        ("edm", GaussianDiffusion(EDMLogSNR(), "ve"), {}),
+        ("edm", GaussianDiffusion(EDMLogSNR(), "ve"), {"mean": -0.4, "std": 1.0}),
+        ("logit_normal", GaussianDiffusion(FlowLogSNR(20.0, -20.0), "flow"), {}),
+        ("logit_normal", GaussianDiffusion(FlowLogSNR(20.0, -20.0), "flow"), {"mean": 0.5}),
+    ],
+)
+def test_a_published_density_of_times_is_a_weighting(kind, process, options):
+    """Over its own times nothing is left but the published factor on the error of x or of u.
+
+    lambda(sigma) = (sigma^2 + d^2) / (sigma d)^2, and an error of x is sigma / alpha times one of
+    eps; an error of u = eps - x is one of eps over alpha, since z = x + sigma u.
+    """
+    times = {"edm": "log_normal", "logit_normal": "logit_normal"}[kind]
+    t, density = sample_times(times, process, 400, [3, 4], **options)
+    log_snr, slope = process.log_snr(t), process.schedule.slope(t)
+    factor = weighting.error_factor(kind, log_snr, slope, **options) / density
+    alpha, sigma = (v.numpy() for v in process.alpha_sigma(t))
+    if kind == "edm":
+        published = (sigma**2 + 0.25) / (sigma * 0.5) ** 2 * sigma**2
+    else:
+        published = 1 / alpha**2
+    # The ends of the schedule cut off a little of the density.
+    np.testing.assert_allclose(factor, published, rtol=0.01)
 
 
 def test_sigmoid_is_half_at_its_bias():
