@@ -65,7 +65,8 @@ def log_likelihood(
     Raises:
         TypeError: if `solver` is something else.
         ValueError: if a number is not positive, or `x` not finite.
-        tf.errors.InvalidArgumentError: if `max_steps` do not suffice.
+        tf.errors.InvalidArgumentError: if `max_steps` do not suffice, or an estimate is not
+            finite.
 
     Example:
         >>> from kgen.diffusion import GaussianDiffusion, LinearLogSNR
@@ -107,7 +108,7 @@ def log_likelihood(
         return [-0.5 * (y - x_hat), -0.5 * (size - trace)]
 
     state = [x / alpha_0, tf.zeros(shape[:1], dtype)]
-    y, change = integrate(slope, state, start, end, solver)
+    (y, change), _ = integrate(slope, state, start, end, solver)
     log_alpha, _ = process.log_alpha_sigma_of(end)
     log_std = process.log_std_of(end) - log_alpha
     log_p = Gaussian(tf.zeros_like(y), tf.zeros_like(y) + log_std).log_prob(y)

@@ -4,9 +4,10 @@ In y = z / alpha and the log-SNR l the probability flow is free of the scaling,
 
     dy/dl = -(y - x_hat) / 2
 
-Seven slopes give a result of order 5 and its difference to one of order 4, the error. A step is
-accepted when the root mean square of the error, in units of atol + rtol |y|, is at most 1; the next
-one is 0.9 error^(-1/5) times as long. How many calls that takes depends on the denoiser.
+Seven slopes give a result of order 5 and its difference to one of order 4, the error; the last of
+them is the first of the next step. A step is accepted when the root mean square of the error, in
+units of atol + rtol |y|, is at most 1; the next one is 0.9 error^(-1/5) times as long, and a fifth
+where there was no finite result. How many calls that takes depends on the denoiser.
 
 `integrate` does the same for any differential equation; `kgen.log_likelihood` uses it.
 
@@ -47,12 +48,12 @@ _ERROR = (
 class DormandPrince(Solver):
     """Solver that chooses its own steps between the times of the grid.
 
-    One step of the grid is enough: `num_steps=1`.
+    One step of the grid is enough, `num_steps=1`: each of them has to be met.
 
     Args:
         rtol: relative tolerance.
         atol: absolute tolerance.
-        max_steps: number of steps after which it gives up.
+        max_steps: number of steps, of each of the grid, after which it gives up.
 
     Raises:
         ValueError: if an argument is not positive.
@@ -78,6 +79,10 @@ class DormandPrince(Solver):
         """None: the number is not known beforehand."""
         return None
 
+    def initial_memory(self, z):
+        """The length of the next step; 0 for none yet."""
+        return tf.zeros([], z.dtype)
+
     def step(self, denoise, process, z, t, s, index, memory, seed):
         """Integrates from `t` to `s`."""
 
@@ -87,10 +92,11 @@ class DormandPrince(Solver):
 
         start, end = process.log_snr(t), process.log_snr(s)
         (alpha_t, _), (alpha_s, _) = (process.alpha_sigma_of(v) for v in (start, end))
-        return alpha_s * integrate(slope, [z / alpha_t], start, end, self)[0], memory
+        (y,), h = integrate(slope, [z / alpha_t], start, end, self, first_step=memory)
+        return alpha_s * y, h
 
 
-def integrate(slope, state, start, end, solver):
+def integrate(slope, state, start, end, solver, first_step=0.0):
     """Integrates d state / dl = slope(l, state).
 
     Args:
@@ -99,17 +105,22 @@ def integrate(slope, state, start, end, solver):
         start: where to begin, scalar.
         end: where to arrive, scalar.
         solver: a `DormandPrince`, for its tolerances.
+        first_step: length of the first step, scalar; 0 for a fiftieth of the way.
 
     Returns:
-        The list of tensors at `end`.
+        The list of tensors at `end`, and the length that the next step would have.
 
     Raises:
-        tf.errors.InvalidArgumentError: if `solver.max_steps` do not suffice.
+        tf.errors.InvalidArgumentError: if `solver.max_steps` do not suffice, or a slope is not
+            finite.
     """
+    start, end = tf.convert_to_tensor(start), tf.convert_to_tensor(end)
+    first_step = tf.cast(first_step, start.dtype)
+    close = 1e-6 * tf.abs(end - start)
 
-    def body(count, at, h, state):
-        h = tf.where(tf.abs(h) > tf.abs(end - at), end - at, h)
-        ks = [slope(at, state)]
+    def body(count, at, planned, state, first):
+        h = tf.where(tf.abs(planned) > tf.abs(end - at), end - at, planned)
+        ks = [first]
         for row, c in zip(_A, _C[1:]):
             stage = [y + h * _combine(row, ks, i) for i, y in enumerate(state)]
             ks.append(slope(at + c * h, stage))
@@ -119,28 +130,53 @@ def integrate(slope, state, start, end, solver):
             scale = solver.atol + solver.rtol * tf.maximum(tf.abs(y), tf.abs(new_y))
             squares.append(tf.reduce_mean((h * _combine(_ERROR, ks, i) / scale) ** 2))
         error = tf.sqrt(tf.reduce_max(tf.stack(squares)))
+        error = tf.where(tf.math.is_finite(error), error, error.dtype.max)
         accept = error <= 1
-        growth = 0.9 * tf.maximum(error, 1e-6) ** -0.2
+        growth = tf.clip_by_value(0.9 * tf.maximum(error, 1e-6) ** -0.2, 0.2, 5.0)
+        # A step that only the end made short says nothing against the one that was planned.
+        longer = accept & (tf.abs(planned) > tf.abs(h * growth))
         return (
             count + 1,
             tf.where(accept, at + h, at),
-            h * tf.clip_by_value(growth, 0.2, 5.0),
+            tf.where(longer, planned, h * growth),
             [tf.where(accept, new_y, y) for y, new_y in zip(state, new)],
+            [tf.where(accept, last_k, k) for k, last_k in zip(first, ks[-1])],
         )
 
-    close = 1e-6 * tf.abs(end - start)
-    _, at, _, state = tf.while_loop(
-        lambda count, at, h, state: (tf.abs(end - at) > close) & (count < solver.max_steps),
+    def possible(h, first):
+        finite = [tf.reduce_all(tf.math.is_finite(k)) for k in first]
+        return tf.reduce_all(finite) & (tf.abs(h) > close)
+
+    def under_way(at):
+        return tf.abs(end - at) > close
+
+    first = slope(start, list(state))
+    _, at, h, state, first = tf.while_loop(
+        lambda count, at, h, state, first: (
+            under_way(at) & possible(h, first) & (count < solver.max_steps)
+        ),
         body,
-        (tf.constant(0), start, (end - start) / 50, list(state)),
+        (
+            tf.constant(0),
+            start,
+            tf.where(first_step == 0, (end - start) / 50, first_step),
+            list(state),
+            first,
+        ),
     )
-    arrived = tf.debugging.assert_less_equal(
-        tf.abs(end - at),
-        close,
-        f"`max_steps` must be more than {solver.max_steps} for these tolerances.",
+    found = tf.debugging.assert_equal(
+        possible(h, first) | ~under_way(at),
+        True,
+        "The slope is not finite, or needs steps of less than a millionth of the way.",
     )
+    with tf.control_dependencies([] if found is None else [found]):
+        arrived = tf.debugging.assert_equal(
+            under_way(at),
+            False,
+            f"`max_steps` must be more than {solver.max_steps} for these tolerances.",
+        )
     with tf.control_dependencies([] if arrived is None else [arrived]):
-        return [tf.identity(y) for y in state]
+        return [tf.identity(y) for y in state], h
 
 
 def _combine(weights, ks, i):

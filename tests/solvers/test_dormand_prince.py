@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kgen.diffusion import CosineLogSNR, GaussianDiffusion
+from kgen.diffusion import CosineLogSNR, GaussianDiffusion, time_grid
 from kgen.solvers import DormandPrince, solve
 from kgen.solvers.dormand_prince import integrate
 
@@ -33,9 +33,9 @@ def test_integrates_a_rotation():
         return [-state[1], state[0]]
 
     quarter = tf.constant(np.pi / 2, tf.float64)
-    x, y = integrate(turn, [one, zero], tf.zeros_like(quarter), quarter, solver)
+    (x, y), _ = integrate(turn, [one, zero], tf.zeros_like(quarter), quarter, solver)
     np.testing.assert_allclose([x[0], y[0]], [0, 1], atol=1e-7)
-    x, y = integrate(turn, [x, y], quarter, tf.zeros_like(quarter), solver)
+    (x, y), _ = integrate(turn, [x, y], quarter, tf.zeros_like(quarter), solver)
     np.testing.assert_allclose([x[0], y[0]], [1, 0], atol=1e-7)
 
 
@@ -50,3 +50,49 @@ def test_too_few_steps_are_an_error(in_graph):
 
     with pytest.raises(tf.errors.InvalidArgumentError, match="`max_steps` must be more than 3"):
         (tf.function(run) if in_graph else run)()
+
+
+@pytest.mark.parametrize("in_graph", [False, True])
+@pytest.mark.parametrize("where", [0.0, 0.34])
+def test_nan_stops_at_once_and_says_so(where, in_graph):
+    """From some place on the slope is no number; it takes no thousand steps to notice."""
+    calls = []
+
+    def slope(at, state):
+        tf.py_function(lambda: calls.append(1), [], [])
+        return [tf.where(at >= where, float("nan"), -state[0])]
+
+    def run():
+        return integrate(slope, [tf.ones([1])], tf.zeros([]), tf.ones([]), DormandPrince())
+
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not finite"):
+        (tf.function(run) if in_graph else run)()
+    assert len(calls) < (2 if where == 0 else 400)
+
+
+def test_a_step_without_a_finite_result_is_made_shorter():
+    """dy/dl = -100 y as the square of a root, which the stages of too long a step do not have."""
+
+    def slope(at, state):
+        return [-100.0 * tf.sqrt(state[0]) ** 2]
+
+    (y,), _ = integrate(slope, [tf.ones([1])], tf.zeros([]), tf.constant(0.1), DormandPrince())
+    np.testing.assert_allclose(y, np.exp(-10), rtol=0.05)
+
+
+def test_a_grid_costs_little_more_than_one_step(mixture_data):
+    """The length of a step is known from the one before, also where the grid cut that short."""
+    process = GaussianDiffusion(CosineLogSNR(6.0, -6.0))
+    denoise, calls = mixture_data.denoise(process), []
+
+    def counted(z, t):
+        calls.append(1)
+        return denoise(z, t)
+
+    z, numbers = tf.constant(np.random.default_rng(0).normal(size=(12, 2))), []
+    for num_steps in (1, 4):
+        calls.clear()
+        times = time_grid(process, num_steps, dtype="float64")
+        solve(DormandPrince(1e-7, 1e-7), counted, process, z, times)
+        numbers.append(len(calls))
+    assert numbers[0] < numbers[1] < 1.4 * numbers[0]
