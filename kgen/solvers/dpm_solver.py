@@ -29,7 +29,8 @@ as fast and makes up for it with fresh noise:
     z_s = (sigma_s / sigma_t) exp(-h) z_t + alpha_s (1 - exp(-2 h)) (x_0 + h / 2 D_1)
         + sigma_s sqrt(1 - exp(-2 h)) eps
 
-Order 1 is ancestral sampling, DDIM(eta=1). The order is then that of means and variances.
+Order 1 is ancestral sampling, DDIM(eta=1). The order is then that of means and variances. Toward
+noise (h < 0) there is no reverse-time equation to follow: those steps are the deterministic ones.
 
 Memory: x_1, x_2 of the shape of z, and h_1, h_2.
 
@@ -94,7 +95,7 @@ class DPMSolver(Solver):
         h = (process.log_snr(s) - process.log_snr(t)) / 2
         _, sigma_t = process.alpha_sigma(t)
         alpha_s, sigma_s = process.alpha_sigma(s)
-        damping = 2 * h if self.sde else h
+        damping = tf.where(h > 0, 2 * h, h) if self.sde else h
         mean_0 = -tf.math.expm1(-damping)
         x_0 = denoise(z, t)
         divide = tf.math.divide_no_nan
@@ -102,24 +103,29 @@ class DPMSolver(Solver):
         def move(integral):
             moved = sigma_s / sigma_t * tf.exp(h - damping) * z + alpha_s * integral
             if self.sde:
-                moved += sigma_s * tf.sqrt(mean_0) * normal(tf.shape(z), seed, z.dtype)
+                moved += (
+                    sigma_s * tf.sqrt(tf.maximum(mean_0, 0)) * normal(tf.shape(z), seed, z.dtype)
+                )
             return moved
 
         if self.order == 1:
             return move(mean_0 * x_0), memory
         x_past, h_past = memory["x"], memory["h"]
-        first = tf.cast(index >= 1, z.dtype) * divide(x_0 - x_past[0], h_past[0])
+        first = divide(x_0 - x_past[0], h_past[0])  # none without a past, where h_past is 0
         if self.order == 2:
             z = move(mean_0 * (x_0 + h / 2 * first))
         else:
             mean_1 = h - mean_0
             mean_2 = h**2 - 2 * mean_1
             older = divide(x_past[0] - x_past[1], h_past[1])
-            second = divide(first - older, h_past[0] + h_past[1]) * tf.cast(index >= 2, z.dtype)
+            second = divide(first - older, h_past[0] + h_past[1])
+            second = tf.where(h_past[1] == 0, tf.zeros_like(second), second)
 
             def look_ahead():
                 return divide(denoise(move(mean_0 * x_0), s) - x_0, h)
 
-            first = tf.cond(index == 0, look_ahead, lambda: first)
+            first = tf.cond(h_past[0] == 0, look_ahead, lambda: first)
             z = move(mean_0 * x_0 + mean_1 * first + (mean_2 + h_past[0] * mean_1) * second)
-        return z, {"x": [x_0, *x_past[:-1]], "h": [h, *h_past[:-1]]}
+        # A step of length zero, which a grid in float32 can have, is none to look back on.
+        new = {"x": [x_0, *x_past[:-1]], "h": [h, *h_past[:-1]]}
+        return z, tf.nest.map_structure(lambda new, old: tf.where(h == 0, old, new), new, memory)

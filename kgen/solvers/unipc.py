@@ -81,7 +81,7 @@ class UniPC(Solver):
         mean_2 = h**2 - 2 * mean_1
         divide = tf.math.divide_no_nan
         x_t = tf.cond(index == 0, lambda: denoise(z, t), lambda: memory["x"][0])
-        h_past = memory["h"]  # 0 in the first step, whose differences are then 0 too
+        h_past = memory["h"]  # 0 in the first step, which has no differences
         slope = divide(x_t - memory["x"][1], h_past)
 
         def move(integral):
@@ -92,6 +92,9 @@ class UniPC(Solver):
         first = divide(x_s - x_t, h)
         integral = mean_0 * x_t + mean_1 * first
         if self.predictor_order == 2:
-            second = divide(first - slope, h + h_past) * tf.cast(index >= 1, z.dtype)
-            integral += (mean_2 - h * mean_1) * second
-        return move(integral), {"x": [x_s, x_t], "h": h}
+            second = divide(first - slope, h + h_past)
+            integral += (mean_2 - h * mean_1) * tf.where(h_past == 0, tf.zeros_like(z), second)
+        # A step of length zero, which a grid in float32 can have, is none to look back on.
+        new, old = {"x": [x_s, x_t], "h": h}, {"x": [x_t, memory["x"][1]], "h": h_past}
+        memory = tf.nest.map_structure(lambda new, old: tf.where(h == 0, old, new), new, old)
+        return move(integral), memory

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from kgen.diffusion import CosineLogSNR, GaussianDiffusion, LinearLogSNR, time_grid
-from kgen.solvers import DDIM, DPMSolver, solve
+from kgen.solvers import DDIM, DPMSolver, UniPC, solve
 
 every_scaling = pytest.mark.parametrize("scaling", ["vp", "ve", "sub_vp", "flow"])
 
@@ -69,16 +69,29 @@ def test_third_order_is_exact_where_its_polynomial_is(spacing, direction):
     np.testing.assert_allclose(result, [[expected]], rtol=1e-7)
 
 
-def test_repeated_times_do_no_harm(mixture_data):
-    """Steps of length zero, which float32 grids can have, leave the state alone."""
+@pytest.mark.parametrize(
+    "solver", [DPMSolver(1), DPMSolver(2), DPMSolver(3), UniPC(1), UniPC(2)], ids=repr
+)
+def test_repeated_times_change_nothing(solver, mixture_data):
+    """Steps of length zero, which float32 grids can have, at the start too."""
     process = GaussianDiffusion(CosineLogSNR(5.0, -5.0))
-    z = tf.constant(np.random.default_rng(0).normal(size=(5, 2)), tf.float32)
-    times = time_grid(process, 4)
-    repeated = tf.repeat(times, 2)
-    for order in (1, 2, 3):
-        x = solve(DPMSolver(order), mixture_data.denoise(process), process, z, repeated)
-        plain = solve(DDIM(), mixture_data.denoise(process), process, z, times)
-        np.testing.assert_allclose(x, plain, atol=0.5)
+    denoise = mixture_data.denoise(process)
+    z = tf.constant(np.random.default_rng(0).normal(size=(5, 2)))
+    times = time_grid(process, 6, dtype="float64")
+    plain, repeated = (
+        solve(solver, denoise, process, z, grid) for grid in (times, tf.repeat(times, 2))
+    )
+    np.testing.assert_allclose(repeated, plain, rtol=1e-12)
+
+
+def test_toward_noise_the_sde_form_is_the_deterministic_one(mixture_data):
+    process = GaussianDiffusion(CosineLogSNR())
+    times, z = time_grid(process, 5)[::-1], tf.ones([3, 2])
+    denoise = mixture_data.denoise(process)
+    for order in (1, 2):
+        plain = solve(DPMSolver(order), denoise, process, z, times)
+        noisy = solve(DPMSolver(order, sde=True), denoise, process, z, times, seed=[0, 1])
+        np.testing.assert_allclose(noisy, plain, rtol=1e-6)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
