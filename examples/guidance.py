@@ -91,13 +91,13 @@ def with_features(network):
 def by_classifier(process, network, labels):
     """The guidance of a classifier of noisy pictures toward one label for each."""
 
-    def log_prob(z, t):
+    def log_prob(z, t, labels):
         log_snr = tf.broadcast_to(process.log_snr(t), tf.shape(z)[:1])
         log_p = tf.nn.log_softmax(network([z, log_snr], training=False))
         return tf.gather(log_p, labels, batch_dims=1)
 
     # On top of the conditional model, so that 0 is that model.
-    return classifier_guidance(process, log_prob)
+    return classifier_guidance(process, log_prob, labels)
 
 
 def measure(model, eyes, labels, real_features, scale, args, **options):
@@ -143,13 +143,14 @@ def main(argv=None):
     labels = np.arange(args.num_samples) % model.conditioner.num_classes
     kinds = {
         "classifier-free": classifier_free,
-        "classifier": by_classifier(model.process, noisy, tf.constant(labels)),
+        "classifier": by_classifier(model.process, noisy, labels),
     }
     curves, sheets = {}, []
     for name, guidance in kinds.items():
         for scale in args.scales:
-            options = {"guidance": guidance, "batch_size": len(labels)}
-            images, values = measure(model, eyes, labels, real_features, scale, args, **options)
+            images, values = measure(
+                model, eyes, labels, real_features, scale, args, guidance=guidance
+            )
             shown, precision, recall = values
             print(
                 f"{name}, scale {scale:g}: accuracy {shown:.3f}, precision {precision:.3f}, "

@@ -42,7 +42,8 @@ def export_saved_model(model, directory, **options):
         directory: folder to write; its parents are made.
         **options: arguments of `model.export_functions`. Of a `LatentDiffusion`: `inputs`, of texts
             `"prompts"` (strings; the default) or `"token_ids"` (TensorFlow's core operations only),
-            `solver`, and `editing`, whether to offer image to image and inpainting too.
+            `solver`, `guidance`, `editing`, whether to offer image to image and inpainting too, and
+            `negatives`, whether to offer negative prompts.
 
     Raises:
         TypeError: if the model cannot be exported, or has no such option.

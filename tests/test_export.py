@@ -169,7 +169,7 @@ except tf.errors.InvalidArgumentError as error:
 @pytest.fixture(scope="module")
 def from_tokens(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokens")
-    kgen.export_saved_model(model, folder, inputs="token_ids", editing=True)
+    kgen.export_saved_model(model, folder, inputs="token_ids", editing=True, negatives=True)
     np.savez(folder.with_suffix(".npz"), **model.conditioner.tokenize(PROMPTS))
     np.savez(folder.with_suffix(".edit.npz"), images=KNOWN, mask=MASK)
     return run(
@@ -179,6 +179,9 @@ def from_tokens(model, tmp_path_factory):
         extra="""
 ids, mask = (inputs[key] for key in ("token_ids", "padding_mask"))
 results["method"] = loaded.generate_from_tokens(ids, mask, 2, 3.0, [7, 0])["images"]
+results["away"] = loaded.generate_with_negatives_from_tokens(
+    ids, mask, ids[::-1], mask[::-1], 2, 3.0, [7, 0]
+)["images"]
 begin = dict(np.load(folder + ".edit.npz"))
 for name, strength, paint in (("again", 0.6, begin["mask"] ** 0), ("part", 1.0, begin["mask"])):
     edited = loaded.edit_from_tokens(
@@ -223,6 +226,13 @@ def test_number_of_steps_is_checked(from_prompts):
 
 def test_method_with_positional_arguments(from_tokens, expected):
     assert_same_pictures(from_tokens["method"], expected[0])
+
+
+def test_negative_prompts(model, from_tokens, expected):
+    options = {"negative_prompts": PROMPTS[::-1], "num_steps": 2, "guidance_scale": 3.0, "seed": 7}
+    away = model.generate(PROMPTS, **options)
+    assert_same_pictures(from_tokens["away"], away)
+    assert np.abs(away.astype(int) - expected[0])[0].mean() > 2
 
 
 def test_edit_is_image_to_image_and_inpainting(model, from_tokens):
@@ -413,6 +423,8 @@ class TestErrors:
             kgen.export_saved_model(model, tmp_path / "new", inputs="text")
         with pytest.raises(ValueError, match="`solver` must be.*'euler'"):
             kgen.export_saved_model(model, tmp_path / "new", solver="euler")
+        with pytest.raises(TypeError, match="'sampler'"):
+            kgen.export_saved_model(model, tmp_path / "new", sampler="dpm")
         with pytest.raises(TypeError, match="inputs"):
             kgen.export_saved_model(model.autoencoder, tmp_path / "new", inputs="prompts")
         assert list(tmp_path.iterdir()) == []

@@ -1,11 +1,13 @@
 """The tables of methods in README: every call in them runs as it is typed."""
 
+import dataclasses
 import pathlib
 import re
 
 import keras
 import numpy as np
 import pytest
+from exact import exact
 
 import kgen
 from kgen.networks import TimeMLP
@@ -33,10 +35,16 @@ def settings():
     return found
 
 
+def drawing():
+    """The settings that say how to draw."""
+    return [param for param in settings() if "solver=" in param.values[3]]
+
+
 def test_the_tables_are_found():
     names = {param.id.split("-")[0] for param in settings()}
     assert {"DDPM", "DDIM", "EDM", "flow matching", "NCSN", "VE SDE"} <= names
     assert len(settings()) == 18
+    assert len(drawing()) >= 7
 
 
 @pytest.mark.parametrize(("model", "process", "options", "draw"), settings())
@@ -50,3 +58,15 @@ def test_every_setting_runs_as_typed(model, process, options, draw, gaussian_dat
     logs = model.fit(gaussian_data.sample(200).astype("float32"), verbose=0).history
     assert np.isfinite(list(logs.values())).all()
     assert model.generate(3, seed=0, **{"num_steps": 5, **draw}).shape == (3, 2)
+
+
+@pytest.mark.parametrize(("model", "process", "options", "draw"), drawing())
+def test_every_way_of_drawing_ends_at_the_data(model, process, options, draw, gaussian_data):
+    """With the exact denoiser in the place of a network, what is left is that of the solver."""
+    process, options, draw = (eval(text, NAMES) for text in (process, options, draw))
+    draw = {"num_steps": 200, **draw}
+    data = dataclasses.replace(gaussian_data, mean=np.zeros(2), std=np.full(2, 0.5))
+    model = exact(data, process, model=getattr(kgen, model), **{"prediction": "eps", **options})
+    drawn = model.generate(4000, seed=0, batch_size=4000, **draw)
+    np.testing.assert_allclose(drawn.mean(0), 0, atol=0.04)
+    np.testing.assert_allclose(drawn.std(0), 0.5, rtol=0.1)

@@ -17,7 +17,8 @@ Classifier guidance adds the gradient of a classifier of noisy data. By Tweedie'
 
 Every guidance that a model's `generate` takes is a function `guidance(denoise, cond, null_cond,
 scale) -> denoise(z, t)`. `functools.partial(classifier_free, rescale=0.7)` is one, and so are the
-results of `autoguidance` and `classifier_guidance`.
+results of `autoguidance` and `classifier_guidance`. `generate` draws some examples at a time: a
+guidance that tells them apart has a method `of_examples(indices)`, which returns that of a part.
 
 References:
   classifier_free: Ho and Salimans (2022), https://arxiv.org/abs/2207.12598, eq. 6 (w is s - 1).
@@ -50,7 +51,7 @@ def condition(denoise, cond):
     return conditioned
 
 
-def classifier_free(denoise, cond, null_cond, scale, *, rescale=0.0, interval=None):
+def classifier_free(denoise, cond, null_cond, scale, *, rescale=0.0, interval=None, threshold=None):
     """Makes a guided denoiser of a conditional one.
 
     Args:
@@ -61,13 +62,16 @@ def classifier_free(denoise, cond, null_cond, scale, *, rescale=0.0, interval=No
             unconditional branch is not run; 0 is the unconditional one, bit for bit.
         rescale: in [0, 1], how far the guided estimate is brought back to the standard deviation
             of the conditional one; against overexposed pictures at large scales.
-        interval: None, or a pair of times (low, high) outside of which there is no guidance.
+        interval: None, or a pair of times (low, high) outside of which there is no guidance; of
+            times `[B]` the greatest decides.
+        threshold: None, or the quantile of `dynamic_threshold`, by which the guided estimate is
+            kept in [-1, 1].
 
     Returns:
         A function `denoise(z, t) -> x_hat`.
 
     Raises:
-        ValueError: if `rescale` or `interval` is not as above.
+        ValueError: if `rescale`, `interval` or `threshold` is not as above.
 
     Example:
         >>> guided = classifier_free(lambda z, t, cond: z + cond, 2.0, 1.0, scale=3.0)
@@ -75,16 +79,18 @@ def classifier_free(denoise, cond, null_cond, scale, *, rescale=0.0, interval=No
         [4.0]
     """
     _check(rescale, interval)
+    if threshold is not None:
+        check_interval("threshold", threshold, "(0, 1]")
 
     def guided(z, t):
         conditional = denoise(z, t, cond)
 
         def combine():
             x_hat = _extrapolate(denoise(z, t, null_cond), conditional, scale)
-            if not rescale:
-                return x_hat
-            ratio = _spread(conditional) / _spread(x_hat)
-            return x_hat * (rescale * expand_to(ratio, x_hat) + 1 - rescale)
+            if rescale:
+                ratio = _spread(conditional) / _spread(x_hat)
+                x_hat *= rescale * expand_to(ratio, x_hat) + 1 - rescale
+            return x_hat if threshold is None else _limited(x_hat, threshold)
 
         off = tf.equal(tf.cast(scale, tf.float32), 1)
         if interval is not None:
@@ -125,7 +131,7 @@ def autoguidance(weak):
     return guidance
 
 
-def classifier_guidance(process, log_prob):
+def classifier_guidance(process, log_prob, labels=None):
     """Makes a guidance from a classifier of noisy data.
 
     Args:
@@ -133,6 +139,8 @@ def classifier_guidance(process, log_prob):
         log_prob: a function of `z` `[B, ...]` and a scalar `t` that returns `[B]`, the log
             probability of the class that each example is to have. A Keras classifier trained on
             noisy data is one such function away: take its log-softmax at the labels.
+        labels: None; or an array, one row for each of the examples of `generate`: `log_prob` is
+            then also given those of its B examples.
 
     Returns:
         A function `guidance(denoise, cond, null_cond, scale)` for conditional models (which it
@@ -146,21 +154,30 @@ def classifier_guidance(process, log_prob):
         >>> guided(tf.zeros([1, 1]), 0.5).numpy().round(3)  # sigma^2 / alpha = sqrt(1/2)
         array([[0.707]], dtype=float32)
     """
+    if labels is not None:
+        labels = tf.convert_to_tensor(labels)
 
-    def guidance(denoise, cond, null_cond, scale):
-        def guided(z, t):
-            x_hat = denoise(z, t, cond)
-            with tf.GradientTape() as tape:
-                tape.watch(z)
-                total = tf.reduce_sum(log_prob(z, t))
-            gradient = tape.gradient(total, z)
-            alpha, sigma = process.alpha_sigma(tf.cast(t, z.dtype))
-            step = tf.cast(scale, z.dtype) * sigma**2 / alpha
-            return x_hat + expand_to(step, z) * gradient
+    def toward(*labels):
+        def guidance(denoise, cond, null_cond, scale):
+            def guided(z, t):
+                x_hat = denoise(z, t, cond)
+                with tf.GradientTape() as tape:
+                    tape.watch(z)
+                    total = tf.reduce_sum(log_prob(z, t, *labels))
+                gradient = tape.gradient(total, z)
+                alpha, sigma = process.alpha_sigma(tf.cast(t, z.dtype))
+                step = tf.cast(scale, z.dtype) * sigma**2 / alpha
+                return x_hat + expand_to(step, z) * gradient
 
-        return guided
+            return guided
 
-    return guidance
+        return guidance
+
+    if labels is None:
+        return toward()
+    of_all = toward(labels)
+    of_all.of_examples = lambda indices: toward(tf.gather(labels, indices))
+    return of_all
 
 
 def dynamic_threshold(denoise, quantile=0.995):
@@ -186,14 +203,17 @@ def dynamic_threshold(denoise, quantile=0.995):
     check_interval("quantile", quantile, "(0, 1]")
 
     def thresholded(z, t):
-        x_hat = denoise(z, t)
-        sizes = tf.sort(tf.reshape(tf.abs(x_hat), [tf.shape(x_hat)[0], -1]), axis=-1)
-        rank = tf.cast(tf.shape(sizes)[1] - 1, tf.float32) * quantile
-        limit = tf.maximum(sizes[:, tf.cast(tf.math.ceil(rank), tf.int32)], 1)
-        limit = expand_to(limit, x_hat)
-        return tf.clip_by_value(x_hat, -limit, limit) / limit
+        return _limited(denoise(z, t), quantile)
 
     return thresholded
+
+
+def _limited(x_hat, quantile):
+    sizes = tf.sort(tf.reshape(tf.abs(x_hat), [tf.shape(x_hat)[0], -1]), axis=-1)
+    rank = tf.cast(tf.shape(sizes)[1] - 1, tf.float32) * quantile
+    limit = tf.maximum(sizes[:, tf.cast(tf.math.ceil(rank), tf.int32)], 1)
+    limit = expand_to(limit, x_hat)
+    return tf.clip_by_value(x_hat, -limit, limit) / limit
 
 
 def _extrapolate(base, estimate, scale):

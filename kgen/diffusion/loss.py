@@ -30,25 +30,30 @@ from kgen.gaussian import Gaussian
 from kgen.tensors import expand_to, normal, sum_event
 
 
-def noise_levels(process, batch_size, seed, *, times, levels=None):
+def noise_levels(process, batch_size, seed, *, times, levels=None, ladder=None):
     """Draws a noise level for each example.
 
     Args:
         process: a `GaussianDiffusion`.
         batch_size: number of examples.
         seed: an int32 pair.
-        times: a key of `TIME_SAMPLERS`; without effect on T levels, which are drawn evenly.
-        levels: None for continuous time, or T.
+        times: a key of `TIME_SAMPLERS`; without effect on levels, which are drawn evenly.
+        levels: None for continuous time, or T for the steps of the bound, 1/T to 1.
+        ladder: None, or L for noise levels without a bound, 0 to 1 with both ends.
 
     Returns:
         The log-SNR, its slope (with T levels, that of the sum over levels) and the density of the
         draw, each `[B]`.
     """
-    if levels is None:
+    if levels is None and ladder is None:
         t, density = sample_times(times, process, batch_size, seed)
         return process.log_snr(t), process.schedule.slope(t), density
     even, density = sample_times("stratified", process, batch_size, seed)
-    i = tf.minimum(tf.floor(even * levels), levels - 1)
+    number = levels if ladder is None else ladder
+    i = tf.minimum(tf.floor(even * number), number - 1)
+    if ladder is not None:
+        t = i / (ladder - 1)
+        return process.log_snr(t), process.schedule.slope(t), density
     log_snr_s, log_snr = process.log_snr(i / levels), process.log_snr((i + 1) / levels)
     return log_snr, -levels * tf.math.expm1(log_snr_s - log_snr), density
 
@@ -63,7 +68,18 @@ def squared_error(network, process, prediction, x, eps, cond, log_snr, training=
 
 
 def denoising(
-    network, process, prediction, x, cond, seeds, *, weighting, times, levels=None, training=False
+    network,
+    process,
+    prediction,
+    x,
+    cond,
+    seeds,
+    *,
+    weighting,
+    times,
+    levels=None,
+    ladder=None,
+    training=False,
 ):
     """The weighted denoising term of each example.
 
@@ -75,15 +91,16 @@ def denoising(
         cond: what the network is given beside the noisy value.
         seeds: two int32 pairs, of the times and of the noise.
         weighting: a key of `WEIGHTINGS`.
-        times: a key of `TIME_SAMPLERS`; without effect on T levels, which are drawn evenly.
+        times: as of `noise_levels`, like the two that follow.
         levels: None for continuous time, or T.
+        ladder: None, or L.
         training: whether layers such as dropout are active.
 
     Returns:
         A tensor `[B]`, summed over the event; with the weighting `"elbo"` in nats.
     """
     log_snr, slope, density = noise_levels(
-        process, tf.shape(x)[0], seeds[0], times=times, levels=levels
+        process, tf.shape(x)[0], seeds[0], times=times, levels=levels, ladder=ladder
     )
     eps = normal(tf.shape(x), seeds[1])
     error = squared_error(network, process, prediction, x, eps, cond, log_snr, training)

@@ -42,7 +42,7 @@ def implicit_score_matching(
     objective,
     weighting,
     times,
-    levels=None,
+    ladder=None,
     training=False,
 ):
     """The weighted loss of each example without a target.
@@ -56,15 +56,15 @@ def implicit_score_matching(
         seeds: three int32 pairs, of the times, the noise and the directions.
         objective: `"implicit"`, `"sliced"` or `"sliced_vr"`.
         weighting: a key of `WEIGHTINGS`.
-        times: a key of `TIME_SAMPLERS`; without effect on L noise levels, which are drawn evenly.
-        levels: None for continuous time, or L.
+        times: a key of `TIME_SAMPLERS`; without effect on a ladder, which is drawn evenly.
+        ladder: None for continuous time, or the number L of noise levels.
         training: whether layers such as dropout are active.
 
     Returns:
         A tensor `[B]`, which may be negative.
     """
     log_snr, slope, density = noise_levels(
-        process, tf.shape(x)[0], seeds[0], times=times, levels=levels
+        process, tf.shape(x)[0], seeds[0], times=times, ladder=ladder
     )
     alpha, sigma = (expand_to(a, x) for a in process.alpha_sigma_of(log_snr))
     z = alpha * x + sigma * normal(tf.shape(x), seeds[1])

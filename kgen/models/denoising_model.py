@@ -51,7 +51,6 @@ class DenoisingModel(GenerativeModel):
         ValueError: if an option is none of these.
     """
 
-    levels = None  # continuous time
     trains_schedule = False
     bounded = True  # whether the data are in the range of the likelihood
 
@@ -127,7 +126,7 @@ class DenoisingModel(GenerativeModel):
             cond = drop_condition(cond, self.conditioner.null(1), self.cond_drop_rate, seed)
         return cond
 
-    def _denoising(self, z, cond, seeds, weighting, training):
+    def _denoising(self, z, cond, seeds, weighting, training, **levels):
         return denoising(
             self.network,
             self.process,
@@ -137,13 +136,25 @@ class DenoisingModel(GenerativeModel):
             seeds,
             weighting=weighting,
             times=self.times if training else "stratified",
-            levels=self.levels,
             training=training,
+            **levels,
         )
 
     def denoise(self, z, t, cond=None):
-        """x_hat, the estimate of E[x given z_t = z]: what solvers and likelihoods use."""
-        return self.sampler.denoise(z, t, cond)
+        """x_hat, the estimate of E[x given z_t = z], with the averaged weights.
+
+        What solvers and likelihoods use, and another model's `autoguidance`.
+
+        Args:
+            z: `[B, ...]`.
+            t: scalar or `[B]`.
+            cond: of a conditional model what its conditioner returns.
+
+        Returns:
+            A tensor of the shape of `z`.
+        """
+        with self.averaged():
+            return self.sampler.denoise(z, t, cond)
 
     def generate(
         self,
@@ -170,7 +181,7 @@ class DenoisingModel(GenerativeModel):
             solver: a `kgen.solvers.Solver` or a name in `kgen.solvers.SOLVERS`.
             guidance_scale: 1 is the plain conditional model, more follows the condition more.
             guidance: None for classifier-free guidance, or another function of that form; see
-                `kgen.diffusion.guidance`.
+                `kgen.diffusion.guidance`. An equal `functools.partial` is not traced again.
             negative_prompts: None, or a label or prompt, or one for each, to move away from.
             noise: None, or z at t = 1 to begin from, `[N, *shape of z]`, such as of `invert`.
             images: None, or examples `[N, *data_shape]` to begin from; pictures may be uint8.

@@ -126,6 +126,11 @@ class DensityModel(DenoisingModel):
             parts.append((step(values, cond, fold_in(seeds[1], part.start)) - log_q).numpy())
         return np.concatenate(parts)
 
+    @property
+    def bound_levels(self):
+        """Number of steps of the bound, or None for continuous time."""
+        return self.levels
+
     def _finish(self, z, given):
         """Pixels where the data have grey levels; real values, such as latents, as they are."""
         return z if self.grey_levels is None else super()._finish(z, given)
@@ -148,14 +153,17 @@ class DensityModel(DenoisingModel):
         return {
             "reconstruction": reconstruction_term(self.process, x, seeds[2], grey_levels),
             "prior": prior_term(self.process, x),
-            "denoising": self._denoising(x, cond, seeds[:2], "elbo", training),
+            "denoising": self._denoising(
+                x, cond, seeds[:2], "elbo", training, levels=self.bound_levels
+            ),
         }
 
-    def export_functions(self, solver="dpm", num_probes=1, editing=False):
+    def export_functions(self, solver="dpm", num_probes=1, **options):
         """What a SavedModel offers: that of `kgen.models.diffusion_serving`, and `log_likelihood`.
 
-        `log_likelihood(images[, labels or prompts], seed) -> nats`, by `num_probes` random vectors.
+        `log_likelihood(images[, labels or prompts], seed) -> nats`, by `num_probes` random vectors;
+        the options are `editing`, `guidance` and `negatives` of `diffusion_serving.sampling`.
         """
-        functions, resources = diffusion_serving.sampling(self, solver, editing=editing)
+        functions, resources = diffusion_serving.sampling(self, solver, **options)
         functions["log_likelihood"] = diffusion_serving.log_likelihood(self, num_probes)
         return functions, resources

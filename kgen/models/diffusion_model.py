@@ -36,7 +36,8 @@ class DiffusionModel(DensityModel):
         network: called as `network(z, log_snr, cond, training)`, output of the shape of `z`.
         process: a `GaussianDiffusion`.
         data_shape: shape of an example, such as `(28, 28, 1)`; None takes that of the network.
-        prediction: what the network's output means: `"x"`, `"eps"`, `"v"`, `"score"` or `"flow"`.
+        prediction: what the network's output means: `"x"`, `"eps"`, `"v"`, `"score"`, `"flow"` or
+            `"edm"`.
         weighting: `"elbo"` for the likelihood, or another key of
             `kgen.diffusion.weighting.WEIGHTINGS`.
         levels: number of latents T, or None for continuous time.
@@ -133,7 +134,8 @@ class DiffusionModel(DensityModel):
                 training=training,
             )
             return {"weighted_denoising": error / values, "schedule": variance}
-        error = self._denoising(x, cond, seeds[1:], self.weighting, training)
+        levels = self.bound_levels
+        error = self._denoising(x, cond, seeds[1:], self.weighting, training, levels=levels)
         return {"weighted_denoising": error / values}
 
     def bound_terms(self, batch, training=False, seed=None):

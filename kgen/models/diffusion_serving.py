@@ -15,15 +15,16 @@ needs TensorFlow's core operations only; the client tokenizes (`TextEncoder.toke
                     padding_mask    bool [B, L]
 
     num_steps       int32 [], at least 1
-    guidance_scale  float32 []; not without a conditioner
+    guidance_scale  float32 []; not where there is neither a conditioner nor `guidance`
     seed            int32 [2]; (s, 0) makes the pictures of `generate(..., seed=s)` for s < 2^31,
                     but for rounding
 
 All are arguments of one graph, so no call traces again. The unconditional branch of the guidance
 sees the null condition. The whole batch is made at once.
 
-`edit`, which is there if asked for, begins from pictures and not from noise alone; they come after
-the condition:
+Two more are there if asked for. `generate_with_negatives` takes what to move away from after what
+to show: `negative_labels`, `negative_prompts` or `negative_token_ids` and `negative_padding_mask`.
+`edit` begins from pictures and not from noise alone; they come after the condition:
 
     images    float32 [B, H, W, C] in the range of the data
     mask      float32 [B or 1, H, W, 1], 1 where to paint; ones paint all of it over
@@ -40,7 +41,9 @@ INPUTS = ("prompts", "token_ids")
 SEED = tf.TensorSpec([2], tf.int32, "seed")
 
 
-def sampling(model, solver="dpm", inputs="prompts", editing=False):
+def sampling(
+    model, solver="dpm", inputs="prompts", editing=False, *, guidance=None, negatives=False
+):
     """Makes the functions that draw in a SavedModel, with the averaged weights.
 
     Args:
@@ -48,42 +51,56 @@ def sampling(model, solver="dpm", inputs="prompts", editing=False):
         solver: as of its `generate`.
         inputs: of a model of texts, `"prompts"` or `"token_ids"`.
         editing: whether it can begin from examples, by `edit`.
+        guidance: as of its `generate`.
+        negatives: whether it can move away from a condition, by `generate_with_negatives`.
 
     Returns:
-        The functions by name: `generate`, also as `serving_default`, and `edit`, if asked for, both
-        with `_from_tokens` behind their names for token ids, which return `{"images": ...}`; and
-        the trackable objects besides variables that they use.
+        The functions by name: `generate`, also as `serving_default`, and those asked for, all with
+        `_from_tokens` behind their names for token ids, which return `{"images": ...}`; and the
+        trackable objects besides variables that they use.
 
     Raises:
         TypeError: if the model's conditioner is another one than `Labels` and `TextEncoder`.
-        ValueError: for other `inputs`.
+        ValueError: for other `inputs`, or for `negatives` of a model without a conditioner.
     """
     told, encode, resources = _door(model, inputs)
+    if negatives and not told:
+        raise ValueError("`negatives` needs a model with a conditioner.")
     count = [] if told else [tf.TensorSpec([], tf.int32, "num_samples")]
-    scale = [tf.TensorSpec([], tf.float32, "guidance_scale")] if told else []
+    guided = told or guidance is not None
+    scale = [tf.TensorSpec([], tf.float32, "guidance_scale")] if guided else []
     rest = [tf.TensorSpec([], tf.int32, "num_steps"), *scale, SEED]
     begin = [
         tf.TensorSpec([None, *model.data_shape], tf.float32, "images"),
         tf.TensorSpec([None, *model.data_shape[:-1], 1], tf.float32, "mask"),
         tf.TensorSpec([], tf.float32, "strength"),
     ]
-    step = model.generate_step(solver, portable=True)
+    away = [tf.TensorSpec(t.shape, t.dtype, f"negative_{t.name}") for t in told]
+    step = model.generate_step(solver, guidance, portable=True)
 
-    def draw(size, values, options, given):
+    def draw(size, values, options, given=None, negative=None):
         num_steps, *scale, seed = options
         positive = tf.debugging.assert_positive(num_steps, "`num_steps` must be at least 1.")
         with tf.control_dependencies([positive]):
             num_steps = tf.identity(num_steps)
         with model.averaged():
-            cond = encode(*values)
-            null = None if cond is None else model.conditioner.null(size)
+            cond = null = encode(*values)
+            if negative is not None:
+                null = encode(*negative)
+            elif told:
+                null = model.conditioner.null(size)
         scale = scale[0] if scale else tf.constant(1.0)
-        return {"images": step(cond, null, num_steps, scale, seed, tf.range(size), given)}
+        return {"images": step(cond, null, num_steps, scale, seed, tf.range(size), given or {})}
 
     @served([*told, *count, *rest])
     def generate(*arguments):
         size = tf.shape(arguments[0])[0] if told else arguments[0]
-        return draw(size, arguments[: len(told)], arguments[-len(rest) :], {})
+        return draw(size, arguments[: len(told)], arguments[-len(rest) :])
+
+    @served([*told, *away, *rest])
+    def generate_with_negatives(*arguments):
+        values, negative = arguments[: len(told)], arguments[len(told) : -len(rest)]
+        return draw(tf.shape(values[0])[0], values, arguments[-len(rest) :], negative=negative)
 
     @served([*told, *begin, *rest])
     def edit(*arguments):
@@ -93,7 +110,11 @@ def sampling(model, solver="dpm", inputs="prompts", editing=False):
 
     suffix = "_from_tokens" if inputs == "token_ids" else ""
     functions = {"serving_default": generate, f"generate{suffix}": generate}
-    return functions | ({f"edit{suffix}": edit} if editing else {}), resources
+    if negatives:
+        functions[f"generate_with_negatives{suffix}"] = generate_with_negatives
+    if editing:
+        functions[f"edit{suffix}"] = edit
+    return functions, resources
 
 
 def as_png(generate):

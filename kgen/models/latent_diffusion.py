@@ -43,7 +43,8 @@ class LatentDiffusion(DenoisingModel):
         network: called as `network(z, log_snr, cond, training)`, output of the shape of `z`.
         process: a `GaussianDiffusion`.
         conditioner: a `TextEncoder` or another `Conditioner`, or None.
-        prediction: what the network's output means: `"x"`, `"eps"`, `"v"`, `"score"` or `"flow"`.
+        prediction: what the network's output means: `"x"`, `"eps"`, `"v"`, `"score"`, `"flow"` or
+            `"edm"`.
         weighting: a key of `kgen.diffusion.weighting.WEIGHTINGS`; the default is the plain mean
             squared error of v.
         times: how training draws t, a key of `kgen.diffusion.timesteps.TIME_SAMPLERS`.
@@ -260,9 +261,12 @@ class LatentDiffusion(DenoisingModel):
         mixed = mask * tf.cast(images, tf.float32) + (1 - mask) * tf.cast(known, tf.float32)
         return tf.cast(tf.round(mixed), tf.uint8)
 
-    def export_functions(self, inputs="prompts", solver="dpm", editing=False):
-        """What a SavedModel offers: that of `kgen.models.diffusion_serving`, and `generate_png`."""
-        functions, resources = diffusion_serving.sampling(self, solver, inputs, editing)
+    def export_functions(self, inputs="prompts", solver="dpm", **options):
+        """What a SavedModel offers: that of `kgen.models.diffusion_serving`, and `generate_png`.
+
+        The options are `editing`, `guidance` and `negatives` of `diffusion_serving.sampling`.
+        """
+        functions, resources = diffusion_serving.sampling(self, solver, inputs, **options)
         functions["generate_png"] = diffusion_serving.as_png(functions["serving_default"])
         return functions, resources
 

@@ -9,6 +9,7 @@ keep a part of it (inpainting); `kgen.editing` has the mathematics.
 """
 
 import dataclasses
+import functools
 
 import keras
 import numpy as np
@@ -60,6 +61,8 @@ class Sampler:
         Raises:
             tf.errors.InvalidArgumentError: if one is not finite, which as a pixel would be black.
         """
+        if hasattr(guidance, "of_examples"):
+            guidance = guidance.of_examples(indices)
         denoise, start = self._guided(guidance, cond, negative, scale), 1.0
         noise_seed, solver_seed = split(seed, 2)
         # Or every part of the examples would follow the same random path.
@@ -115,7 +118,7 @@ class Steps:
         With `portable`, for exports, XLA compiles no part of it.
         """
         solver = solvers.get(solver)
-        key = (solver, option, portable)
+        key = (solver, _identity(option), portable)
         if key not in self._compiled:
 
             def step(*tensors):
@@ -124,6 +127,18 @@ class Steps:
 
             self._compiled[key] = tf.function(step, reduce_retracing=True)
         return self._compiled[key]
+
+
+def _identity(option):
+    """What tells an option from others: of a partial function its parts, if they can be hashed."""
+    if not isinstance(option, functools.partial):
+        return option
+    parts = (option.func, option.args, tuple(sorted(option.keywords.items())))
+    try:
+        hash(parts)
+    except TypeError:
+        return option
+    return parts
 
 
 def slices(num, size, verbose=0):

@@ -9,9 +9,9 @@
 `objective` says how the unknown gradient is done without (`kgen.diffusion.score_matching`), the
 process which noise there is: the stochastic differential equations VP, VE and sub-VP are scalings
 in continuous time, and NCSN is VE on a ladder of noise levels, `levels=L`, with Langevin dynamics
-as its solver. By Tweedie's formula x_hat = (z + sigma^2 s) / alpha, so solvers, guidance and
-likelihoods are those of diffusion models; with `objective="dsm"` and the weighting "elbo" (lambda =
-g^2) so is the loss.
+as its solver, in L - 1 steps. By Tweedie's formula x_hat = (z + sigma^2 s) / alpha, so solvers,
+guidance and likelihoods are those of diffusion models; with `objective="dsm"` and the weighting
+"elbo" (lambda = g^2) so is the loss.
 
 References:
   Song and Ermon (2019), https://arxiv.org/abs/1907.05600 (NCSN).
@@ -21,7 +21,7 @@ References:
 
 import tensorflow as tf
 
-from kgen.checks import check_one_of
+from kgen.checks import check_interval, check_one_of
 from kgen.diffusion.score_matching import OBJECTIVES, implicit_score_matching
 from kgen.models.density_model import DensityModel
 from kgen.models.generative_model import images_of
@@ -42,7 +42,8 @@ class ScoreModel(DensityModel):
             which leaves an output of one size at all noise levels, with `"score"` the output.
         weighting: `"simple"` for lambda = sigma^2, `"elbo"` for the likelihood weighting g^2, or
             another key of `kgen.diffusion.weighting.WEIGHTINGS`.
-        levels: number of noise levels of a ladder, or None for continuous time.
+        levels: number of noise levels of a ladder, at least 2, equidistant in t from 0 to 1; or
+            None for continuous time. `generate(num_steps=levels - 1)` visits no others.
         grey_levels: 256 for 8-bit pictures in [-1, 1], or None for real values.
         conditioner: None, or a `Conditioner` such as `kgen.conditioning.Labels`.
         cond_drop_rate: share of the examples that are shown the null condition in training.
@@ -99,7 +100,14 @@ class ScoreModel(DensityModel):
             **kwargs,
         )
         check_one_of("objective", objective, OBJECTIVES)
+        if levels is not None:
+            check_interval("levels", levels, "[2, inf)")
         self.objective = objective
+
+    @property
+    def bound_levels(self):
+        """Number of steps of the bound: those from each level of the ladder to the next."""
+        return None if self.levels is None else self.levels - 1
 
     @property
     def term_names(self):
@@ -112,7 +120,8 @@ class ScoreModel(DensityModel):
         x = images_of(batch)
         cond = self.condition(batch, training, seeds[0])
         if self.objective == "dsm":
-            loss = self._denoising(x, cond, seeds[1:3], self.weighting, training)
+            ladder = self.levels
+            loss = self._denoising(x, cond, seeds[1:3], self.weighting, training, ladder=ladder)
         else:
             loss = implicit_score_matching(
                 self.network,
@@ -124,7 +133,7 @@ class ScoreModel(DensityModel):
                 objective=self.objective,
                 weighting=self.weighting,
                 times=self.times if training else "stratified",
-                levels=self.levels,
+                ladder=self.levels,
                 training=training,
             )
         return {"score_matching": loss / tf.cast(tf.size(x[0]), tf.float32)}

@@ -15,7 +15,9 @@ With churn c, a step first goes back to the higher noise level n_t' = (1 + c) n_
 
     y' = y + noise sqrt(n_t'^2 - n_t^2) eps
 
-which corrects the errors of earlier steps. At the first step there is no higher level.
+which corrects the errors of earlier steps. At the first step there is no higher level. A step
+spans at least the churn then, so that its own error does not vanish with the number of steps:
+there is an order 2 without churn only.
 
 Reference:
   Karras et al. (2022), https://arxiv.org/abs/2206.00364, algorithms 1 and 2 (their S_churn is c
@@ -56,10 +58,9 @@ class Heun(Solver):
     noise: float = 1.0
     between: tuple = (0.0, math.inf)
 
-    order = 2
-
     def __post_init__(self):
         super().__post_init__()
+        object.__setattr__(self, "between", tuple(self.between))  # solvers are hashed
         check_number("churn", self.churn)
         if not 0 <= self.churn <= math.sqrt(2) - 1:
             raise ValueError(f"`churn` must be in [0, 0.414]. Received: churn={self.churn}.")
@@ -69,6 +70,11 @@ class Heun(Solver):
                 "`between` must be two noise levels, 0 <= low < high. "
                 f"Received: between={self.between}."
             )
+
+    @property
+    def order(self):
+        """2, or None with churn."""
+        return None if self.churn else 2
 
     @property
     def stochastic(self):

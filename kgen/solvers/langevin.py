@@ -6,7 +6,8 @@ At noise level t the chain
 
 has q(z_t) as its stationary distribution for small steps a.
 
-    AnnealedLangevin     goes from level to level and walks at each, a = (step_size sigma_t)^2
+    AnnealedLangevin     goes from level to level and walks at each, a = (step_size sigma_t)^2;
+                         the published ladder has 100 walks and a = 0.2 sigma_t^2
     PredictorCorrector   a step of Euler and Maruyama, then steps of Langevin with a chosen so that
                          the drift is `snr` times the noise: a = 2 (snr |eps| / |score|)^2,
                          |.| the root mean square over the batch of the norm
@@ -16,7 +17,10 @@ No density of variance E|z|^2 / d has a flatter score than the Gaussian, |score|
 the Gaussian.
 
 When the level changes from t to s, the annealed chain only rescales z by alpha_s / alpha_t: the
-walk at the new level has to bring the variance down.
+walk at the new level has to bring the variance down, for which a few short steps are not enough.
+With steps of the grid to spare its error falls as that of Euler and Maruyama does. That of the
+predictor-corrector stops falling at the corrector's own, a share snr^2 of the variance: it has no
+order.
 
 References:
   Song and Ermon (2019), https://arxiv.org/abs/1907.05600, algorithm 1.
@@ -39,9 +43,14 @@ from kgen.tensors import fold_in, normal
 class AnnealedLangevin(Solver):
     """Langevin dynamics at each noise level of the grid but the first.
 
+    At t = 1 there is nothing to walk for: `generate` begins with a draw of that level. A ladder of
+    L levels, ends included, has L - 1 steps: those of `ScoreModel(levels=L)`, which are equidistant
+    in t, are met with `num_steps=L - 1` and `grid="t"`.
+
     Args:
         walks: steps at each level.
-        step_size: length of a step in units of the level's standard deviation of noise.
+        step_size: length of a step in units of the level's standard deviation of noise, sqrt(0.2)
+            by default.
 
     Raises:
         ValueError: if `walks` is less than 1, or `step_size` is not positive.
@@ -51,8 +60,8 @@ class AnnealedLangevin(Solver):
         50
     """
 
-    walks: int = 10
-    step_size: float = 0.2
+    walks: int = 100
+    step_size: float = 0.2**0.5
 
     order = 1
     stochastic = True
@@ -72,9 +81,13 @@ class AnnealedLangevin(Solver):
         alpha_s, sigma_s = process.alpha_sigma(s)
         z = z * alpha_s / alpha_t
         a = (self.step_size * sigma_s) ** 2
-        for i in range(self.walks):
+
+        def walk(i, z):
             score = process.score(z, denoise(z, s), s)
-            z += a / 2 * score + tf.sqrt(a) * normal(tf.shape(z), fold_in(seed, i), z.dtype)
+            eps = normal(tf.shape(z), fold_in(seed, i), z.dtype)
+            return i + 1, tf.ensure_shape(z + a / 2 * score + tf.sqrt(a) * eps, z.shape)
+
+        _, z = tf.while_loop(lambda i, z: i < self.walks, walk, (tf.constant(0), z))
         return z, memory
 
 
@@ -98,7 +111,7 @@ class PredictorCorrector(Solver):
     corrections: int = 1
     snr: float = 0.16
 
-    order = 1
+    order = None
     stochastic = True
 
     def __post_init__(self):

@@ -32,7 +32,8 @@ from kgen.tensors import as_seed, fold_in
 class Solver(abc.ABC):
     """A rule for one step along the path. Solvers are frozen dataclasses.
 
-    A solver has an integer `order`: the power of the step with which the error falls.
+    A solver has an integer `order`, the power of the step with which the error falls; of stochastic
+    solvers that of means and variances. None is no order.
 
     Args:
         grid: `"log_snr"`, `"t"` or `"karras"`: in what the steps that `generate` makes are

@@ -154,54 +154,87 @@ def test_wrong_options_are_refused(make, message):
         make()
 
 
-def moments(solver, process, data, num_steps):
-    """Mean and variance that a solver gives Gaussian data: it is affine in z and in its noise.
+def marginal_variance(process, data, t):
+    alpha, sigma = (v.numpy() for v in process.alpha_sigma(tf.constant(t, tf.float64)))
+    return alpha**2 * data.std**2 + sigma**2
 
-    Read off its action on unit vectors, with the noise of each step put in by hand.
+
+def variance_error(solver, process, data, num_steps, monkeypatch):
+    """The relative error of a solver's variance of Gaussian data, free of any sampling error.
+
+    It begins with the exact variance at t = 1. A solver that is affine in z and in its noise is
+    read off its action on unit vectors: nothing, z, and each draw of noise, put in by hand.
     """
+    draws = num_steps * getattr(solver, "walks", 1)
     times = time_grid(process, num_steps, dtype="float64")
-    shapes = num_steps + 2  # nothing, z, and the noise of each step
-    z = np.zeros([shapes, 2])
+    z = np.zeros([draws + 2, 2])
     z[1] = 1.0
+    count = itertools.count(2)
 
-    class Noise:
-        def __init__(self):
-            self.index = 0
+    def noise(shape, seed, dtype):
+        eps = np.zeros(shape)
+        eps[next(count)] = 1.0
+        return tf.constant(eps, dtype)
 
-        def __call__(self, shape, seed, dtype):
-            eps = np.zeros(shape)
-            eps[2 + self.index] = 1.0
-            self.index += 1
-            return tf.constant(eps, dtype)
+    monkeypatch.setattr(f"{type(solver).__module__}.normal", noise)
+    z = tf.constant(z)
+    memory, denoise = solver.initial_memory(z), data.denoise(process)
+    for i, (t, s) in enumerate(itertools.pairwise(tf.unstack(times))):
+        z, memory = solver.step(denoise, process, z, t, s, i, memory, SEED)
+    assert next(count) == draws + 2  # every draw was seen
+    gains = (z - z[0]).numpy()[1:]
+    start, end = (marginal_variance(process, data, t) for t in (1.0, 0.0))
+    return (gains[0] ** 2 * start + (gains[1:] ** 2).sum(0)) / end - 1
 
-    return times, z, Noise()
 
-
-@pytest.mark.parametrize("solver", [DPMSolver(1, sde=True), DPMSolver(2, sde=True), DDIM(eta=1.0)])
+@pytest.mark.parametrize(
+    ("solver", "steps"),
+    [
+        (DPMSolver(1, sde=True), (80, 160, 320)),
+        (DPMSolver(2, sde=True), (80, 160, 320)),
+        (DDIM(eta=1.0), (80, 160, 320)),
+        (EulerMaruyama(), (80, 160, 320)),
+        (AnnealedLangevin(20), (8, 16, 32)),
+    ],
+    ids=repr,
+)
 @pytest.mark.parametrize("scaling", ["vp", "ve"])
-def test_weak_order(solver, scaling, gaussian_data, monkeypatch):
-    """The error of the variance falls with the declared order, without any sampling error."""
-    process = GaussianDiffusion(LinearLogSNR(6.0, -6.0), scaling)
-    module = {DDIM: "ddim", DPMSolver: "dpm_solver"}[type(solver)]
-    errors = []
-    for num_steps in (80, 160, 320):
-        times, z, noise = moments(solver, process, gaussian_data, num_steps)
-        monkeypatch.setattr(f"kgen.solvers.{module}.normal", noise)
-        z = tf.constant(z)
-        memory = solver.initial_memory(z)
-        for i, (t, s) in enumerate(itertools.pairwise(tf.unstack(times))):
-            z, memory = solver.step(
-                gaussian_data.denoise(process), process, z, t, s, i, memory, SEED
-            )
-        gains = (z - z[0]).numpy()[1:]
-        prior = process.prior(tf.zeros([1, 2], tf.float64))
-        start = np.exp(prior.log_std.numpy())
-        var = (gains[0] * start) ** 2 + (gains[1:] ** 2).sum(0)
-        alpha, sigma = (v.numpy() for v in process.alpha_sigma(times[-1]))
-        exact = alpha**2 * gaussian_data.std**2 + sigma**2
-        errors.append(np.abs(var / exact - 1).max())
-    order = -np.polyfit(np.log([80, 160, 320]), np.log(errors), 1)[0]
+def test_weak_order(solver, steps, scaling, gaussian_data, monkeypatch):
+    """The error of the variance falls with the declared order."""
+    process = GaussianDiffusion(LinearLogSNR(3.0, -3.0), scaling)
+    errors = [
+        np.abs(variance_error(solver, process, gaussian_data, n, monkeypatch)).max() for n in steps
+    ]
+    print(errors)
+    order = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
     assert abs(order - solver.order) < 0.2
+
+
+def test_churn_of_every_step_leaves_an_error(gaussian_data, monkeypatch):
+    """However many steps: each goes back by a fifth of its noise. So there is no order."""
+    process = GaussianDiffusion(LinearLogSNR(3.0, -3.0))
+    errors = [
+        np.abs(variance_error(Heun(churn=0.2), process, gaussian_data, n, monkeypatch)).max()
+        for n in (20, 160, 320)
+    ]
+    assert errors[2] < 0.2 * errors[0]
+    assert errors[2] > 0.7 * errors[1]  # a first order would have half
+    assert Heun(churn=0.2).order is None
+    assert Heun().order == 2
+
+
+def test_the_corrector_of_a_predictor_leaves_an_error(gaussian_data):
+    """The variance u of z <- (1 - a / v) z + sqrt(2 a) eps is where u (2 / v - a / v^2) = 2.
+
+    For Gaussian data of variance v the rule of the step is a = 2 snr^2 v^2 / u, so u = v (1 +
+    snr^2), however many steps there are.
+    """
+    process = GaussianDiffusion(LinearLogSNR(8.0, -6.0))
+    solver = PredictorCorrector(snr=0.4)
+    unit = type(gaussian_data)(np.zeros(2), np.ones(2))
+    z = run(solver, process, unit, 400, num_samples=40000)
+    assert solver.order is None
+    assert z.var() == pytest.approx(1 + 0.4**2, rel=0.03)
 
 
 def test_the_sde_form_of_order_one_is_ancestral_sampling(gaussian_data):
