@@ -42,11 +42,12 @@ def spirals(num, seed=0):
     return (points / 4.5 + 0.05 * rng.normal(size=(num, 2))).astype("float32")
 
 
-def build(data, **options):
+def build(data, width=128, blocks=3, **options):
     """A diffusion model of points or of 28 x 28 pictures with ten (of emoji: seven) classes."""
     if data == "spirals":
+        network = TimeMLP(2, width=width, blocks=blocks)
         process = GaussianDiffusion(CosineLogSNR(9.0, -9.0))
-        return kgen.DiffusionModel(TimeMLP(2), process, grey_levels=None, **options)
+        return kgen.DiffusionModel(network, process, grey_levels=None, **options)
     network = UNet(
         (28, 28, 1),
         channels=(64, 96),
@@ -68,7 +69,7 @@ def train(args):
     times = "cosine" if args.weighting == "sigmoid" else "stratified"  # more of those that count
     settings = {"weighting": args.weighting, "times": times, "ema_decay": 0.999, "seed": args.seed}
     if args.start is None:
-        model = build(args.data, **settings)
+        model = build(args.data, args.width, args.blocks, **settings)
     else:
         model = kgen.from_preset(args.start).with_settings(**settings)
     if flat:
@@ -155,6 +156,8 @@ def main(argv=None):
         choices=sorted(WEIGHTINGS),
         help="default: snr_plus_one on the plane, elbo on pictures",
     )
+    parser.add_argument("--width", type=int, default=128, help="of the network of the plane")
+    parser.add_argument("--blocks", type=int, default=3, help="of the network of the plane")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num-steps", type=int, default=50, help="solver steps of the samples")
     parser.add_argument("--steps-per-epoch", type=int, help="fewer than the whole data set")

@@ -74,7 +74,20 @@ def save_preset(model, directory, dtype="float16"):
     stamp = {"kgen": importlib.metadata.version("kgen"), "keras": keras.__version__}
     sha256 = _sha256(directory / WEIGHTS)
     content = {"format": FORMAT, "versions": stamp, "sha256": sha256, "model": config}
-    (directory / CONFIG).write_text(json.dumps(content, indent=1))
+    (directory / CONFIG).write_text(_readable(content))
+
+
+def _readable(value, indent=0):
+    """JSON, in which what fits into a line of 100 characters is on one."""
+    line = json.dumps(value)
+    if not isinstance(value, (dict, list)) or indent + len(line) <= 100:
+        return line
+    if isinstance(value, dict):
+        items = [f"{json.dumps(key)}: {_readable(v, indent + 1)}" for key, v in value.items()]
+    else:
+        items = [_readable(v, indent + 1) for v in value]
+    margin = "\n" + " " * indent
+    return line[0] + ",".join(f"{margin} {item}" for item in items) + margin + line[-1]
 
 
 def from_preset(directory, dtype="float32"):

@@ -1,5 +1,6 @@
 """SavedModels in fresh processes that know neither kgen nor Keras, against the models."""
 
+import pathlib
 import subprocess
 import sys
 
@@ -441,3 +442,38 @@ class TestErrors:
         (tmp_path / "file").write_text("precious")
         with pytest.raises(FileExistsError, match="`directory` must be a folder. Received:.*file"):
             kgen.export_saved_model(model, tmp_path / "file")
+
+
+SHIPPED = """
+import sys
+sys.modules["kgen"] = sys.modules["keras"] = None
+import numpy as np
+import tensorflow as tf
+folder, data, output = sys.argv[1:]
+loaded, x = tf.saved_model.load(folder), np.load(data)
+points = loaded.generate(num_samples=500, num_steps=30, seed=[0, 0])["images"]
+nats = loaded.log_likelihood(images=x, seed=[0, 0])["log_likelihood"]
+np.savez(output, points=points, nats=nats)
+"""
+
+
+def test_the_shipped_export_knows_its_spirals(tmp_path):
+    """Both arms and nothing else, and their density: noise of 0.05 about two curves."""
+    folder = pathlib.Path(__file__).parents[1] / "saved_models" / "spirals" / "1"
+    turn = 3 * np.pi * np.sqrt(np.linspace(0.05, 1, 2000))
+    arm = np.stack([turn * np.cos(turn), turn * np.sin(turn)], -1) / 4.5
+    arms = np.concatenate([arm, -arm])
+    rng = np.random.default_rng(1)
+    x = arms[rng.integers(0, len(arms), 200)] + 0.05 * rng.normal(size=(200, 2))
+    np.save(tmp_path / "x.npy", x.astype("float32"))
+    files = [str(folder), str(tmp_path / "x.npy"), str(tmp_path / "results.npz")]
+    command = [sys.executable, "-c", SHIPPED, *files]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = np.load(tmp_path / "results.npz")
+    distance = np.linalg.norm(results["points"][:, None] - arms, axis=-1)
+    assert (distance.min(1) < 0.2).mean() > 0.95
+    assert (distance.min(0) < 0.2).mean() > 0.95
+    squares = ((x[:, None] - arms) ** 2).sum(-1)
+    density = np.exp(-squares / (2 * 0.05**2)).mean(1) / (2 * np.pi * 0.05**2)
+    assert results["nats"].mean() == pytest.approx(np.log(density).mean(), abs=0.15)
