@@ -182,6 +182,7 @@ def main(argv=None):
     parser.add_argument("--weights", type=pathlib.Path, help="of EfficientNet-Lite0, a .pth file")
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 1.5, 2.0, 2.5, 3.0])
     parser.add_argument("--num-steps", type=int, default=20, help="solver steps of `guidance`")
+    parser.add_argument("--solver", choices=guidance.SOLVERS, default="dpm", help="of `guidance`")
     parser.add_argument("--epochs", type=int, default=8, help="of the judge")
     parser.add_argument("--steps-per-epoch", type=int, help="fewer than the whole data set")
     parser.add_argument("--batch-size", type=int, default=250)

@@ -22,11 +22,17 @@ import tensorflow as tf
 from keras import layers
 
 import kgen
+from kgen import solvers
 from kgen.data import grey
 from kgen.diffusion import classifier_free, classifier_guidance
 from kgen.metrics import precision_recall
 from kgen.pictures import contact_sheet, save_png
 
+SOLVERS = {
+    "dpm": solvers.DPMSolver(2),
+    "ancestral": solvers.DDIM(eta=1.0),
+    "dpm-sde": solvers.DPMSolver(2, sde=True),
+}
 SHIPPED = pathlib.Path(__file__).parents[1] / "saved_models" / "diffusion_fashion_mnist"
 
 
@@ -108,7 +114,12 @@ def measure(model, eyes, labels, real_features, scale, args, **options):
         pictures, in the features of the judge.
     """
     images = model.generate(
-        labels, num_steps=args.num_steps, guidance_scale=scale, seed=args.seed, **options
+        labels,
+        num_steps=args.num_steps,
+        solver=SOLVERS[args.solver],
+        guidance_scale=scale,
+        seed=args.seed,
+        **options,
     )
     features, logits = eyes.predict(images / 127.5 - 1.0, verbose=0)
     shown = (logits.argmax(-1) == labels).mean()
@@ -127,6 +138,7 @@ def main(argv=None):
     parser.add_argument("--steps-per-epoch", type=int, help="fewer than the whole data set")
     parser.add_argument("--num-samples", type=int, default=1000, help="pictures at each scale")
     parser.add_argument("--num-steps", type=int, default=20)
+    parser.add_argument("--solver", choices=SOLVERS, default="dpm")
     parser.add_argument("--scales", type=float, nargs="+", default=[0.0, 1.0, 1.5, 2.0, 3.0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--verbose", type=int, default=2)
