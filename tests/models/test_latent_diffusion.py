@@ -64,6 +64,19 @@ def test_negative_prompts_take_the_place_of_the_empty_one(model):
     np.testing.assert_array_equal(other, listed)
 
 
+def test_a_weak_model_of_nothing_is_classifier_free_guidance(model):
+    """Autoguidance by the model itself without a text: the same two estimates."""
+
+    def weak(z, t, cond):
+        return model.denoise(z, t, model.conditioner.null(tf.shape(z)[0]))
+
+    options = {"num_steps": 3, "guidance_scale": 4.0, "seed": 5}
+    guided = model.generate(PROMPTS, guidance=kgen.diffusion.autoguidance(weak), **options)
+    plain = model.generate(PROMPTS, **options)
+    assert np.abs(guided.astype(int) - plain).max() <= 1
+    assert np.any(plain != model.generate(PROMPTS, **options | {"guidance_scale": 1.0}))
+
+
 @pytest.mark.parametrize("solver", ["ddim", "heun", "dpm", kgen.solvers.DDIM(eta=1.0)])
 def test_every_solver_makes_pictures(model, solver):
     images = model.generate(PROMPTS, num_steps=3, solver=solver, seed=0)
