@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from exact import exact
 
 import kgen
 from kgen.conditioning import Labels
@@ -73,6 +74,17 @@ def test_a_ladder_with_langevin_dynamics(gaussian_data):
     drawn = model.generate(2000, num_steps=9, solver=AnnealedLangevin(40), seed=0)
     np.testing.assert_allclose(drawn.mean(0), gaussian_data.mean, atol=0.2)
     np.testing.assert_allclose(drawn.std(0), gaussian_data.std, rtol=0.15)
+
+
+def test_the_bound_of_a_ladder_goes_from_level_to_level(gaussian_data):
+    """Five levels are four steps: the terms are those of a diffusion model with T = 4."""
+    process = GaussianDiffusion(LinearLogSNR(6.0, -4.0))
+    x = tf.constant(gaussian_data.sample(6), tf.float32)
+    kinds = ((kgen.ScoreModel, 5), (kgen.DiffusionModel, 4))
+    models = [exact(gaussian_data, process, model=kind, levels=n) for kind, n in kinds]
+    for name in ("reconstruction", "prior", "denoising"):
+        one, other = (model.density_terms(x, None, SEED)[name] for model in models)
+        np.testing.assert_allclose(one, other, rtol=1e-5)
 
 
 @pytest.mark.parametrize("objective", ["implicit", "sliced", "sliced_vr"])
