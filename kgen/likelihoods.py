@@ -161,10 +161,15 @@ class LogisticMixture:
         return sum_event(tf.reduce_logsumexp(log_weights + tf.reduce_sum(log_p, -1), axis=-1))
 
     def mean(self, parameters):
-        """Expected value of the data, before rounding, cut to [-1, 1]."""
-        log_weights, means, _ = self.split(parameters)
-        mean = tf.reduce_sum(tf.exp(log_weights)[..., None] * means, axis=-2)
-        return tf.clip_by_value(mean, -1, 1)
+        """Expected value of the data: what is beyond -1 and 1 lies in the first and last bin.
+
+        Before rounding: -1 + sum_k w_k integral from -1 to 1 of (1 - F_k(x)) dx.
+        """
+        log_weights, means, log_scales = self.split(parameters)
+        scales = tf.exp(log_scales)
+        above = tf.nn.softplus((means + 1) / scales) - tf.nn.softplus((means - 1) / scales)
+        weights = tf.exp(log_weights)[..., None]
+        return tf.clip_by_value(tf.reduce_sum(weights * scales * above, axis=-2) - 1, -1, 1)
 
     def sample(self, parameters, seed):
         """Draws data on the 256 grey levels; `seed` is an int32 pair."""

@@ -59,6 +59,19 @@ def test_logistic_mixture_sums_to_one_over_all_grey_levels(log_scale):
     np.testing.assert_allclose(levels[:, 0], nearest * 2 / 255 - 1, atol=1e-6)
     expected = np.exp(log_p) @ LEVELS
     assert levels.mean() == pytest.approx(expected, abs=0.02)
+    assert likelihood.mean(parameters[:1]).numpy() == pytest.approx(expected, abs=2e-3)
+
+
+def test_logistic_mixture_expects_nothing_beyond_its_range():
+    """Means far outside are in the first and last bins: the expected value is that of the ends."""
+    raw = float(np.log(np.expm1(4.0)) - 4)  # a scale of exp(-3)
+    parameters = tf.constant([[0.0, 0.0, -5.0, 1.0, raw, raw]])
+    levels = LogisticMixture(2).log_prob(
+        tf.repeat(parameters, 256, axis=0), tf.constant(LEVELS[:, None], tf.float32)
+    )
+    expected = np.exp(levels) @ LEVELS
+    assert abs(expected) < 0.1  # -1 and nearly 1, evenly
+    assert LogisticMixture(2).mean(parameters).numpy() == pytest.approx(expected, abs=1e-3)
 
 
 def test_logistic_mixture_channels_are_independent_within_a_component():
