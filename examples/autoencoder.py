@@ -84,6 +84,15 @@ def draw(model, data, output):
     save_png(output / "reconstructions.png", contact_sheet(pictures, columns=20, scale=2))
 
 
+def denoised(model, data):
+    """Mean binary cross-entropy, in nats, of what comes back from corrupted pictures."""
+    errors = []
+    for i, x in enumerate(data):
+        code = model.encode(model.corruption(x, as_seed(i)))
+        errors.append(-kgen.likelihoods.Bernoulli().log_prob(model.decoder(code), x))
+    return float(tf.reduce_mean(tf.concat(errors, axis=0)))
+
+
 def main(argv=None):
     """Runs the command line."""
     parser = argparse.ArgumentParser(
@@ -102,6 +111,8 @@ def main(argv=None):
     draw(model, args.data, args.output)
     test = grey.load(args.data, "test", values="unit", batch_size=500)
     print(model.evaluate(test, verbose=0, return_dict=True))
+    if model.corruption is not None:
+        print(f"from corrupted pictures: {denoised(model, test):.2f}")
     return model
 
 

@@ -101,7 +101,7 @@ class _Mixture(keras.layers.Layer):
     def sample(self, num, seed, posterior=None, temperature=1.0):
         """Draws `num` codes; `temperature` multiplies the components' standard deviation."""
         choice, noise = split(seed, 2)
-        p, log_weights = self._components(posterior), self._log_weights()
+        p, log_weights = self._components(posterior), tf.cast(self._log_weights(), tf.float32)
         u = uniform(tf.stack([num, tf.size(log_weights)]), choice, 1e-7, 1.0)
         k = tf.argmax(log_weights - tf.math.log(-tf.math.log(u)), axis=-1)
         mean, log_std = tf.gather(p.mean, k), tf.gather(p.log_std, k)

@@ -78,6 +78,9 @@ class Autoencoder(GenerativeModel):
         self.error = error
         self.corruption = corruption
         self.penalties = tuple(penalties)
+        names = [penalty.name for penalty in self.penalties]
+        if len(set(names)) < len(names):
+            raise ValueError(f"`penalties` must be one of each kind. Received: {names}.")
         self.built = True
         self.start_averaging()
 

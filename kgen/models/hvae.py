@@ -88,6 +88,12 @@ class HVAE(GenerativeModel):
         check_positive("free_bits", free_bits, zero=True)
         self.likelihood = likelihoods.get(likelihood)
         check_likelihood(self.likelihood, decoder, encoder.input_shape[1:])
+        outputs = getattr(encoder, "outputs", None) or [None]
+        if len(outputs) not in (1, len(levels)):
+            raise ValueError(
+                "`encoder` must have one output, or one for each level. "
+                f"Received: {len(outputs)} outputs for {len(levels)} levels."
+            )
         self.encoder = encoder
         self.levels = list(levels)
         self.decoder = decoder
@@ -182,7 +188,7 @@ class HVAE(GenerativeModel):
         features = self._features(x, training)
         features = [tile(f, num_samples) for f in features]
         state, steps = self._start(num_samples * tf.shape(x)[0]), []
-        for level, f, level_seed in zip(self.levels, features, self._seeds(seed)):
+        for level, f, level_seed in zip(self.levels, features, self._seeds(seed), strict=True):
             p, q = level.prior(state), level.posterior(state, f)
             z = q.sample(level_seed)
             steps.append((q, p, z))
@@ -219,7 +225,7 @@ class HVAE(GenerativeModel):
     def encode(self, x):
         """The latents of data, a list from the top down: the mean of each posterior, in order."""
         state, latents = self._start(tf.shape(x)[0]), []
-        for level, f in zip(self.levels, self._features(x, False)):
+        for level, f in zip(self.levels, self._features(x, False), strict=True):
             z = level.posterior(state, f).mean
             latents.append(z)
             state = level.merge(state, z)

@@ -9,11 +9,13 @@ bound of K samples in its place,
 
     loss = -log 1/K sum_k w_k,              w_k = p(x | z_k) p(z_k) / q(z_k | x).
 
-Its gradient for the encoder has a signal that vanishes as K grows; two estimators without the
-score function of q, whose expectation is zero or can be rewritten, do better:
+Its gradient for the encoder has a signal that vanishes as K grows. Two estimators without the score
+function of q do better:
 
-    "sticking_the_landing"   log q is evaluated with its parameters held fixed
-    "doubly_reparameterised" also weighs the path through z_k by (w_k / sum_j w_j)^2
+    "sticking_the_landing"   of the ELBO: log q is evaluated with its parameters held fixed, since
+                             the expectation of the score is zero
+    "doubly_reparameterised" of the bound of K samples, where it is not (the first would be biased):
+                             also weighs the path through z_k by (w_k / sum_j w_j)^2
 
 References:
   Kingma and Welling (2013), https://arxiv.org/abs/1312.6114, eq. 3 and 10.
@@ -22,7 +24,7 @@ References:
   https://arxiv.org/abs/1804.03599, eq. 8 (capacity).
   Burda et al. (2015), https://arxiv.org/abs/1509.00519, eq. 8 (IWAE).
   Roeder et al. (2017), https://arxiv.org/abs/1703.09194; Tucker et al. (2018),
-  https://arxiv.org/abs/1810.04152, eq. 8 (the two estimators).
+  https://arxiv.org/abs/1810.04152, eq. 8 (the two estimators; section 3: the bias).
 """
 
 import tensorflow as tf
@@ -61,11 +63,12 @@ class VAE(GenerativeModel):
             [-1, 1]), or an object of `kgen.likelihoods`.
         prior: None for N(0, I), or an object of `kgen.priors`.
         beta: weight of the KL.
-        warm_up: number of training steps over which that weight (or `capacity`) grows from 0.
+        warm_up: number of training steps over which that weight (or `capacity`) grows from 0; the
+            bound of `"iwae"` has no KL to weigh, and no warm-up.
         capacity: None, or nats C: the KL's term becomes `beta |KL - C|`.
         num_samples: samples of z for each example in training and evaluation.
         objective: `"elbo"` or `"iwae"`.
-        gradient: `"reparameterised"`, `"sticking_the_landing"` or, for `"iwae"`,
+        gradient: `"reparameterised"`; for `"elbo"` `"sticking_the_landing"`; for `"iwae"`
             `"doubly_reparameterised"`.
         ema_decay: decay of the averaged weights, or None.
         seed: integer seed of all randomness in training, or None.
@@ -104,6 +107,16 @@ class VAE(GenerativeModel):
         check_one_of("gradient", gradient, GRADIENTS)
         if gradient == "doubly_reparameterised" and objective != "iwae":
             raise ValueError('`gradient="doubly_reparameterised"` needs `objective="iwae"`.')
+        if gradient == "sticking_the_landing" and objective == "iwae":
+            raise ValueError(
+                '`gradient="sticking_the_landing"` is biased for `objective="iwae"`: use '
+                '"doubly_reparameterised".'
+            )
+        if objective == "iwae" and (beta != 1 or capacity is not None):
+            raise ValueError(
+                '`beta` must be 1 and `capacity` None for `objective="iwae"`, which has no KL. '
+                f"Received: beta={beta}, capacity={capacity}."
+            )
         check_positive("beta", beta, zero=True)
         check_positive("warm_up", warm_up, zero=True)
         check_count("num_samples", num_samples)

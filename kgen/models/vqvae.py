@@ -116,7 +116,7 @@ class VQVAE(GenerativeModel):
 
     @property
     def term_names(self):
-        """Names of the loss terms and of the metric."""
+        """Names of the loss terms and of the metric, the mean of each batch's perplexity."""
         return ("reconstruction", "commitment", "perplexity")
 
     def loss_terms(self, batch, training=False, seed=None):
@@ -175,7 +175,7 @@ class VQVAE(GenerativeModel):
         dead = tf.where(started, n < self.revive_below * mean, True)
         n = tf.where(dead, mean, n)
         m = tf.where(dead[:, None], mean * others, m)
-        codes = m / tf.maximum(n, 1e-6)[:, None]
+        codes = tf.where(n[:, None] > 1e-6, m / tf.maximum(n, 1e-6)[:, None], self.codes)
         for variable, new in ((self.counts, n), (self.sums, m), (self.codes, codes)):
             variable.assign(tf.where(skipped, variable, new))
         return counts

@@ -47,6 +47,11 @@ def test_errors(error):
     np.testing.assert_allclose(model.reconstruct(x), shown, rtol=1e-4, atol=1e-5)
 
 
+def test_penalties_of_one_kind_are_refused():
+    with pytest.raises(ValueError, match=r"`penalties` must be one of each kind. .*'l1', 'l1'"):
+        linear(penalties=(L1(0.1), L1(2.0)))
+
+
 def test_penalties_are_terms_of_the_loss():
     penalties = (L1(0.1), Contractive(0.2))
     model = linear(penalties=penalties)

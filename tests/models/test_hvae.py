@@ -149,9 +149,24 @@ def test_warm_up_and_beta_weigh_every_level(make_hvae, pictures):
     np.testing.assert_allclose(model.bound_terms(x, seed=SEED)["kl_1"], plain["kl_1"], rtol=1e-5)
 
 
-def test_residual_levels_start_near_their_prior(make_hvae, pictures):
-    terms = make_hvae("conv").bound_terms(pictures["images"][:4], seed=SEED)
-    assert float(tf.reduce_max(terms["prior"] + terms["denoising"])) < 50
+def test_a_residual_posterior_of_zeros_is_the_prior(make_hvae, pictures):
+    model, rng = make_hvae("conv"), np.random.default_rng(0)
+    for level in model.levels:
+        for weight in level.posterior_network.weights:
+            weight.assign(tf.zeros_like(weight))
+        for weight in level.prior_network.weights if level.prior_network else ():
+            weight.assign(rng.normal(0, 0.2, weight.shape))
+    x = pictures["images"][:4]
+    for name, kl in model.bound_terms(x, seed=SEED).items():
+        if name.startswith("kl_"):
+            np.testing.assert_allclose(kl, 0, atol=1e-3)
+
+
+def test_an_encoder_must_have_an_output_for_each_level(make_hvae):
+    levels = make_hvae().levels
+    model = make_hvae("conv")
+    with pytest.raises(ValueError, match="one for each level. Received: 3 outputs for 2 levels"):
+        kgen.HVAE(model.encoder, levels[:2], model.decoder, "gaussian")
 
 
 def test_exploding_and_undefined_steps_are_skipped(make_hvae, dataset, pictures):

@@ -139,6 +139,19 @@ def test_gradient_estimators_have_the_same_mean(data, gradient):
     assert np.abs(means[0]).max() > 0.1
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gradient": "sticking_the_landing"}, "is biased for"),
+        ({"beta": 2.0}, "`beta` must be 1 and"),
+        ({"capacity": 5.0}, "`beta` must be 1 and"),
+    ],
+)
+def test_what_the_bound_of_samples_does_not_have_is_refused(data, options, message):
+    with pytest.raises(ValueError, match=message):
+        linear_vae(data[1], objective="iwae", num_samples=3, **options)
+
+
 def test_sticking_the_landing_has_no_noise_at_the_exact_posterior(data):
     x, weight = data
     spread = {}

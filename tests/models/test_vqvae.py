@@ -78,6 +78,24 @@ def test_codes_begin_on_the_data_and_dead_ones_come_back():
     assert np.abs(model.codes.numpy()).max() < 4
 
 
+def test_an_unused_code_stays_where_it_is():
+    model = toy(4, decay=0.5, revive_below=0.0)
+    model.codes.assign([[0.0, 0.0], [50.0, 50.0], [50.0, -50.0], [-50.0, 50.0]])
+    model.counts.assign(np.ones(4))
+    model.sums.assign(model.codes)
+    model.compile(keras.optimizers.SGD(0.0))
+    model.fit(X, epochs=20, batch_size=25, verbose=0)
+    np.testing.assert_allclose(model.codes[1:], [[50, 50], [50, -50], [-50, 50]], rtol=1e-4)
+
+
+def test_large_counts_are_saved(tmp_path):
+    """More than float16 can hold: batches of many pictures of many codes."""
+    model = toy(4)
+    model.counts.assign([1e5, 2e5, 1.0, 3.0])
+    model.save_to_preset(tmp_path)
+    np.testing.assert_array_equal(kgen.from_preset(tmp_path).counts, model.counts)
+
+
 def test_perplexity_counts_codes_in_use():
     assert float(perplexity(tf.constant([5.0, 5.0, 5.0, 0.0]))) == pytest.approx(3)
     assert float(perplexity(tf.constant([5.0, 0.0]))) == pytest.approx(1)
