@@ -101,6 +101,31 @@ def test_data_of_unknown_length_are_warned_of(tmp_path):
         model.fit(dataset, verbose=0, callbacks=[Resume(tmp_path)])
 
 
+def test_an_error_before_the_first_step_is_that_of_keras(tmp_path):
+    model = kgen.DiffusionModel(
+        TimeMLP(2, width=8, blocks=1), GaussianDiffusion(CosineLogSNR()), grey_levels=None
+    )
+    with pytest.raises(ValueError, match="compile"):
+        model.fit(X, verbose=0, callbacks=[Resume(tmp_path)])
+
+
+def test_a_part_of_the_arrays_is_kept_for_validation(tmp_path):
+    """The last quarter, as Keras does without `Resume`."""
+    model, seen = make(), []
+    test_step = model.test_step
+
+    def watch(x):
+        tf.py_function(lambda x: seen.append(x.numpy()), [x], [])
+        return test_step(x)
+
+    model.test_step = watch
+    options = {"validation_split": 0.25, "batch_size": 16, "verbose": 0}
+    history = model.fit(X, callbacks=[Resume(tmp_path)], **options).history
+    assert "val_loss" in history
+    np.testing.assert_array_equal(np.concatenate(seen), X[-len(X) // 4 :])
+    assert int(model.optimizer.iterations) == -(-(len(X) * 3 // 4) // 16)
+
+
 def test_an_error_in_fit_gives_back_what_was_taken(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     train(tmp_path, "dataset", interrupt=9, save_steps=1)

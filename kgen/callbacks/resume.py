@@ -132,6 +132,8 @@ class Resume(keras.callbacks.Callback):
         if self._handling:
             signal.signal(signal.SIGTERM, self._handler or signal.SIG_DFL)
             self._handling = False
+        if self.model is None:  # Keras has raised before it began
+            return
         if self._left:
             self.model.train_function, self._left = None, 0
         self.model._initial_epoch = None  # another `fit` begins with the first epoch

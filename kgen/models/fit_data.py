@@ -10,7 +10,9 @@ import tensorflow as tf
 
 def unpack(data):
     """The batch of a data set; kgen's models take no targets."""
-    x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+    x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+    if weight is not None:
+        raise ValueError("The data must yield inputs only: kgen's models have no sample weights.")
     if y is not None:
         raise ValueError(
             "The data must yield inputs only: kgen's models bring their own targets, so "
@@ -81,6 +83,10 @@ def ordered(x, options, seed):
     if isinstance(x, (np.ndarray, tf.Tensor, dict)):
         arrays = tf.nest.map_structure(tf.convert_to_tensor, x)
         num = len(tf.nest.flatten(arrays)[0])
+        if options.get("validation_split"):  # the last examples, as in Keras
+            num = int(num * (1 - options.pop("validation_split")))
+            options["validation_data"] = tf.nest.map_structure(lambda a: a[num:], arrays)
+            arrays = tf.nest.map_structure(lambda a: a[:num], arrays)
         x = tf.data.Dataset.range(num)
         if options.pop("shuffle", True):
             x = x.shuffle(num, seed=seed)

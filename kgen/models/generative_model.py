@@ -218,6 +218,9 @@ class GenerativeModel(WeightAveraging, keras.Model, abc.ABC):
                 f"This {type(self).__name__} has nothing to train: its networks are frozen, as an "
                 "autoencoder is inside of a LatentDiffusion. `trainable = True` on each undoes it."
             )
+        for name in ("sample_weight", "class_weight"):
+            if kwargs.get(name) is not None:
+                raise ValueError(f"`{name}` must be None: kgen's models have no sample weights.")
         callbacks = keras.tree.flatten(kwargs.get("callbacks") or [])
         if not is_chief():
             kwargs["callbacks"] = [c for c in callbacks if not isinstance(c, WRITERS)]

@@ -106,6 +106,20 @@ def test_targets_are_refused(make):
         model.fit(GOOD, GOOD, verbose=0)
 
 
+@pytest.mark.parametrize("how", ["argument", "data set", "class"])
+def test_weights_of_examples_are_refused(how):
+    model, ones = vae(), np.ones(len(GOOD), "float32")
+    model.compile("adam")
+    data, options = GOOD, {"sample_weight": ones}
+    if how == "data set":
+        data = tf.data.Dataset.from_tensor_slices((GOOD, ones, ones)).batch(2)
+        data, options = data.map(lambda x, _, w: (x, None, w)), {}
+    elif how == "class":
+        options = {"class_weight": {0: 1.0}}
+    with pytest.raises(ValueError, match="have no sample weights"):
+        model.fit(data, verbose=0, **options)
+
+
 def sigmoid_decoder():
     return keras.Sequential(
         [
