@@ -10,7 +10,10 @@ References:
   Classifier-free guidance: Ho and Salimans (2022), section 3.1, https://arxiv.org/abs/2207.12598.
 """
 
+import hashlib
+
 import keras
+import numpy as np
 
 
 class Conditioner(keras.layers.Layer):
@@ -35,6 +38,13 @@ class Conditioner(keras.layers.Layer):
 
     def check(self, inputs):
         """Checks an entry of a batch at the door, before training; not at all by default."""
+
+    def fingerprint(self):
+        """The sha256 of all that a condition depends on: the weights, unless there is more."""
+        digest = hashlib.sha256()
+        for variable in self.weights:
+            digest.update(np.ascontiguousarray(variable).tobytes())
+        return digest.hexdigest()
 
     def null(self, batch_size):
         """The condition that says nothing.

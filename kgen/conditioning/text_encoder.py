@@ -26,6 +26,7 @@ References:
   Text in diffusion: Rombach et al. (2022), section 3.3, https://arxiv.org/abs/2112.10752.
 """
 
+import hashlib
 import json
 import pathlib
 import warnings
@@ -194,6 +195,14 @@ class TextEncoder(Conditioner):
         path = folder / text_presets.SETTINGS_FILE
         path.write_text(json.dumps(settings, indent=4) + "\n", encoding="utf-8")
         self._origin = text_presets.origin(folder, folder, backbone, self.parts.tokenizer)
+
+    def fingerprint(self):
+        """The sha256 of all that an embedding depends on: weights, tokenizer and settings."""
+        settings = [self.sequence_length, self.activation, self.pooling, self.normalize]
+        digest = hashlib.sha256(json.dumps(settings).encode())
+        digest.update(text_presets.fingerprint(None, self.parts.backbone).encode())
+        digest.update(text_presets.tokenizer_fingerprint(None, self.parts.tokenizer).encode())
+        return digest.hexdigest()
 
     def tokenize(self, prompts):
         """Cuts prompts into ids. Needs TensorFlow Text's operations in the process that runs it.

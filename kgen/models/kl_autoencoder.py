@@ -183,27 +183,31 @@ class KLAutoencoder(GenerativeModel):
     def measure_latents(self, dataset, max_batches=200):
         """Measures mean and standard deviation of each latent channel, and keeps them.
 
+        Those of samples of the posterior, which a latent diffusion model is trained on: the
+        variance is that of its means and the mean of its variances.
+
         Args:
-            dataset: batches of pictures, or of dictionaries with `"images"`.
+            dataset: pictures, or batches of pictures or of dictionaries with `"images"`.
             max_batches: how many batches to look at.
         """
 
         @tf.function(reduce_retracing=True)
         def encoder(x):
             with self.averaged():
-                return self.posterior(x).mean
+                q = self.posterior(x)
+            return q.mean, q.std**2
 
+        if not isinstance(dataset, tf.data.Dataset):
+            dataset = tf.data.Dataset.from_tensor_slices(dataset).batch(64)
         count, total, squares = 0, 0.0, 0.0
         for batch in dataset.take(max_batches):
-            z = (
-                encoder(images_of(batch))
-                .numpy()
-                .reshape(-1, self.latent_shape[-1])
-                .astype("float64")
+            mean, variance = (
+                values.numpy().reshape(-1, self.latent_shape[-1]).astype("float64")
+                for values in encoder(images_of(batch))
             )
-            count += len(z)
-            total += z.sum(0)
-            squares += (z**2).sum(0)
+            count += len(mean)
+            total += mean.sum(0)
+            squares += (mean**2 + variance).sum(0)
         if count == 0:
             raise ValueError("`dataset` must yield at least one batch. Received an empty one.")
         mean = total / count
@@ -272,8 +276,8 @@ class KLAutoencoder(GenerativeModel):
         """One step of the autoencoder and, where there is one, one of the discriminator.
 
         The autoencoder lowers its terms minus the discriminator's logits on x_hat; the
-        discriminator lowers the hinge loss `max(0, 1 - D(x)) + max(0, 1 + D(x_hat))`. Both wait
-        for the warm-up.
+        discriminator lowers the hinge loss `max(0, 1 - D(x)) + max(0, 1 + D(x_hat))`, a mean over
+        the patches that it judges. Both wait for the warm-up.
         """
         if self.discriminator is None:
             return super().train_step(data)
@@ -283,18 +287,19 @@ class KLAutoencoder(GenerativeModel):
         with fused(), tf.GradientTape() as tape:
             terms, x_hat = self._loss_terms(x, True, None)
             logits = self._logits(x_hat)
-            terms["adversarial"] = -joined * self.adversarial * logits
+            terms["adversarial"] = -joined * self.adversarial * tf.reduce_mean(logits, axis=1)
             scaled = self.optimizer.scale_loss(global_mean_of_sum(terms))
         self.apply_gradients(self.optimizer, tape.gradient(scaled, variables), variables)
         variables = self.discriminator.trainable_variables
         with fused(), tf.GradientTape() as tape:
             hinge = tf.nn.relu(1 - self._logits(x)) + tf.nn.relu(1 + self._logits(x_hat))
-            hinge = joined * hinge
+            hinge = joined * tf.reduce_mean(hinge, axis=1)
             scaled = self.discriminator_optimizer.scale_loss(global_mean(hinge))
         gradients = tape.gradient(scaled, variables)
         apply_gradients(self.discriminator_optimizer, gradients, variables, self.skip_above)
         return self.logs(terms, discriminator=hinge)
 
     def _logits(self, x):
+        """The discriminator's logits, `[B, P]`, one for each patch."""
         logits = tf.cast(self.discriminator(x, training=True), tf.float32)
-        return tf.reduce_mean(tf.reshape(logits, [tf.shape(x)[0], -1]), axis=1)
+        return tf.reshape(logits, [tf.shape(x)[0], -1])

@@ -136,7 +136,7 @@ class LatentDiffusion(DenoisingModel):
         @tf.function(reduce_retracing=True)
         def moments(images):
             with self.autoencoder.averaged():
-                return self.autoencoder.encoder(images)
+                return tf.cast(self.autoencoder.encoder(images), tf.float32)
 
         def embed(prompts):
             cond = self.conditioner.embed(prompts, progress=False)
@@ -150,13 +150,14 @@ class LatentDiffusion(DenoisingModel):
         return LatentCache(directory, source).dataset(batch_size, seed=seed)
 
     def _encoders(self):
-        """The sha256 of the weights of both encoders."""
+        """The sha256 of the weights of the autoencoder's encoder and of the text encoder."""
         averages = {id(v): average for v, average in self.autoencoder.averages()}
-        weights = [averages.get(id(v), v) for v in self.autoencoder.encoder.weights]
-        weights += [] if self.conditioner is None else self.conditioner.weights
         digest = hashlib.sha256()
-        for variable in weights:
-            digest.update(np.ascontiguousarray(variable).tobytes())
+        for variable in self.autoencoder.encoder.weights:
+            value = averages.get(id(variable), variable)
+            digest.update(np.ascontiguousarray(value).tobytes())
+        if self.conditioner is not None:
+            digest.update(self.conditioner.fingerprint().encode())
         return digest.hexdigest()
 
     def generate(

@@ -220,6 +220,18 @@ class TestCondition:
         expected = cond["tokens"].numpy()[1, rows].mean(axis=0)
         np.testing.assert_allclose(cond["pooled"][1], expected, atol=1e-6)
 
+    def test_the_fingerprint_is_of_all_that_matters(self):
+        """Weights that Keras does not list, and settings; the same again for the same encoder."""
+        first = tiny_bert()
+        prints = {first.fingerprint(), tiny_bert(pooling="last").fingerprint()}
+        assert len(prints) == 2
+        other = tiny_bert()
+        for new, old in zip(other.parts.backbone.weights, first.parts.backbone.weights):
+            new.assign(old)
+        assert other.fingerprint() == first.fingerprint()
+        other.parts.backbone.weights[0].assign(-other.parts.backbone.weights[0])
+        assert other.fingerprint() not in prints
+
     def test_pooled_has_length_one(self, tiny):
         pooled = tiny(["a red a", ""])["pooled"]
         np.testing.assert_allclose(np.linalg.norm(pooled, axis=1), 1.0, atol=1e-6)
