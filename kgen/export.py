@@ -79,7 +79,8 @@ def export_saved_model(model, directory, **options):
         setattr(module, name, function)
 
     directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
+    beside = f".{directory.name}.{os.getpid()}"
+    partial, old = (directory.with_name(f"{beside}.{kind}") for kind in ("partial", "old"))
     try:
         tf.saved_model.save(
             module,
@@ -88,10 +89,13 @@ def export_saved_model(model, directory, **options):
             options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
         )
         if directory.exists():
-            shutil.rmtree(directory)
+            directory.rename(old)
         partial.rename(directory)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if old.exists() and not directory.exists():
+            old.rename(directory)
+        for folder in (partial, old):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_free(directory):

@@ -24,7 +24,8 @@ def contact_sheet(images, labels=None, columns=None, scale=1):
     """Puts pictures side by side on one sheet.
 
     Args:
-        images: uint8 `[N, H, W, 3]`, or grey, `[N, H, W, 1]`.
+        images: uint8 `[N, H, W, 3]`, grey, `[N, H, W, 1]`, or with an alpha channel, `[N, H, W,
+            4]`, which is laid on white.
         labels: None, or N strings to write under the pictures.
         columns: pictures in a row; None makes the sheet about square.
         scale: a positive integer: how many pixels of the sheet a pixel becomes, in each direction.
@@ -41,14 +42,17 @@ def contact_sheet(images, labels=None, columns=None, scale=1):
     (28, 40, 3)
     """
     images = np.asarray(images)
-    picture = images.ndim == 4 and images.shape[-1] in (1, 3)
+    picture = images.ndim == 4 and images.shape[-1] in (1, 3, 4)
     if not picture or images.dtype != np.uint8 or not images.size:
         raise ValueError(
-            "`images` must be uint8 [N, H, W, 3] or [N, H, W, 1]. "
+            "`images` must be uint8 [N, H, W, C] with C 1, 3 or 4. "
             f"Received: shape {images.shape}, dtype {images.dtype}."
         )
     if images.shape[-1] == 1:
         images = images.repeat(3, axis=-1)
+    if images.shape[-1] == 4:
+        alpha = images[..., 3:] / 255
+        images = np.round(alpha * images[..., :3] + (1 - alpha) * 255).astype("uint8")
     columns = int(np.ceil(np.sqrt(len(images)))) if columns is None else columns
     check_count("columns", columns)
     check_count("scale", scale)

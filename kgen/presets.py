@@ -45,10 +45,11 @@ def save_preset(model, directory, dtype="float16"):
     Args:
         model: a kgen model.
         directory: the folder; created if missing.
-        dtype: type of the stored floating weights, `"float16"` or `"float32"`.
+        dtype: type of the stored floating weights, `"float16"` or `"float32"`; what is too large
+            for it is stored as float32.
 
     Raises:
-        ValueError: for another `dtype`, or if a weight is not finite, or too large for it.
+        ValueError: for another `dtype`, or if a weight is not finite.
     """
     if dtype not in ("float16", "float32"):
         raise ValueError(f"`dtype` must be 'float16' or 'float32'. Received: dtype={dtype!r}.")
@@ -60,21 +61,34 @@ def save_preset(model, directory, dtype="float16"):
     for index, variable in enumerate(_stored(model)):
         value = averages.get(id(variable), variable)
         value = tf.convert_to_tensor(value.value).numpy()
-        if np.issubdtype(value.dtype, np.floating):
-            with np.errstate(over="ignore"):
-                value = value.astype(dtype)
+        if tf.as_dtype(value.dtype).is_floating:  # bfloat16 too, which is no type of numpy's
+            value = value.astype("float32") if value.dtype.itemsize < 4 else value
             if not np.isfinite(value).all():
                 raise ValueError(
-                    f"Weights must be finite as `dtype`. Received: dtype={dtype!r} and "
-                    f"{variable.path} with NaN, infinite or too large values."
+                    f"Weights must be finite. Received: {variable.path} with NaN or infinity."
                 )
+            # Such as the counts of a codebook.
+            fits = np.abs(value).max(initial=0) < np.finfo(dtype).max
+            value = value.astype(dtype if fits else "float32")
         arrays[f"{index:04d}:{_name(variable)}"] = value
-    np.savez_compressed(directory / WEIGHTS, **arrays)
     config = _without_training(keras.saving.serialize_keras_object(model))
     stamp = {"kgen": importlib.metadata.version("kgen"), "keras": keras.__version__}
-    sha256 = _sha256(directory / WEIGHTS)
-    content = {"format": FORMAT, "versions": stamp, "sha256": sha256, "model": config}
-    (directory / CONFIG).write_text(_readable(content))
+    # Beside the files first: what is there stays whole until there is something to replace it.
+    weights, text = (directory / f".partial-{name}" for name in (WEIGHTS, f"{CONFIG}"))
+    try:
+        np.savez_compressed(weights, **arrays)
+        content = {
+            "format": FORMAT,
+            "versions": stamp,
+            "sha256": _sha256(weights),
+            "model": config,
+        }
+        text.write_text(_readable(content))
+        weights.replace(directory / WEIGHTS)
+        text.replace(directory / CONFIG)
+    finally:
+        weights.unlink(missing_ok=True)
+        text.unlink(missing_ok=True)
 
 
 def _readable(value, indent=0):

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kgen.callbacks import SampleGrid
+import kgen
+from kgen.callbacks import PosteriorCollapse, SampleGrid
+from kgen.networks import mlp
 from kgen.pictures import contact_sheet
 
 PROMPTS = ["a red heart", "a blue apple"]
@@ -22,7 +24,8 @@ class Painter(keras.Model):
     def call(self, x):
         return self.dense(x)
 
-    def generate(self, prompts, **options):
+    def generate(self, prompts, num_steps, **options):
+        options["num_steps"] = num_steps
         self.calls.append((list(prompts), options))
         return np.full((len(prompts), 16, 16, 3), 10 * len(self.calls), "uint8")
 
@@ -85,6 +88,38 @@ def test_tensorboard_gets_the_sheets(tmp_path):
                 images[event.step] = tf.io.decode_png(value.tensor.string_val[2]).numpy()
     assert sorted(images) == [1, 2]
     np.testing.assert_array_equal(images[2], sheet_of(tmp_path / "png" / "epoch_0002.png"))
+
+
+def test_a_number_of_pictures_of_a_model_that_is_told_nothing(tmp_path):
+    """A VAE, whose `generate` knows neither steps nor guidance."""
+    model = kgen.VAE(mlp((8, 8, 1), (4,)), mlp((2,), (8, 8, 1)))
+    model.compile("adam")
+    model.fit(np.zeros((4, 8, 8, 1), "float32"), callbacks=[SampleGrid(tmp_path, 6)], verbose=0)
+    assert sheet_of(tmp_path / "epoch_0001.png").size
+    with pytest.raises(ValueError, match="`prompts` must be at least 1"):
+        SampleGrid(tmp_path, 0)
+
+
+def test_posterior_collapse_of_an_array():
+    """The posterior N(x, 1) of a code of two, of which one number never changes."""
+    encoder = keras.Sequential([keras.Input((2,)), keras.layers.Dense(4, use_bias=False)])
+    encoder.set_weights([np.array([[1.0, 0, 0, 0], [0, 1, 0, 0]])])
+    model = kgen.VAE(encoder, mlp((2,), (4,)), "gaussian")
+    x = np.random.default_rng(0).uniform(-1, 1, (64, 2)).astype("float32") * [1, 0]
+    callback, logs = PosteriorCollapse(x.astype("float32")), {}
+    callback.set_model(model)
+    callback.on_epoch_end(0, logs)
+    assert logs == {"active_units": 1.0}
+
+
+def test_a_full_disk_ends_no_training(tmp_path, monkeypatch):
+    def full(path, sheet):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("kgen.callbacks.sample_grid.save_png", full)
+    with pytest.warns(UserWarning, match="No sheet was saved: No space left"):
+        model = fit(SampleGrid(tmp_path, ["a"]), epochs=2)
+    assert len(model.calls) == 2
 
 
 def test_labels_are_captions_too(tmp_path):

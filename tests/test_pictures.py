@@ -91,3 +91,9 @@ def test_wrong_arguments(arguments, message):
 def test_only_uint8_pictures_are_written(tmp_path):
     with pytest.raises(ValueError, match="`image` must be uint8"):
         save_png(tmp_path / "a.png", np.zeros((4, 4, 3)))
+
+
+def test_a_sheet_of_pictures_with_alpha_is_on_white():
+    images = np.zeros((1, 8, 8, 4), "uint8")
+    images[..., 3] = 51  # a fifth of black
+    assert (contact_sheet(images) == 204).sum() == 8 * 8 * 3

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import kgen
 from kgen.diffusion import CosineLogSNR, GaussianDiffusion
@@ -39,6 +40,35 @@ def test_a_mixed_policy_of_training_is_not_forced_on_the_user(tmp_path):
 
     assert policies(kgen.from_preset(tmp_path)) == {"float32"}
     assert "mixed_bfloat16" in policies(kgen.from_preset(tmp_path, dtype="mixed_bfloat16"))
+
+
+def test_a_half_precision_model_is_saved(tmp_path):
+    """bfloat16 is no type of numpy's own; its values are exact in float32."""
+    with dtype_policy("bfloat16"):
+        model = kgen.DiffusionModel(TimeMLP(2, width=8), GaussianDiffusion(CosineLogSNR()))
+    model.save_to_preset(tmp_path, dtype="float32")
+    again = kgen.from_preset(tmp_path)
+    assert len(again.trainable_weights) == len(model.trainable_weights) > 4
+    for new, old in zip(again.trainable_weights, model.trainable_weights):
+        np.testing.assert_array_equal(tf.cast(new, tf.float32), tf.cast(old, tf.float32))
+
+
+def test_a_model_that_cannot_be_saved_leaves_the_old_preset(preset, monkeypatch):
+    before = [w.numpy() for w in kgen.from_preset(preset).trainable_weights]
+
+    def broken(model):
+        raise ValueError("no configuration")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("keras.saving.serialize_keras_object", broken)
+        with pytest.raises(ValueError, match="no configuration"):
+            kgen.DiffusionModel(
+                TimeMLP(2, width=8), GaussianDiffusion(CosineLogSNR())
+            ).save_to_preset(preset)
+    for old, new in zip(before, kgen.from_preset(preset).trainable_weights):
+        np.testing.assert_array_equal(old, new)
+    kgen.from_preset(preset).save_to_preset(preset)
+    assert sorted(path.name for path in preset.iterdir()) == ["config.json", "weights.npz"]
 
 
 def test_averages_of_a_model_inside_another_are_the_weights_too(tmp_path):

@@ -4,6 +4,7 @@ import warnings
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from kgen.checks import check_count, check_interval, check_path, check_positive
 from kgen.distribution import is_chief
@@ -20,7 +21,7 @@ class PosteriorCollapse(keras.callbacks.Callback):
     unit to N(0, I), in nats, the active ones dark.
 
     Args:
-        data: batches of pictures to look at; a few hundred are enough.
+        data: pictures to look at, an array or batches of them; a few hundred are enough.
         directory: where the pictures go; None draws none.
         every: number of epochs between two looks.
         threshold: variance of the mean of an active unit.
@@ -36,7 +37,7 @@ class PosteriorCollapse(keras.callbacks.Callback):
         check_count("every", every)
         check_positive("threshold", threshold, zero=True)
         check_interval("alarm", alarm, "[0, 1]")
-        self.data = data
+        self.data = [data] if isinstance(data, (np.ndarray, tf.Tensor)) else data
         self.directory = None if directory is None else check_path("directory", directory)
         self.every = every
         self.threshold = threshold
@@ -57,7 +58,7 @@ class PosteriorCollapse(keras.callbacks.Callback):
         if active.mean() < self.alarm:
             warnings.warn(
                 f"Posterior collapse: {active.sum()} of {len(active)} units of the code are "
-                "active. A KL warm-up (`warm_up`), a smaller `beta` or `free_bits` may help.",
+                "active. A KL warm-up (`warm_up`) or a smaller `beta` may help.",
                 stacklevel=2,
             )
         if self.directory is not None and is_chief():

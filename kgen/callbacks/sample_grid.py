@@ -4,6 +4,8 @@ What changes on the sheet is then the model and nothing else.
 """
 
 import importlib.util
+import inspect
+import warnings
 
 import keras
 import numpy as np
@@ -23,16 +25,17 @@ class SampleGrid(keras.callbacks.Callback):
 
     Args:
         directory: where the sheets go; created if missing.
-        prompts: a sequence of strings, or of labels, one for each picture.
+        prompts: a sequence of strings, or of labels, one for each picture; or of a model that is
+            told nothing how many pictures.
         every: number of epochs between two sheets.
-        num_steps: solver steps.
-        guidance_scale: of `model.generate`.
+        num_steps: solver steps, of models that have a solver.
+        guidance_scale: of their `generate`.
         seed: integer seed of the noise, the same for every sheet.
         tensorboard: None, or a log directory in which the sheets also appear, as `samples`.
 
     Raises:
         TypeError: if a number is none, or a directory is no path.
-        ValueError: if `prompts` is no sequence of strings or of labels, or a number out of range.
+        ValueError: if `prompts` is none of these, or a number out of range.
         ImportError: if `tensorboard` is asked for and not installed.
 
     Example:
@@ -54,11 +57,16 @@ class SampleGrid(keras.callbacks.Callback):
     ):
         super().__init__()
         many = [prompts] if isinstance(prompts, str) else prompts
-        sequence = isinstance(many, (list, tuple, np.ndarray)) and len(many)
-        if not sequence or not (_all(many, str) or _all(many, (int, np.integer))):
-            raise ValueError(
-                f"`prompts` must be a sequence of strings, or of labels. Received: {prompts!r}."
-            )
+        if isinstance(many, (int, np.integer)) and not isinstance(many, bool):
+            check_count("prompts", many)
+        else:
+            sequence = isinstance(many, (list, tuple, np.ndarray)) and len(many)
+            if not sequence or not (_all(many, str) or _all(many, (int, np.integer))):
+                raise ValueError(
+                    "`prompts` must be a sequence of strings or of labels, or a number. "
+                    f"Received: {prompts!r}."
+                )
+            many = list(many)
         check_count("every", every)
         check_count("num_steps", num_steps)
         check_number("guidance_scale", guidance_scale)
@@ -68,7 +76,7 @@ class SampleGrid(keras.callbacks.Callback):
                 "`tensorboard` needs the package of that name: pip install tensorboard."
             )
         self.directory = check_path("directory", directory)
-        self.prompts = list(many)
+        self.prompts = many
         self.every = every
         self.num_steps = num_steps
         self.guidance_scale = guidance_scale
@@ -94,14 +102,17 @@ class SampleGrid(keras.callbacks.Callback):
     def _draw(self):
         if not is_chief():
             return
-        images = self.model.generate(
-            self.prompts,
-            num_steps=self.num_steps,
-            guidance_scale=self.guidance_scale,
-            seed=self.seed,
-        )
-        sheet = contact_sheet(images, [str(prompt) for prompt in self.prompts])
-        save_png(self.directory / f"epoch_{self._finished:04d}.png", sheet)
+        options = {"num_steps": self.num_steps, "guidance_scale": self.guidance_scale}
+        known = inspect.signature(self.model.generate).parameters
+        if "num_steps" not in known:  # such as a VAE
+            options = {}
+        images = self.model.generate(self.prompts, seed=self.seed, **options)
+        told = isinstance(self.prompts, list)
+        sheet = contact_sheet(images, [str(p) for p in self.prompts] if told else None)
+        try:
+            save_png(self.directory / f"epoch_{self._finished:04d}.png", sheet)
+        except OSError as error:  # such as a full disk, which is no reason to end a training
+            warnings.warn(f"No sheet was saved: {error}", stacklevel=2)
         if self.tensorboard is not None:
             with tf.summary.create_file_writer(str(self.tensorboard)).as_default():
                 tf.summary.image("samples", sheet[None], step=self._finished)

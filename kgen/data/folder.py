@@ -232,8 +232,12 @@ def _read(path, size, channels, resize):
     try:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file)
-            if image.mode.startswith(("I", "F")):  # 16-bit grey, which Pillow would clip
-                image = Image.fromarray((np.asarray(image) // 257).astype("uint8"))
+            if image.mode == "F":
+                return f"{path} must have whole numbers. Received: a picture of real ones."
+            if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip
+                values = np.asarray(image)
+                values = values // 257 if values.max() > 255 else values
+                image = Image.fromarray(values.astype("uint8"))
             image = image.convert("RGBA")
     except Exception as error:  # a broken file can make Pillow raise nearly anything
         return f"{path} cannot be read: {error}"

@@ -14,6 +14,7 @@ References:
 
 import numpy as np
 
+from kgen.checks import check_count, check_interval
 from kgen.metrics.features import check_features
 
 
@@ -57,12 +58,15 @@ def kernel_distance(a, b, *, num_subsets=100, subset_size=1000, seed=0):
         seed: integer seed of the choice of subsets.
 
     Returns:
-        The mean over subsets and its standard error. The mean can be below 0.
+        The mean over subsets, which can be below 0, and the standard error of that mean, of the
+        choice of subsets alone: with other examples it would differ by more.
 
     Raises:
-        ValueError: if shapes do not fit, or a feature is not finite.
+        ValueError: if shapes do not fit, a feature is not finite, or a number is too small.
     """
     a, b = check_features(a, b)
+    check_count("num_subsets", num_subsets)
+    check_interval("subset_size", subset_size, "[2, inf)")
     rng, size = np.random.default_rng(seed), min(subset_size, len(a), len(b))
     values = []
     for _ in range(num_subsets):

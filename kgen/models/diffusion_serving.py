@@ -77,6 +77,7 @@ def sampling(
     ]
     away = [tf.TensorSpec(t.shape, t.dtype, f"negative_{t.name}") for t in told]
     step = model.generate_step(solver, guidance, portable=True)
+    bound = float(model.likelihood.high) if model.bounded else float("inf")
 
     def draw(size, values, options, given=None, negative=None):
         num_steps, *scale, seed = options
@@ -105,6 +106,13 @@ def sampling(
     @served([*told, *begin, *rest])
     def edit(*arguments):
         x, mask, strength = arguments[len(told) : -len(rest)]
+        inside = tf.reduce_all(tf.abs(x) <= bound)
+        checks = (
+            ((strength > 0) & (strength <= 1), "`strength` must be in (0, 1]."),
+            (inside, f"`images` must be in [-{bound:g}, {bound:g}]."),
+        )
+        with tf.control_dependencies([tf.debugging.Assert(ok, [text]) for ok, text in checks]):
+            x = tf.identity(x)
         given = {"x": x, "mask": mask, "strength": strength}
         return draw(tf.shape(x)[0], arguments[: len(told)], arguments[-len(rest) :], given)
 

@@ -180,6 +180,8 @@ def check_given(num, shape, noise, images, strength, mask):
         return given
     if np.shape(images)[:1] != (num,):
         raise ValueError(f"`images` must be {num} examples. Received: shape {np.shape(images)}.")
+    if noise is not None and strength is not None:
+        raise ValueError("`strength` must be None with `noise`, which begins at t = 1.")
     strength = (0.6 if mask is None else 1.0) if strength is None else strength
     check_interval("strength", strength, "(0, 1]")
     if noise is None:

@@ -1,5 +1,8 @@
 """The blocks of the Stable Diffusion networks, in the published order and with its constants.
 
+Two things differ from published weights: a halving pads below and to the right alone, as the
+autoencoder does, in the U-Net too; and the projections to queries, keys and values have no bias.
+
     residual      GroupNorm - SiLU - conv 3x3 - (+ time) - GroupNorm - SiLU - conv 3x3 - (+ x)
     transformer   GroupNorm - linear - [ LN - self-attention, LN - cross-attention, LN - GEGLU ]
                   - linear - (+ x)

@@ -265,3 +265,20 @@ def test_every_format_is_read(tmp_path, suffix):
     options = {"format": "JPEG"} if suffix == ".jfif" else {}
     draw(tmp_path / f"a{suffix.upper()}", RED, **options)
     np.testing.assert_allclose(only(tmp_path).mean((0, 1)), RED, atol=8)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"), [(np.uint16(257 * 77), 77), (np.int32(77), 77), (np.uint8(77), 77)]
+)
+def test_whole_numbers_of_a_tiff_are_grey_levels(tmp_path, values, expected):
+    image = np.full((SIZE, SIZE), values)
+    image[0, 0] = 257 * 255 if image.dtype == np.uint16 else 255
+    Image.fromarray(image).save(tmp_path / "a.tiff")
+    assert np.median(only(tmp_path)) == expected
+
+
+def test_real_numbers_of_a_tiff_are_refused(tmp_path):
+    """Nobody says whether they end at 1 or at 255."""
+    Image.fromarray(np.full((SIZE, SIZE), 0.5, "float32")).save(tmp_path / "a.tiff")
+    with pytest.raises(ValueError, match="must have whole numbers"):
+        only(tmp_path)

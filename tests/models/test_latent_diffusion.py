@@ -64,6 +64,12 @@ def test_negative_prompts_take_the_place_of_the_empty_one(model):
     np.testing.assert_array_equal(other, listed)
 
 
+def test_strength_needs_noise_of_its_own(model):
+    x, noise = np.zeros((1, 16, 16, 3), "float32"), np.zeros((1, 8, 8, 4), "float32")
+    with pytest.raises(ValueError, match="`strength` must be None with `noise`"):
+        model.generate("a", images=x, mask=x[..., :1], noise=noise, strength=0.3)
+
+
 def test_a_weak_model_of_nothing_is_classifier_free_guidance(model):
     """Autoguidance by the model itself without a text: the same two estimates."""
 
