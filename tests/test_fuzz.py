@@ -142,7 +142,7 @@ BAD = {
     "values": [np.array([[v, 0.0]], "float32") for v in (NAN, INF, -INF)],
     "times": [[0.5, 0.6, 0.1], [[1.0, 0.0]], [NAN, 0.0], [1.0, NAN], 1.0],
     "decay": [-0.1, 1.0, 1.5, NAN, INF, *NO_NUMBER],
-    "sheet": [None, 3, [], [0.5], ["a", 1], ["a", None], [["a"]], {"a": 1}],
+    "sheet": [None, 0, 1.5, True, [], [0.5], ["a", 1], ["a", None], [["a"]], {"a": 1}],
     "features": [[[NAN, 1.0]] * 3, [[1.0, 2.0]], [1.0, 2.0], [["a", "b"]] * 3, [], None],
 }
 
