@@ -179,13 +179,14 @@ def upsample(x, name):
 
 
 def fold(x, patch):
-    """Puts squares of `patch` x `patch` pixels into channels: `[B, H/p, W/p, p^2 C]`."""
+    """Puts squares of pixels into channels, in float32: `[B, H/p, W/p, p^2 C]`."""
     if patch == 1:
         return x
     _, height, width, channels = x.shape
-    rows, columns = height // patch, width // patch
-    x = layers.Reshape((rows, patch, columns, patch, channels))(x)
-    return layers.Reshape((rows, columns, patch**2 * channels))(layers.Permute((1, 3, 2, 4, 5))(x))
+    rows, columns, options = height // patch, width // patch, {"dtype": "float32"}
+    x = layers.Reshape((rows, patch, columns, patch, channels), **options)(x)
+    x = layers.Permute((1, 3, 2, 4, 5), **options)(x)
+    return layers.Reshape((rows, columns, patch**2 * channels), **options)(x)
 
 
 def unfold(x, patch):

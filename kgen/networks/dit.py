@@ -138,7 +138,9 @@ def _dit(inputs, z, width, depth, heads):
         embedding = embedding + layers.Dense(width, name="pooled_dense")(inputs["pooled"])
     embedding = ops.silu(embedding)
 
-    h = layers.Dense(width, name="patches_in")(layers.Reshape((rows * columns, channels))(z))
+    h = layers.Reshape((rows * columns, channels), dtype="float32")(z)
+    # In float32: near the data its noise is less than bfloat16 can tell from the value itself.
+    h = layers.Dense(width, dtype="float32", name="patches_in")(h)
     h = Positions(rows, columns, name="positions")(h)
     for i in range(depth):
         name = f"block_{i}"

@@ -111,7 +111,8 @@ def _time_mlp(inputs, size, width, blocks):
     e = layers.Dense(width, name="noise")(SinusoidalEmbedding(width, name="sinusoid")(position))
     if "pooled" in inputs:
         e = e + layers.Dense(width, name="pooled_dense")(inputs["pooled"])
-    h = layers.Dense(width, name="dense_in")(inputs["z"])
+    # In float32: near the data its noise is less than bfloat16 can tell from the value itself.
+    h = layers.Dense(width, dtype="float32", name="dense_in")(inputs["z"])
     for i in range(blocks):
         middle = layers.Dense(width, name=f"block_{i}_in")(ops.silu(h))
         middle = middle + layers.Dense(width, name=f"block_{i}_noise")(ops.silu(e))

@@ -146,7 +146,8 @@ def _unet(inputs, h, channels, blocks, attention, heads, transformers, dropout):
         return h
 
     channels_out = h.shape[-1]
-    h = conv(h, channels[0], "conv_in")
+    # In float32: near the data its noise is less than bfloat16 can tell from the value itself.
+    h = conv(h, channels[0], "conv_in", dtype="float32")
     skips = [h]
     for level in range(len(channels)):
         for i in range(blocks):
