@@ -74,7 +74,7 @@ def save_preset(model, directory, dtype="float16"):
     config = _without_training(keras.saving.serialize_keras_object(model))
     stamp = {"kgen": importlib.metadata.version("kgen"), "keras": keras.__version__}
     # Beside the files first: what is there stays whole until there is something to replace it.
-    weights, text = (directory / f".partial-{name}" for name in (WEIGHTS, f"{CONFIG}"))
+    weights, text = (directory / f".partial-{name}" for name in (WEIGHTS, CONFIG))
     try:
         np.savez_compressed(weights, **arrays)
         content = {

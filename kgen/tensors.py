@@ -10,6 +10,7 @@ References:
   Counter-based generators: Salmon et al. (2011), https://doi.org/10.1145/2063384.2063405.
 """
 
+import hashlib
 import secrets
 
 import keras
@@ -56,6 +57,19 @@ def derivative(fn, t):
         tape.watch(t)
         y = fn(t)
     return tape.gradient(y, t, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+
+def fingerprint(arrays):
+    """The sha256 of the values of arrays or variables, in their order.
+
+    Example:
+        >>> fingerprint([np.zeros(2)]) == fingerprint([np.zeros(1), np.zeros(1)])
+        True
+    """
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def as_seed(seed):

@@ -10,10 +10,9 @@ References:
   Classifier-free guidance: Ho and Salimans (2022), section 3.1, https://arxiv.org/abs/2207.12598.
 """
 
-import hashlib
-
 import keras
-import numpy as np
+
+from kgen.tensors import fingerprint
 
 
 class Conditioner(keras.layers.Layer):
@@ -41,10 +40,7 @@ class Conditioner(keras.layers.Layer):
 
     def fingerprint(self):
         """The sha256 of all that a condition depends on: the weights, unless there is more."""
-        digest = hashlib.sha256()
-        for variable in self.weights:
-            digest.update(np.ascontiguousarray(variable).tobytes())
-        return digest.hexdigest()
+        return fingerprint(self.weights)
 
     def null(self, batch_size):
         """The condition that says nothing.

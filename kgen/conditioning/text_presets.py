@@ -20,9 +20,9 @@ import pathlib
 import tempfile
 
 import keras
-import numpy as np
 from keras.src.saving.serialization_lib import SafeModeScope
 
+from kgen import tensors
 from kgen.serialization import check_config
 
 DEFAULT_SETTINGS = {
@@ -102,11 +102,9 @@ def origin(preset, folder, backbone, tokenizer):
 
 def fingerprint(folder, backbone):
     """Returns the sha256 of a folder's weights file, or of a published preset's values."""
-    digest = hashlib.sha256()
     if folder is None:
-        for value in backbone.get_weights():
-            digest.update(np.ascontiguousarray(value))
-        return digest.hexdigest()
+        return tensors.fingerprint(backbone.get_weights())
+    digest = hashlib.sha256()
     files = next((found for p in WEIGHTS_PATTERNS if (found := sorted(folder.glob(p)))), [])
     if not files:
         raise ValueError(

@@ -18,9 +18,6 @@ References:
   Luo (2022), https://arxiv.org/abs/2208.11970, eq. 100-108 (the three equivalent objectives).
 """
 
-import hashlib
-
-import numpy as np
 import tensorflow as tf
 
 from kgen.gaussian import Gaussian
@@ -31,7 +28,7 @@ from kgen.models.fit_data import first_batch
 from kgen.models.generative_model import freeze, images_of
 from kgen.models.latent_cache import LatentCache
 from kgen.serialization import serializable
-from kgen.tensors import split
+from kgen.tensors import fingerprint, split
 
 
 @serializable
@@ -150,15 +147,11 @@ class LatentDiffusion(DenoisingModel):
         return LatentCache(directory, source).dataset(batch_size, seed=seed)
 
     def _encoders(self):
-        """The sha256 of the weights of the autoencoder's encoder and of the text encoder."""
+        """The sha256 of the autoencoder's encoder and, if there is one, that of the conditioner."""
         averages = {id(v): average for v, average in self.autoencoder.averages()}
-        digest = hashlib.sha256()
-        for variable in self.autoencoder.encoder.weights:
-            value = averages.get(id(variable), variable)
-            digest.update(np.ascontiguousarray(value).tobytes())
-        if self.conditioner is not None:
-            digest.update(self.conditioner.fingerprint().encode())
-        return digest.hexdigest()
+        weights = [averages.get(id(v), v) for v in self.autoencoder.encoder.weights]
+        told = "" if self.conditioner is None else self.conditioner.fingerprint()
+        return fingerprint(weights) + told
 
     def generate(
         self,
