@@ -45,11 +45,11 @@ def save_preset(model, directory, dtype="float16"):
     Args:
         model: a kgen model.
         directory: the folder; created if missing.
-        dtype: type of the stored floating weights, `"float16"` or `"float32"`; what is too large
-            for it is stored as float32.
+        dtype: type of the stored floating weights, `"float16"` or `"float32"`. Statistics that are
+            too large for it are stored as float32.
 
     Raises:
-        ValueError: for another `dtype`, or if a weight is not finite.
+        ValueError: for another `dtype`, or if a weight is not finite, or too large for it.
     """
     if dtype not in ("float16", "float32"):
         raise ValueError(f"`dtype` must be 'float16' or 'float32'. Received: dtype={dtype!r}.")
@@ -62,14 +62,14 @@ def save_preset(model, directory, dtype="float16"):
         value = averages.get(id(variable), variable)
         value = tf.convert_to_tensor(value.value).numpy()
         if tf.as_dtype(value.dtype).is_floating:  # bfloat16 too, which is no type of numpy's
-            value = value.astype("float32") if value.dtype.itemsize < 4 else value
+            exact, value = value, _as(value, dtype)
+            if not variable.trainable and np.isinf(value).any():
+                value = _as(exact, "float32")  # a statistic, such as the counts of a codebook
             if not np.isfinite(value).all():
                 raise ValueError(
-                    f"Weights must be finite. Received: {variable.path} with NaN or infinity."
+                    f"Weights must be finite as `dtype`. Received: dtype={dtype!r} and "
+                    f"{variable.path} with NaN, infinite or too large values."
                 )
-            # Such as the counts of a codebook.
-            fits = np.abs(value).max(initial=0) < np.finfo(dtype).max
-            value = value.astype(dtype if fits else "float32")
         arrays[f"{index:04d}:{_name(variable)}"] = value
     config = _without_training(keras.saving.serialize_keras_object(model))
     stamp = {"kgen": importlib.metadata.version("kgen"), "keras": keras.__version__}
@@ -89,6 +89,11 @@ def save_preset(model, directory, dtype="float16"):
     finally:
         weights.unlink(missing_ok=True)
         text.unlink(missing_ok=True)
+
+
+def _as(value, dtype):
+    with np.errstate(over="ignore"):
+        return value.astype(dtype)
 
 
 def _readable(value, indent=0):
