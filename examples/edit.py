@@ -17,8 +17,8 @@ import numpy as np
 
 import kgen
 from kgen.data import emoji
-from kgen.editing import slerp
 from kgen.pictures import contact_sheet, save_png
+from kgen.sampling.editing import slerp
 
 SAVED = pathlib.Path(__file__).parents[1] / "saved_models"
 STRENGTHS = (0.3, 0.45, 0.6, 0.75, 0.9, 1.0)

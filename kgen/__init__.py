@@ -5,7 +5,6 @@ from kgen import (
     corruption,
     diffusion,
     distribution,
-    editing,
     likelihoods,
     networks,
     penalties,
@@ -13,9 +12,9 @@ from kgen import (
     solvers,
 )
 from kgen.conditioning import TextEncoder
+from kgen.density.flow import log_likelihood
 from kgen.export import export_saved_model
 from kgen.gaussian import Gaussian, standard_normal
-from kgen.likelihood import log_likelihood
 from kgen.models.autoencoder import Autoencoder
 from kgen.models.diffusion_model import DiffusionModel
 from kgen.models.hvae import HVAE
@@ -27,6 +26,7 @@ from kgen.models.vae import VAE
 from kgen.models.variational_dequantization import VariationalDequantization
 from kgen.models.vqvae import VQVAE
 from kgen.presets import from_preset, load_model
+from kgen.sampling import editing
 
 __all__ = [
     "HVAE",

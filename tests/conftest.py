@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from kgen.tensors import expand_to
 
+pytest_plugins = ["small_models"]  # fixtures of small models on real pictures
 collect_ignore = ["killed.py"]  # what test_kills.py runs, in processes of their own
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2

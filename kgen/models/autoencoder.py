@@ -21,7 +21,6 @@ import tensorflow as tf
 
 from kgen import likelihoods
 from kgen.checks import check_networks, check_one_of, check_pictures
-from kgen.models import autoencoder_serving
 from kgen.models.generative_model import GenerativeModel, images_of
 from kgen.serialization import serializable
 from kgen.tensors import split, sum_event
@@ -141,4 +140,6 @@ class Autoencoder(GenerativeModel):
 
     def export_functions(self):
         """What a SavedModel offers: `encode`, `decode` and `reconstruct`."""
-        return autoencoder_serving.autoencoder(self), []
+        from kgen.serving import autoencoders as serving
+
+        return serving.autoencoder(self), []

@@ -1,7 +1,7 @@
 """What diffusion, score and latent diffusion models share: a network that denoises z.
 
 A function x_hat(z, t) = E[x given z_t = z] is enough to draw examples (`kgen.solvers`), to edit
-them (`kgen.editing`) and to steer them (`kgen.diffusion.guidance`).
+them (`kgen.sampling.editing`) and to steer them (`kgen.diffusion.guidance`).
 
     z_1 --solver, guidance--> z_0 --_finish--> examples      generate
     examples --_begin--> z_0 --solver--> z_1                 invert, and where editing begins
@@ -29,9 +29,9 @@ from kgen.diffusion.loss import denoising
 from kgen.diffusion.prediction import PREDICTION_TYPES
 from kgen.diffusion.timesteps import TIME_SAMPLERS
 from kgen.diffusion.weighting import WEIGHTINGS
-from kgen.models.conditions import as_rows, encoded
 from kgen.models.generative_model import GenerativeModel, entry
-from kgen.models.sampling import Sampler, Steps, check_given, share, slices
+from kgen.sampling.conditions import as_rows, encoded
+from kgen.sampling.sampler import Sampler, Steps, check_given, share, slices
 from kgen.tensors import as_seed
 
 

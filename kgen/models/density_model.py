@@ -1,6 +1,6 @@
 """What diffusion models and score models of the data themselves share: a density of the data.
 
-    log p(x)    by the probability flow (`kgen.likelihood`)
+    log p(x)    by the probability flow (`kgen.density.flow`)
     -log p(x) <= reconstruction + prior + denoising    (`kgen.diffusion.loss`)
 
 How the network is trained is what the models differ in.
@@ -9,14 +9,14 @@ How the network is trained is what the models differ in.
 import numpy as np
 import tensorflow as tf
 
-from kgen import likelihood, likelihoods, solvers
+from kgen import likelihoods, solvers
 from kgen.checks import check_count, check_data, check_interval
+from kgen.density import flow
 from kgen.diffusion.loss import prior_term, reconstruction_term
-from kgen.models import diffusion_serving
-from kgen.models.conditions import as_rows, encoded
 from kgen.models.denoising_model import DenoisingModel
-from kgen.models.sampling import Steps, slices
 from kgen.models.variational_dequantization import VariationalDequantization
+from kgen.sampling.conditions import as_rows, encoded
+from kgen.sampling.sampler import Steps, slices
 from kgen.tensors import as_seed, fold_in, split
 
 
@@ -61,7 +61,7 @@ class DensityModel(DenoisingModel):
         self.start_denoising(network, process, conditioner, self.data_shape)
 
     def _log_likelihood(self, solver, num_probes, x, cond, seed):
-        return likelihood.log_likelihood(
+        return flow.log_likelihood(
             lambda z, t: self.sampler.denoise(z, t, cond),
             self.process,
             x,
@@ -114,7 +114,7 @@ class DensityModel(DenoisingModel):
         check_data("x", x, self.data_shape)
         x, seeds = tf.convert_to_tensor(x), split(as_seed(seed), 2)
         if dequantization == "uniform":
-            x = likelihood.dequantize(x, seeds[0], self.grey_levels or 256)
+            x = flow.dequantize(x, seeds[0], self.grey_levels or 256)
         rows = as_rows(self.conditioner, conditions, len(x), "conditions")
         step = self.likelihood_step(solvers.DormandPrince(rtol, atol), num_probes)
         parts = []
@@ -159,11 +159,13 @@ class DensityModel(DenoisingModel):
         }
 
     def export_functions(self, solver="dpm", num_probes=1, **options):
-        """What a SavedModel offers: that of `kgen.models.diffusion_serving`, and `log_likelihood`.
+        """What a SavedModel offers: that of `kgen.serving.denoising`, and `log_likelihood`.
 
         `log_likelihood(images[, labels or prompts], seed) -> nats`, by `num_probes` random vectors;
-        the options are `editing`, `guidance` and `negatives` of `diffusion_serving.sampling`.
+        the options are `editing`, `guidance` and `negatives` of `serving.sampling`.
         """
-        functions, resources = diffusion_serving.sampling(self, solver, **options)
-        functions["log_likelihood"] = diffusion_serving.log_likelihood(self, num_probes)
+        from kgen.serving import denoising as serving
+
+        functions, resources = serving.sampling(self, solver, **options)
+        functions["log_likelihood"] = serving.log_likelihood(self, num_probes)
         return functions, resources

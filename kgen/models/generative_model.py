@@ -20,12 +20,12 @@ import tensorflow as tf
 from kgen.checks import check_interval, check_one_of, has_range
 from kgen.distribution import fused, is_chief
 from kgen.metrics.bits_per_dim import bits_per_dim
-from kgen.models.averaging import WeightAveraging
-from kgen.models.fit_data import as_arrays, first_batch, ordered, unpack
-from kgen.models.replicas import apply_gradients, global_mean, make_function
 from kgen.presets import save_preset
 from kgen.serialization import constructor_arguments
 from kgen.tensors import SeedStream
+from kgen.training.averaging import WeightAveraging
+from kgen.training.data import as_arrays, first_batch, ordered, unpack
+from kgen.training.replicas import apply_gradients, global_mean, make_function
 
 WRITERS = keras.callbacks.CSVLogger, keras.callbacks.ModelCheckpoint, keras.callbacks.TensorBoard
 BOUND = ("reconstruction", "prior", "denoising")  # of Luo (2022), eq. 58
@@ -276,14 +276,14 @@ class GenerativeModel(WeightAveraging, keras.Model, abc.ABC):
         return {name: self._mean(name).result() for name in names}
 
     def make_train_function(self, force=False):
-        """As of Keras, and over several devices `kgen.models.replicas.make_function`."""
+        """As of Keras, and over several devices `kgen.training.replicas.make_function`."""
         if self.distribute_strategy.num_replicas_in_sync == 1:
             super().make_train_function(force)
         elif self.train_function is None or force:
             self.train_function = make_function(self, self.train_step)
 
     def make_test_function(self, force=False):
-        """As of Keras, and over several devices `kgen.models.replicas.make_function`."""
+        """As of Keras, and over several devices `kgen.training.replicas.make_function`."""
         if self.distribute_strategy.num_replicas_in_sync == 1:
             super().make_test_function(force)
         elif self.test_function is None or force:

@@ -34,10 +34,10 @@ from kgen.checks import (
     check_positive,
     check_prior,
 )
+from kgen.density.importance import importance_log_likelihood, tile
 from kgen.gaussian import Gaussian
-from kgen.models import autoencoder_serving
 from kgen.models.generative_model import GenerativeModel, images_of
-from kgen.models.importance import importance_log_likelihood, tile
+from kgen.sampling.ancestral import compiled_samples
 from kgen.serialization import serializable
 from kgen.tensors import as_seed, split
 
@@ -212,7 +212,7 @@ class HVAE(GenerativeModel):
         Args:
             x: data `[N, ...]`, an array.
             num_samples: samples for each example.
-            **options: of `kgen.models.importance.importance_log_likelihood`, such as `chunk`,
+            **options: of `kgen.density.importance.importance_log_likelihood`, such as `chunk`,
                 `batch_size`, `seed`, `jit_compile` and `verbose`.
 
         Returns:
@@ -286,7 +286,7 @@ class HVAE(GenerativeModel):
         for value in temperatures:
             check_positive("temperature", value)
         temperatures = tf.constant([float(value) for value in temperatures])
-        step = autoencoder_serving.generate_step(self)
+        step = compiled_samples(self)
         x = step(tf.constant(num_samples), temperatures, as_seed(seed))
         return likelihoods.at_the_door(self.likelihood, x).numpy()
 
@@ -323,4 +323,6 @@ class HVAE(GenerativeModel):
 
     def export_functions(self):
         """What a SavedModel offers: `encode`, `decode`, `reconstruct` and `generate`."""
-        return autoencoder_serving.hierarchy(self), []
+        from kgen.serving import autoencoders as serving
+
+        return serving.hierarchy(self), []

@@ -30,12 +30,11 @@ from kgen.checks import check_networks, check_pictures, check_positive
 from kgen.distribution import fused
 from kgen.gaussian import Gaussian, standard_normal
 from kgen.likelihoods import GaussianLikelihood
-from kgen.models import autoencoder_serving
-from kgen.models.fit_data import unpack
 from kgen.models.generative_model import GenerativeModel, freeze, global_mean_of_sum, images_of
-from kgen.models.replicas import apply_gradients, global_mean
 from kgen.serialization import serializable
 from kgen.tensors import expand_to, normal, split, sum_event
+from kgen.training.data import unpack
+from kgen.training.replicas import apply_gradients, global_mean
 
 
 @serializable
@@ -178,7 +177,9 @@ class KLAutoencoder(GenerativeModel):
 
     def export_functions(self):
         """What a SavedModel offers: `encode`, `decode` and `reconstruct`."""
-        return autoencoder_serving.autoencoder(self), []
+        from kgen.serving import autoencoders as serving
+
+        return serving.autoencoder(self), []
 
     def measure_latents(self, dataset, max_batches=200):
         """Measures mean and standard deviation of each latent channel, and keeps them.

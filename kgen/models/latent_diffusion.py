@@ -22,13 +22,12 @@ import tensorflow as tf
 
 from kgen.gaussian import Gaussian
 from kgen.likelihoods import GaussianLikelihood, to_uint8
-from kgen.models import diffusion_serving
 from kgen.models.denoising_model import DenoisingModel
-from kgen.models.fit_data import first_batch
 from kgen.models.generative_model import freeze, images_of
-from kgen.models.latent_cache import LatentCache
 from kgen.serialization import serializable
 from kgen.tensors import fingerprint, split
+from kgen.training.data import first_batch
+from kgen.training.latent_cache import LatentCache
 
 
 @serializable
@@ -256,12 +255,14 @@ class LatentDiffusion(DenoisingModel):
         return tf.cast(tf.round(mixed), tf.uint8)
 
     def export_functions(self, inputs="prompts", solver="dpm", **options):
-        """What a SavedModel offers: that of `kgen.models.diffusion_serving`, and `generate_png`.
+        """What a SavedModel offers: that of `kgen.serving.denoising`, and `generate_png`.
 
-        The options are `editing`, `guidance` and `negatives` of `diffusion_serving.sampling`.
+        The options are `editing`, `guidance` and `negatives` of `serving.sampling`.
         """
-        functions, resources = diffusion_serving.sampling(self, solver, inputs, **options)
-        functions["generate_png"] = diffusion_serving.as_png(functions["serving_default"])
+        from kgen.serving import denoising as serving
+
+        functions, resources = serving.sampling(self, solver, inputs, **options)
+        functions["generate_png"] = serving.as_png(functions["serving_default"])
         return functions, resources
 
     def check_batch(self, batch):

@@ -40,11 +40,11 @@ from kgen.checks import (
     check_positive,
     check_prior,
 )
+from kgen.density.importance import importance_log_likelihood, log_mean_exp, tile
 from kgen.gaussian import Gaussian
-from kgen.models import autoencoder_serving
 from kgen.models.generative_model import GenerativeModel, images_of
-from kgen.models.importance import importance_log_likelihood, log_mean_exp, tile
 from kgen.priors import StandardNormal
+from kgen.sampling.ancestral import compiled_samples
 from kgen.serialization import serializable
 from kgen.tensors import as_seed, expand_to
 
@@ -251,7 +251,7 @@ class VAE(GenerativeModel):
         """
         check_count("num_samples", num_samples)
         check_positive("temperature", temperature)
-        step = autoencoder_serving.generate_step(self)
+        step = compiled_samples(self)
         x = step(tf.constant(num_samples), tf.constant(float(temperature)), as_seed(seed))
         return likelihoods.at_the_door(self.likelihood, x).numpy()
 
@@ -265,7 +265,7 @@ class VAE(GenerativeModel):
         Args:
             x: data `[N, ...]`, an array.
             num_samples: samples for each example.
-            **options: of `kgen.models.importance.importance_log_likelihood`, such as `chunk`,
+            **options: of `kgen.density.importance.importance_log_likelihood`, such as `chunk`,
                 `batch_size`, `seed`, `jit_compile` and `verbose`.
 
         Returns:
@@ -281,7 +281,9 @@ class VAE(GenerativeModel):
 
     def export_functions(self):
         """What a SavedModel offers: `encode`, `decode`, `reconstruct` and `generate`."""
-        return autoencoder_serving.autoencoder(self, generate=True), []
+        from kgen.serving import autoencoders as serving
+
+        return serving.autoencoder(self, generate=True), []
 
 
 def _repeat(q, k):

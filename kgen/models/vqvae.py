@@ -25,12 +25,11 @@ import tensorflow as tf
 
 from kgen.checks import check_count, check_interval, check_networks, check_pictures, check_positive
 from kgen.distribution import fused
-from kgen.models import autoencoder_serving
-from kgen.models.fit_data import unpack
 from kgen.models.generative_model import GenerativeModel, global_mean_of_sum, images_of
-from kgen.models.replicas import sum_over_replicas
 from kgen.serialization import serializable
 from kgen.tensors import sum_event, uniform
+from kgen.training.data import unpack
+from kgen.training.replicas import sum_over_replicas
 
 
 @serializable
@@ -210,7 +209,9 @@ class VQVAE(GenerativeModel):
 
     def export_functions(self):
         """What a SavedModel offers: `encode`, `decode` and `reconstruct`."""
-        return autoencoder_serving.autoencoder(self), []
+        from kgen.serving import autoencoders as serving
+
+        return serving.autoencoder(self), []
 
 
 def perplexity(counts):

@@ -12,8 +12,8 @@ from exact import exact
 import kgen
 from kgen.conditioning import Labels
 from kgen.diffusion import CosineLogSNR, GaussianDiffusion, LinearLogSNR, time_grid
-from kgen.editing import slerp
 from kgen.networks import TimeMLP
+from kgen.sampling.editing import slerp
 from kgen.solvers import DDIM, AnnealedLangevin, EulerMaruyama, solve
 from kgen.tensors import expand_to
 

@@ -7,8 +7,8 @@ import tensorflow as tf
 
 import kgen
 from kgen.conditioning import Labels
-from kgen.models.latent_cache import LatentCache
 from kgen.networks.unet import UNet
+from kgen.training.latent_cache import LatentCache
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import tensorflow as tf
 import kgen
 from kgen.callbacks import PosteriorCollapse
 from kgen.data import grey
+from kgen.density.importance import importance_log_likelihood, log_mean_exp
 from kgen.likelihoods import GaussianLikelihood
-from kgen.models.importance import importance_log_likelihood, log_mean_exp
 from kgen.networks import mlp
 from kgen.priors import GaussianMixture, VampPrior
 

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kgen import editing, solvers
+from kgen import solvers
 from kgen.diffusion import CosineLogSNR, GaussianDiffusion, LinearBeta, time_grid
+from kgen.sampling import editing
 from kgen.solvers import (
     DDIM,
     AnnealedLangevin,

@@ -5,7 +5,7 @@
     x = x_hat(z_0)
 
 `generate` may also begin from given noise, from a picture at a time t < 1 (image to image), and
-keep a part of it (inpainting); `kgen.editing` has the mathematics.
+keep a part of it (inpainting); `kgen.sampling.editing` has the mathematics.
 """
 
 import dataclasses
@@ -15,10 +15,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kgen import editing, solvers
+from kgen import solvers
 from kgen.checks import check_count, check_data, check_interval
 from kgen.diffusion import classifier_free, time_grid
 from kgen.distribution import fused
+from kgen.sampling import editing
 from kgen.solvers import solve
 from kgen.tensors import fold_in, normal, split
 

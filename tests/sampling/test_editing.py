@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kgen import editing
 from kgen.diffusion import CosineLogSNR, GaussianDiffusion, time_grid
+from kgen.sampling import editing
 from kgen.solvers import DDIM, DPMSolver, EulerMaruyama, solve
 
 PROCESS = GaussianDiffusion(CosineLogSNR(8.0, -8.0))

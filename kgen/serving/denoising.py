@@ -35,7 +35,7 @@ import tensorflow as tf
 
 from kgen import solvers
 from kgen.conditioning import Labels, TextEncoder
-from kgen.models.served import served
+from kgen.serving.signature import served
 
 INPUTS = ("prompts", "token_ids")
 SEED = tf.TensorSpec([2], tf.int32, "seed")

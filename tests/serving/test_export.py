@@ -459,7 +459,7 @@ np.savez(output, points=points, nats=nats)
 
 def test_the_shipped_export_knows_its_spirals(tmp_path):
     """Both arms and nothing else, and their density: noise of 0.05 about two curves."""
-    folder = pathlib.Path(__file__).parents[1] / "saved_models" / "spirals" / "1"
+    folder = pathlib.Path(__file__).parents[2] / "saved_models" / "spirals" / "1"
     turn = 3 * np.pi * np.sqrt(np.linspace(0.05, 1, 2000))
     arm = np.stack([turn * np.cos(turn), turn * np.sin(turn)], -1) / 4.5
     arms = np.concatenate([arm, -arm])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kgen.models.replicas import apply_gradients, global_mean
+from kgen.training.replicas import apply_gradients, global_mean
 
 
 def optimizer(**options):

@@ -7,7 +7,8 @@ An autoencoder offers its methods, `encode`, `decode`, `reconstruct` and, where 
 import tensorflow as tf
 
 from kgen import likelihoods
-from kgen.models.served import served
+from kgen.sampling.ancestral import compiled_samples
+from kgen.serving.signature import served
 
 
 def autoencoder(model, generate=False):
@@ -80,7 +81,7 @@ def hierarchy(model):
 
 def generator(model):
     """The function `generate` of a SavedModel, from the `sample_data` of a model."""
-    step = generate_step(model)
+    step = compiled_samples(model)
 
     @tf.function(
         input_signature=[
@@ -97,16 +98,3 @@ def generator(model):
         }
 
     return generate
-
-
-def generate_step(model):
-    """The compiled `sample_data` of a model, with its averaged weights; made once for a model."""
-    if getattr(model, "_generate_step", None) is None:
-
-        @tf.function(reduce_retracing=True)
-        def step(num_samples, temperature, seed):
-            with model.averaged():
-                return model.sample_data(num_samples, temperature, seed)
-
-        model._generate_step = step
-    return model._generate_step

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from kgen.conditioning import Labels
-from kgen.models.conditions import as_rows
+from kgen.sampling.conditions import as_rows
 
 
 def test_one_is_that_of_all(hashed_words):

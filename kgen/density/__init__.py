@@ -1,0 +1,1 @@
+"""Log likelihoods: by the probability flow and by importance sampling."""

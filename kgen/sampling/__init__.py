@@ -1,0 +1,1 @@
+"""From noise to examples: the compiled sampler, where it starts, editing."""
