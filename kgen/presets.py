@@ -22,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from kgen.checks import check_path
+from kgen.layer_tree import layers_of
 from kgen.serialization import check_config
 
 CONFIG, WEIGHTS = "config.json", "weights.npz"
@@ -57,7 +58,7 @@ def save_preset(model, directory, dtype="float16"):
     directory.mkdir(parents=True, exist_ok=True)
     arrays = {}
     # Not in `averaged()` of the model, which knows nothing of the averages of models inside it.
-    averages = {id(v): a for part in _generative_models(model) for v, a in part.averages()}
+    averages = {id(v): a for part in _generative_models(model) for v, a in part.averages.pairs()}
     for index, variable in enumerate(_stored(model)):
         value = averages.get(id(variable), variable)
         value = tf.convert_to_tensor(value.value).numpy()
@@ -174,7 +175,7 @@ def from_preset(directory, dtype="float32"):
     for variable, value in zip(variables, arrays):
         variable.assign(value)
     for part in _generative_models(model):
-        part.reset_averages()
+        part.averages.reset()
     return model
 
 
@@ -243,7 +244,7 @@ def _rebuilt(config, path):
         model = keras.saving.deserialize_keras_object(config, safe_mode=True)
     except (AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be rebuilt: {error}") from error
-    if not hasattr(model, "ema_weights"):
+    if not hasattr(model, "averages"):
         raise ValueError(
             f"{path} must be the configuration of a model of kgen. "
             f"Received: one of a {type(model).__name__}."
@@ -259,7 +260,7 @@ def _stored(model):
     """Everything but the averages, which take the place of the weights, and the seeds."""
     left_out = set()
     for part in _generative_models(model):
-        left_out.update(id(v) for v in [*part.average_state, *part.seeds.weights])
+        left_out.update(id(v) for v in [*part.averages.weights, *part.seeds.weights])
     return [v for v in model.weights if id(v) not in left_out]
 
 
@@ -284,7 +285,7 @@ def _in_order_of(variables, names, arrays):
 
 def _generative_models(model):
     """The model and the models inside it, such as the autoencoder of a latent diffusion model."""
-    return [layer for layer in model._flatten_layers() if hasattr(layer, "ema_weights")]
+    return [layer for layer in layers_of(model) if hasattr(layer, "averages")]
 
 
 def _without_training(config):

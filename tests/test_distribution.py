@@ -119,7 +119,7 @@ def test_two_devices_equal_one_on_the_same_global_batch(optimizer, options, data
         if "skip_above" in options:
             assert model.skipped_steps.numpy() == 2
             logs = {}  # the loss is what it is: NaN
-        values = [w.numpy().ravel() for w in [*model.trainable_variables, *model.ema_weights]]
+        values = [w.numpy().ravel() for w in [*model.trainable_variables, *model.averages.values]]
         weights.append(np.concatenate([*values, *logs.values()]))
         for variable in model.variables:  # on every device
             parts = strategy.experimental_local_results(variable.value)

@@ -29,12 +29,13 @@ import tensorflow as tf
 from kgen.checks import check_networks, check_pictures, check_positive
 from kgen.distribution import fused
 from kgen.gaussian import Gaussian, standard_normal
+from kgen.layer_tree import freeze
 from kgen.likelihoods import GaussianLikelihood
-from kgen.models.generative_model import GenerativeModel, freeze, global_mean_of_sum, images_of
+from kgen.models.generative_model import GenerativeModel, images_of
 from kgen.serialization import serializable
 from kgen.tensors import expand_to, normal, split, sum_event
-from kgen.training.data import unpack
-from kgen.training.replicas import apply_gradients, global_mean
+from kgen.training.model import weighted
+from kgen.training.replicas import global_loss, global_mean
 
 
 @serializable
@@ -282,23 +283,25 @@ class KLAutoencoder(GenerativeModel):
         """
         if self.discriminator is None:
             return super().train_step(data)
-        x = images_of(unpack(data))
+        batch, weights = self.as_batch(data)
+        x = images_of(batch)
         joined = tf.cast(self.optimizer.iterations >= self.adversarial_start, tf.float32)
         variables = self.optimized_variables
         with fused(), tf.GradientTape() as tape:
             terms, x_hat = self._loss_terms(x, True, None)
             logits = self._logits(x_hat)
             terms["adversarial"] = -joined * self.adversarial * tf.reduce_mean(logits, axis=1)
-            scaled = self.optimizer.scale_loss(global_mean_of_sum(terms))
-        self.apply_gradients(self.optimizer, tape.gradient(scaled, variables), variables)
+            terms, extra = weighted(terms, weights), self.regularization()
+            scaled = self.optimizer.scale_loss(global_loss(terms, extra))
+        skipped = self.apply_gradients(self.optimizer, tape.gradient(scaled, variables), variables)
         variables = self.discriminator.trainable_variables
         with fused(), tf.GradientTape() as tape:
             hinge = tf.nn.relu(1 - self._logits(x)) + tf.nn.relu(1 + self._logits(x_hat))
             hinge = joined * tf.reduce_mean(hinge, axis=1)
             scaled = self.discriminator_optimizer.scale_loss(global_mean(hinge))
         gradients = tape.gradient(scaled, variables)
-        apply_gradients(self.discriminator_optimizer, gradients, variables, self.skip_above)
-        return self.logs(terms, discriminator=hinge)
+        self.apply_gradients_of(self.discriminator_optimizer, gradients, variables)
+        return self.logs(terms, extra, skipped=skipped, discriminator=hinge)
 
     def _logits(self, x):
         """The discriminator's logits, `[B, P]`, one for each patch."""

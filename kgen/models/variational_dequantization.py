@@ -126,7 +126,7 @@ class VariationalDequantization(GenerativeModel):
         x = images_of(batch)
         values, log_q = self._noisy(x, seeds[0], training)
         with self.density.averaged():
-            cond = self.density.condition(batch, False, seeds[1])
+            cond = self.density.encode_condition(batch, False, seeds[1])
             terms = self.density.density_terms(values, cond, seeds[2])
         volume = tf.cast(tf.size(x[0]), tf.float32) * math.log(self.bin_width)
         return log_q, {**terms, "reconstruction": terms["reconstruction"] - volume}

@@ -25,11 +25,11 @@ import tensorflow as tf
 
 from kgen.checks import check_count, check_interval, check_networks, check_pictures, check_positive
 from kgen.distribution import fused
-from kgen.models.generative_model import GenerativeModel, global_mean_of_sum, images_of
+from kgen.models.generative_model import GenerativeModel, images_of
 from kgen.serialization import serializable
 from kgen.tensors import sum_event, uniform
-from kgen.training.data import unpack
-from kgen.training.replicas import sum_over_replicas
+from kgen.training.model import weighted
+from kgen.training.replicas import global_loss, sum_over_replicas
 
 
 @serializable
@@ -143,15 +143,17 @@ class VQVAE(GenerativeModel):
 
     def train_step(self, data):
         """One step of gradient descent on the networks; then the codes follow their vectors."""
-        x = images_of(unpack(data))
+        batch, weights = self.as_batch(data)
+        x = images_of(batch)
         variables = self.optimized_variables
         with fused(), tf.GradientTape() as tape:
             terms, h, k = self._forward(x, True)
-            scaled = self.optimizer.scale_loss(global_mean_of_sum(terms))
+            terms, extra = weighted(terms, weights), self.regularization()
+            scaled = self.optimizer.scale_loss(global_loss(terms, extra))
         gradients = tape.gradient(scaled, variables)
         skipped = self.apply_gradients(self.optimizer, gradients, variables)
         counts = self._follow(tf.stop_gradient(h), k, self.seeds.next(), skipped)
-        return self.logs(terms, perplexity=perplexity(counts))
+        return self.logs(terms, extra, skipped=skipped, perplexity=perplexity(counts))
 
     def _follow(self, h, k, seed, skipped):
         """Updates the averages and the codes, unless the step was skipped.
@@ -181,11 +183,13 @@ class VQVAE(GenerativeModel):
 
     def test_step(self, data):
         """The terms and the perplexity, with the averaged weights."""
-        x = images_of(unpack(data))
+        batch, weights = self.as_batch(data)
+        x = images_of(batch)
         with self.averaged(), fused():
             terms, _, k = self._forward(x, False)
+            terms, extra = weighted(terms, weights), self.regularization()
         counts = sum_over_replicas(tf.reduce_sum(tf.one_hot(k, self.num_codes), axis=0))
-        return self.logs(terms, perplexity=perplexity(counts))
+        return self.logs(terms, extra, perplexity=perplexity(counts))
 
     def encode(self, x):
         """Numbers of codes, int32 `[B, h, w]`, of data."""

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from kgen.diffusion.loss import denoising
 
 from kgen.diffusion import CosineLogSNR, GaussianDiffusion
-from kgen.diffusion.loss import denoising
 from kgen.diffusion.score_matching import implicit_score_matching
 from kgen.tensors import split
 

@@ -141,11 +141,11 @@ def test_averages_of_half_precision_weights_move_by_small_steps():
     variable = model.encoder.get_layer("dense_0").kernel
     assert variable.dtype == "bfloat16"
     variable.assign(tf.ones_like(variable))
-    model.reset_averages()
+    model.averages.reset()
     variable.assign(2 * tf.ones_like(variable))
     model.ema_updates.assign(10**6)
     for _ in range(20):
-        model.update_averages()
+        model.averages.update()
     with model.averaged():
         average = tf.convert_to_tensor(variable)
         assert average.dtype == tf.bfloat16

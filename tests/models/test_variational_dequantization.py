@@ -213,7 +213,7 @@ def test_the_density_can_be_trained_on(grid):
     noise = kgen.VariationalDequantization(network(), density, ema_decay=0.9, seed=0)
     noise.compile("adam")
     noise.fit(grid, verbose=0)
-    assert len(noise.ema_weights) == 4
+    assert len(noise.averages.values) == 4
     for variable, value in zip(density.trainable_variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
     density.compile("adam")

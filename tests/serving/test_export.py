@@ -95,7 +95,7 @@ def model():
     """Its averaged weights, the autoencoder's too, differ from the trained ones."""
     autoencoder = tiny_autoencoder()
     randomise(autoencoder.trainable_variables, 0)
-    autoencoder.reset_averages()
+    autoencoder.averages.reset()
     randomise(autoencoder.trainable_variables, 1)
     autoencoder.latent_mean.assign([0.1, -0.2, 0.3, 0.0])
     autoencoder.latent_std.assign([0.5, 2.0, 1.0, 1.5])
@@ -113,7 +113,7 @@ def model():
     process = GaussianDiffusion(CosineLogSNR())
     model = kgen.LatentDiffusion(autoencoder, network, process, text_encoder)
     randomise(network.trainable_variables, 3)
-    model.reset_averages()
+    model.averages.reset()
     randomise(network.trainable_variables, 4)
     return model
 
@@ -345,7 +345,7 @@ def test_models_of_pixels(tmp_path, kind, labels):
     # Small, so that an adaptive solver soon follows the flow, and no picture is all white.
     output.kernel.assign(0.2 * output.kernel)
     output.bias.assign([0.0])
-    model.reset_averages()
+    model.averages.reset()
     randomise(model.trainable_variables, 4)
     folder, x = tmp_path / "1", np.linspace(-1, 1, 192).reshape(3, 8, 8, 1).astype("float32")
     kgen.export_saved_model(model, folder, editing=True)

@@ -33,11 +33,13 @@ References:
   karras: Karras et al. (2022), https://arxiv.org/abs/2206.00364, eq. 5 (rho 7).
 """
 
+import dataclasses
 import math
 
 import tensorflow as tf
 
-from kgen.checks import check_count, check_one_of
+from kgen.checks import check_count, check_interval, check_one_of
+from kgen.serialization import serializable
 from kgen.tensors import normal, split, uniform
 
 
@@ -96,6 +98,77 @@ TIME_SAMPLERS = {
     "stratified": _stratified,
     "logit_normal": _logit_normal,
 }
+
+
+@serializable
+@dataclasses.dataclass(frozen=True)
+class BoundSteps:
+    """The steps of a bound with T levels: times 1/T, 2/T, ... 1, drawn uniformly.
+
+    Args:
+        num: T.
+
+    Example:
+        >>> BoundSteps(1000).num
+        1000
+    """
+
+    num: int
+
+    def __post_init__(self):
+        check_count("num", self.num)
+
+    def draw(self, process, batch_size, seed):
+        """Returns log-SNR, the slope that makes the sum over levels a mean, and density, `[B]`."""
+        share, density = _stratified(process, batch_size, seed)
+        i = tf.minimum(tf.floor(share * self.num), self.num - 1)
+        log_snr_s, log_snr = process.log_snr(i / self.num), process.log_snr((i + 1) / self.num)
+        return log_snr, -self.num * tf.math.expm1(log_snr_s - log_snr), density
+
+
+@serializable
+@dataclasses.dataclass(frozen=True)
+class NoiseLevels:
+    """The noise levels of a score model: L times from 0 to 1 with both ends, drawn uniformly.
+
+    Args:
+        num: L, at least 2.
+
+    Example:
+        >>> NoiseLevels(10).num
+        10
+    """
+
+    num: int
+
+    def __post_init__(self):
+        check_count("num", self.num)
+        check_interval("num", self.num, "[2, inf)")
+
+    def draw(self, process, batch_size, seed):
+        """Returns log-SNR, its slope and the density of the draw, each `[B]`."""
+        share, density = _stratified(process, batch_size, seed)
+        t = tf.minimum(tf.floor(share * self.num), self.num - 1) / (self.num - 1)
+        return process.log_snr(t), process.schedule.slope(t), density
+
+
+def draw_noise_levels(times, process, batch_size, seed):
+    """Draws a noise level for each example of a training batch.
+
+    Args:
+        times: a key of `TIME_SAMPLERS`, `BoundSteps(T)` or `NoiseLevels(L)`.
+        process: a `GaussianDiffusion`.
+        batch_size: number of examples.
+        seed: an int32 pair.
+
+    Returns:
+        The log-SNR, its slope (of `BoundSteps` that of the sum over levels) and the density of the
+        draw, each `[B]`.
+    """
+    if hasattr(times, "draw"):
+        return times.draw(process, batch_size, seed)
+    t, density = sample_times(times, process, batch_size, seed)
+    return process.log_snr(t), process.schedule.slope(t), density
 
 
 def sample_times(kind, process, batch_size, seed, **options):

@@ -13,7 +13,7 @@ from kgen.diffusion import (
     sample_times,
     time_grid,
 )
-from kgen.diffusion.timesteps import TIME_SAMPLERS
+from kgen.diffusion.times import TIME_SAMPLERS
 
 COSINE = GaussianDiffusion(CosineLogSNR())
 PROCESSES = [COSINE, GaussianDiffusion(LinearBeta(), "ve")]

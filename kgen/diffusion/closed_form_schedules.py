@@ -112,6 +112,7 @@ class FlowLogSNR(NoiseSchedule):
     log_snr_max: float = 14.0
     log_snr_min: float = -14.0
     shift: float = 1.0
+    scaling = "flow"
 
     def __post_init__(self):
         check_positive("shift", self.shift)
@@ -169,6 +170,7 @@ class EDMLogSNR(NoiseSchedule):
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     rho: float = 7.0
+    scaling = "ve"
 
     def __post_init__(self):
         for name in ("sigma_min", "sigma_max", "rho"):
