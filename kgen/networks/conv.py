@@ -41,6 +41,7 @@ def encoder(
     channels: tuple[int, ...] = (64, 128, 128),
     blocks: int | tuple[int, ...] = 1,
     patch: int = 1,
+    quant: bool = False,
     groups: int | None = None,
     attention_bias: bool = False,
     middle_attention: bool = True,
@@ -55,6 +56,7 @@ def encoder(
         channels: channels of each level, from the picture down; one halving between two.
         blocks: residual blocks per level, one number or a tuple.
         patch: side of the square of pixels that is folded into channels first.
+        quant: whether a 1 x 1 convolution of the moments comes last, as in published weights.
         groups: groups of every group normalisation; None chooses them from the channels.
         attention_bias: whether queries, keys and values of the attention have a bias.
         middle_attention: whether there is attention in the middle.
@@ -73,7 +75,7 @@ def encoder(
     multiple = patch * 2 ** (count - 1)
     x = inputs = keras.Input(image_shape, name="x")
     if any(size is None or size % multiple for size in x.shape[1:-1]):
-        x = Pad(multiple, dtype="float32", name="pad")(x)
+        x = Pad(multiple, dtype="float32", name="pad_in")(x)
     h = conv(fold(x, patch), channels[0], "conv_in")
     for level, repeats in enumerate(by_level("blocks", blocks, count)):
         for block in range(repeats):
@@ -83,6 +85,8 @@ def encoder(
     h = _middle(h, middle_attention, attention_bias, options)
     h = group_norm(h, "norm_out", activation="silu", **options)
     moments = conv(h, 2 * latent_channels, "conv_out", dtype="float32")
+    if quant:
+        moments = conv(moments, 2 * latent_channels, "quant_conv", kernel=1, dtype="float32")
     return keras.Model(inputs, moments, name=name)
 
 
@@ -145,7 +149,7 @@ def decoder(
     width = image_channels * patch ** (len(latent_shape) - 1)
     image = unfold(conv(h, width, "conv_out", dtype="float32"), patch)
     if size is not None and tuple(size) != image.shape[1:-1]:
-        image = CropTo(size, dtype="float32", name="crop")(image)
+        image = CropTo(size, dtype="float32", name="crop_out")(image)
     return keras.Model(inputs, image, name=name)
 
 

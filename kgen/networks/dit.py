@@ -93,9 +93,9 @@ class DiT(ConditionalNetwork):
             h = z
             if picture is not None:
                 h = layers.Concatenate(dtype="float32")([z, inputs["picture"]])
-            h = fold(Pad(patch, dtype="float32", name="pad")(h), patch)
+            h = fold(Pad(patch, dtype="float32", name="pad_in")(h), patch)
             h = _dit(inputs, h, z.shape[-1] * patch ** spatial_rank(z), width, depth, heads)
-            return Crop(dtype="float32", name="crop")(unfold(h, patch), z)
+            return Crop(dtype="float32", name="crop_out")(unfold(h, patch), z)
 
         self.connect(shape, output, tokens=tokens, pooled=pooled, picture=picture, any_size=True)
 

@@ -168,11 +168,11 @@ class UNet(ConditionalNetwork):
             h = z
             if picture is not None:
                 h = layers.Concatenate(dtype="float32")([z, inputs["picture"]])
-            h = Pad(patch * 2 ** (count - 1), dtype="float32", name="pad")(h)
+            h = Pad(patch * 2 ** (count - 1), dtype="float32", name="pad_in")(h)
             embedding = _embed(inputs, 4 * channels[0], noise)
             channels_out = z.shape[-1] * patch ** spatial_rank(z)
             h = _unet(inputs, fold(h, patch), channels_out, embedding, plan)
-            return Crop(dtype="float32", name="crop")(unfold(h, patch), z)
+            return Crop(dtype="float32", name="crop_out")(unfold(h, patch), z)
 
         self.connect(shape, output, tokens=tokens, pooled=pooled, picture=picture, any_size=True)
 
