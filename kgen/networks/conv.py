@@ -72,11 +72,9 @@ def encoder(
     """
     check_count("patch", patch)
     count, options = len(channels), {"epsilon": epsilon, "groups": groups}
-    multiple = patch * 2 ** (count - 1)
-    x = inputs = keras.Input(image_shape, name="x")
-    if any(size is None or size % multiple for size in x.shape[1:-1]):
-        x = Pad(multiple, dtype="float32", name="pad_in")(x)
-    h = conv(fold(x, patch), channels[0], "conv_in")
+    inputs = keras.Input(image_shape, name="x")
+    x = fold(Pad(patch * 2 ** (count - 1), dtype="float32", name="pad_in")(inputs), patch)
+    h = conv(x, channels[0], "conv_in")
     for level, repeats in enumerate(by_level("blocks", blocks, count)):
         for block in range(repeats):
             h = residual_block(h, channels[level], f"down_{level}_res_{block}", **options)

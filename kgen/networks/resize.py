@@ -9,13 +9,15 @@ import keras
 from keras import layers
 
 from kgen.networks.conditional import ConditionalNetwork
+from kgen.networks.shapes import CropTo
 
 
 def resized(network: keras.Model, size) -> keras.Model:
     """A network for data of another size, with the same layers and weights.
 
     A network of kgen that takes any size (`UNet`, `DiT`) is returned as it is. A functional model
-    of one input, such as `encoder` and `decoder` return, is connected anew.
+    of one input, such as `encoder` and `decoder` return, is connected anew; where it crops its output
+    to a fixed size, the other network does not.
 
     Args:
         network: the network.
@@ -53,8 +55,10 @@ def resized(network: keras.Model, size) -> keras.Model:
     x = keras.Input((*size, network.inputs[0].shape[-1]), name=network.inputs[0].name)
 
     def call(layer, *args, **kwargs):
+        if type(layer) is CropTo:
+            return args[0]
         if type(layer) is layers.Reshape:
-            layer = layers.Reshape(_rescaled(layer, old, size), dtype=layer.dtype)
+            layer = layers.Reshape(_rescaled(layer, old, size), dtype=layer.dtype_policy)
         return layer(*args, **kwargs)
 
     return keras.models.clone_model(
