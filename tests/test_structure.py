@@ -19,6 +19,7 @@ VALUES = {
     "penalties",
     "priors",
     "serialization",
+    "symbolic",
     "tensors",
 }
 # What each room may import; value types are spelled out, since they have an order too.
@@ -29,6 +30,7 @@ ALLOWED = {
     "gaussian": {"tensors"},
     "presets": {"checks", "serialization"},
     "checks": set(),
+    "symbolic": {"checks"},
     "corruption": {"checks", "serialization", "tensors"},
     "likelihoods": {"checks", "gaussian", "serialization", "tensors"},
     "penalties": {"checks", "serialization", "tensors"},
