@@ -148,6 +148,17 @@ def input_shape(network, name="x"):
     return shape[1:] if known and shape else None
 
 
+def output_shape(network):
+    """The shape without the batch that a network of one output declares, or None.
+
+    Example:
+        >>> output_shape(keras.Sequential([keras.Input((2,)), keras.layers.Dense(5)]))
+        (5,)
+    """
+    outputs = getattr(network, "outputs", None) or ()
+    return tuple(outputs[0].shape[1:]) if len(outputs) == 1 else None
+
+
 def describe(inputs):
     """Symbolic tensors in words.
 
