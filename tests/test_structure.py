@@ -20,6 +20,7 @@ VALUES = {
     "penalties",
     "priors",
     "serialization",
+    "symbolic",
     "tensors",
 }
 # What each room may import; value types are spelled out, since they have an order too.
@@ -31,6 +32,7 @@ ALLOWED = {
     "layer_tree": set(),
     "presets": {"checks", "layer_tree", "serialization"},
     "checks": set(),
+    "symbolic": {"checks"},
     "corruption": {"checks", "serialization", "tensors"},
     "likelihoods": {"checks", "gaussian", "serialization", "tensors"},
     "penalties": {"checks", "serialization", "tensors"},

@@ -1,100 +1,82 @@
 """Autoencoders as functions for a server.
 
 An autoencoder offers its methods, `encode`, `decode`, `reconstruct` and, where it has a prior,
-`generate`, in dictionaries: data are `images`, codes `latents`.
+`generate`, in dictionaries: data are `images`, codes `latents`, those of level l of a hierarchical
+one `latents_l`. A model with a conditioner takes what that takes after them, such as `labels`.
 """
 
 import tensorflow as tf
 
 from kgen import likelihoods
 from kgen.sampling.ancestral import compiled_samples
-from kgen.serving.signature import served
+from kgen.serving.signature import condition_inputs, served
 
 
-def autoencoder(model, generate=False):
+def autoencoder(model):
     """Makes the functions that a SavedModel of an autoencoder offers, with the averaged weights.
 
     Args:
-        model: an autoencoder, with `data_shape`, `latent_shape`, `encode` and `decode`.
-        generate: whether the model can draw samples.
+        model: an `EncoderDecoder`.
 
     Returns:
-        The functions, by name: `encode(images) -> latents`, `decode(latents) -> images`,
-        `reconstruct(images) -> images`, which is also `serving_default`, and, if asked for,
-        `generate(num_samples: int32, temperature: float32, seed: int32[2]) -> images`, where
-        pictures are uint8.
+        The functions, by name: `encode(images[, labels]) -> latents`, `decode(latents[, labels]) ->
+        images`, `reconstruct(images[, labels]) -> images`, which is also `serving_default`, and
+        where the model can draw `generate(num_samples: int32 or labels, temperature: float32,
+        seed: int32[2]) -> images`, where pictures are uint8; and the trackable objects besides
+        variables that they use.
     """
-    images = [tf.TensorSpec([None, *model.data_shape], tf.float32, "images")]
-    latents = [tf.TensorSpec([None, *model.latent_shape], model.latent_dtype, "latents")]
-
-    @tf.function(input_signature=images)
-    def encode(images):
-        with model.averaged():
-            return {"latents": model.encode(images)}
-
-    @tf.function(input_signature=latents)
-    def decode(latents):
-        with model.averaged():
-            return {"images": model.decode(latents)}
-
-    @tf.function(input_signature=images)
-    def reconstruct(images):
-        return decode(encode(images)["latents"])
-
-    functions = {"encode": encode, "decode": decode, "reconstruct": reconstruct}
-    if generate:
-        functions["generate"] = generator(model)
-    return {**functions, "serving_default": reconstruct}
-
-
-def hierarchy(model):
-    """Makes the functions that a SavedModel of an `HVAE` offers, with the averaged weights.
-
-    Returns:
-        As `autoencoder`, but for the latents of level l, which are named `latents_l`.
-    """
-    names = [f"latents_{i}" for i in range(len(model.levels))]
-    images = [tf.TensorSpec([None, *model.data_shape], tf.float32, "images")]
+    images = tf.TensorSpec([None, *model.data_shape], tf.float32, "images")
+    names = model.latent_names
+    one = names == ("latents",)
+    shapes = [model.latent_shape] if one else model.latent_shapes
     latents = [
-        tf.TensorSpec([None, *level.latent_shape], tf.float32, name)
-        for name, level in zip(names, model.levels)
+        tf.TensorSpec([None, *shape], model.latent_dtype, name)
+        for shape, name in zip(shapes, names)
     ]
+    given, pack, resources, _ = condition_inputs(model.conditioner)
 
-    @tf.function(input_signature=images)
-    def encode(images):
-        with model.averaged():
-            return dict(zip(names, model.encode(images)))
+    def condition(values):
+        return pack(values) if values else None
 
-    @served(latents)
-    def decode(*latents):
-        with model.averaged():
-            return {"images": model.decode(latents)}
+    @served([images, *given])
+    def encode(*arguments):
+        codes = model.encode(arguments[0], condition=condition(arguments[1:]))
+        return dict(zip(names, [codes] if one else codes))
 
-    @tf.function(input_signature=images)
-    def reconstruct(images):
-        with model.averaged():
-            return {"images": model.reconstruct(images)}
+    @served([*latents, *given])
+    def decode(*arguments):
+        codes = list(arguments[: len(names)])
+        given_condition = condition(arguments[len(names) :])
+        return {"images": model.decode(codes[0] if one else codes, condition=given_condition)}
+
+    @served([images, *given])
+    def reconstruct(*arguments):
+        return {"images": model.reconstruct(arguments[0], condition=condition(arguments[1:]))}
 
     functions = {"encode": encode, "decode": decode, "reconstruct": reconstruct}
-    return {**functions, "generate": generator(model), "serving_default": reconstruct}
+    if hasattr(model, "sample_data"):
+        functions["generate"] = generator(model, given, condition)
+    return {**functions, "serving_default": reconstruct}, resources
 
 
-def generator(model):
+def generator(model, given, condition):
     """The function `generate` of a SavedModel, from the `sample_data` of a model."""
     step = compiled_samples(model)
+    first = given or [tf.TensorSpec([], tf.int32, "num_samples")]
+    temperature = tf.TensorSpec([], tf.float32, "temperature")
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([], tf.int32, "num_samples"),
-            tf.TensorSpec([], tf.float32, "temperature"),
-            tf.TensorSpec([2], tf.int32, "seed"),
-        ]
-    )
-    def generate(num_samples, temperature, seed):
-        return {
-            "images": likelihoods.at_the_door(
-                model.likelihood, step(num_samples, temperature, seed)
-            )
-        }
+    @served([*first, temperature, tf.TensorSpec([2], tf.int32, "seed")])
+    def generate(*arguments):
+        *values, temperature, seed = arguments
+        num = tf.shape(values[0])[0] if given else values[0]
+        checks = (
+            (num >= 1, "There must be at least one example to draw."),
+            (temperature > 0, "`temperature` must be positive."),
+        )
+        with tf.control_dependencies([tf.debugging.Assert(ok, [text]) for ok, text in checks]):
+            num = tf.identity(num)
+        options = {"rows": condition(values)} if given else {}
+        x = step(num, temperature, seed, **options)
+        return {"images": likelihoods.at_the_door(model.likelihood, x)}
 
     return generate

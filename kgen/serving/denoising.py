@@ -38,7 +38,7 @@ import tensorflow as tf
 from kgen import solvers
 from kgen.distribution import fused
 from kgen.sampling.sampler import Guided
-from kgen.serving.signature import served
+from kgen.serving.signature import condition_inputs, served
 
 SEED = tf.TensorSpec([2], tf.int32, "seed")
 SEEDS = tf.TensorSpec([None, 2], tf.int32, "seeds")
@@ -63,7 +63,7 @@ def sampling(model, solver="dpm", inputs=None, editing=False, *, guidance=None, 
     Raises:
         ValueError: for other `inputs`, or for `negatives` of a model without a conditioner.
     """
-    taken, encode, resources, ending = _condition(model, inputs)
+    taken, pack, resources, ending = condition_inputs(model.conditioner, inputs)
     if negatives and not taken:
         raise ValueError("`negatives` needs a model with a conditioner.")
     solver = solvers.get(solver)
@@ -89,9 +89,9 @@ def sampling(model, solver="dpm", inputs=None, editing=False, *, guidance=None, 
         else:
             seeds, indices = seed, tf.zeros([size], tf.int32)
         with model.averaged(), fused(False):
-            cond = null = encode(*values)
+            cond = null = model.conditioner(pack(values)) if taken else None
             if negative is not None:
-                null = encode(*negative)
+                null = model.conditioner(pack(negative))
             elif taken:
                 null = model.conditioner.null(size)
             scale = scale[0] if scale else tf.constant(1.0)
@@ -170,7 +170,7 @@ def log_likelihood(model, num_probes=1):
         model: the model.
         num_probes: random vectors in each.
     """
-    taken, encode, _, _ = _condition(model, None)
+    taken, pack, _, _ = condition_inputs(model.conditioner)
     measure = model.flow_log_likelihood(solvers.DormandPrince(), num_probes, portable=True)
     images = tf.TensorSpec([None, *model.data_shape], tf.float32, "images")
 
@@ -178,29 +178,7 @@ def log_likelihood(model, num_probes=1):
     def log_likelihood(*arguments):
         images, *values, seed = arguments
         with model.averaged():
-            cond = encode(*values)
+            cond = model.conditioner(pack(values)) if taken else None
         return {"log_likelihood": measure(images, cond, seed)}
 
     return log_likelihood
-
-
-def _condition(model, form):
-    """What a client gives a model, the function that encodes it, its resources, and the ending."""
-    conditioner = model.conditioner
-    if conditioner is None:
-        if form is not None:
-            raise ValueError(f"`inputs` must be None without a conditioner. Received: {form!r}.")
-        return [], lambda: None, [], ""
-    forms = conditioner.forms
-    if form is not None and form != conditioner.batch_key and form not in forms:
-        allowed = [conditioner.batch_key, *forms]
-        raise ValueError(f"`inputs` must be None or one of {allowed}. Received: inputs={form!r}.")
-    form = form if form in forms else None
-    specs = conditioner.signature(form)
-
-    def encode(*values):
-        named = dict(zip(specs, values))
-        return conditioner(named if len(named) > 1 else values[0])
-
-    resources = conditioner.resources() if form is None else []
-    return list(specs.values()), encode, resources, forms.get(form, "")

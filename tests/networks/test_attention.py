@@ -129,7 +129,8 @@ def test_lengths_that_are_known_only_when_called():
     expected = plain_after_build(layer, x, context)
 
     @tf.function(
-        input_signature=[tf.TensorSpec([None, None, 8])] * 2 + [tf.TensorSpec([None, None], tf.bool)]
+        input_signature=[tf.TensorSpec([None, None, 8])] * 2
+        + [tf.TensorSpec([None, None], tf.bool)]
     )
     def run(x, context, mask):
         with tf.GradientTape() as tape:
