@@ -80,7 +80,7 @@ def derivatives(function, layer, x, context):
 @pytest.mark.parametrize("max_scores", [1, 20, 40, 60])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_chunks_equal_the_plain_formula(masked, max_scores, compiled):
-    """Of 7 queries, 5 positions and 2 heads: 1, 2, 4 or 6 queries at a time, the last ones fewer."""
+    """Of 7 queries, 5 positions and 2 heads: 1, 2, 4 or 6 queries at a time."""
     x, context, mask = noise([2, 7, 8]), noise([2, 5, 6], 1), MASK if masked else None
     layer = Attention(2, max_scores=max_scores)
     layer(x, context)
