@@ -33,7 +33,8 @@ from kgen.layer_tree import freeze
 from kgen.likelihoods import GaussianLikelihood
 from kgen.models.encoder_decoder import EncoderDecoder
 from kgen.models.generative_model import images_of
-from kgen.serialization import serializable
+from kgen.serialization import Untracked, serializable
+from kgen.symbolic import call
 from kgen.tensors import expand_to, normal, split, sum_event
 from kgen.training.model import weighted
 from kgen.training.replicas import global_loss, global_mean
@@ -129,9 +130,32 @@ class KLAutoencoder(EncoderDecoder):
                 name=name,
             )
 
+        self._resized = Untracked({})
         self.latent_mean = statistic("latent_mean", "zeros")
         self.latent_std = statistic("latent_std", "ones")
         self.start_averaging()
+
+    def run_encoder(self, x, cond=None, training=False):
+        """The output of the encoder, for pictures of any size that it can take."""
+        encoder = self._of_size(self.encoder, x.shape[1:-1], self.data_shape)
+        return call(encoder, {"x": x, "cond": cond}, training)
+
+    def run_decoder(self, z, cond=None, training=False):
+        """The output of the decoder, float32, for latents of any size that it can take."""
+        decoder = self._of_size(self.decoder, z.shape[1:-1], self.latent_shape)
+        return tf.cast(call(decoder, {"z": z, "cond": cond}, training), tf.float32)
+
+    def _of_size(self, network, size, own):
+        """A network with the same layers and weights for another size of its input."""
+        size = tuple(size)
+        if size == tuple(own[:-1]) or None in size:
+            return network
+        from kgen.networks import resized
+
+        key = (id(network), size)
+        if key not in self._resized.value:
+            self._resized.value[key] = resized(network, size)
+        return self._resized.value[key]
 
     def _encode(self, x, cond, seed=None):
         return (super()._encode(x, cond, seed) - self.latent_mean) / self.latent_std
