@@ -82,9 +82,9 @@ class GenerativeModel(WeightAveraging, keras.Model, abc.ABC):
     def check_batch(self, batch):
         """Raises an error if a batch is not what the model learns from."""
 
-    def save_to_preset(self, directory, dtype="float16"):
+    def save_to_preset(self, directory, dtype="float16", **options):
         """Writes the model as a preset; see `kgen.presets.save_preset`."""
-        save_preset(self, directory, dtype)
+        save_preset(self, directory, dtype, **options)
 
     def with_settings(self, **settings):
         """Returns a model of the same networks, with their weights, and some other settings.
