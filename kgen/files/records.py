@@ -34,17 +34,21 @@ def check_data_set(folder):
         check_records(path)
 
 
-def _check_classes(value, path):
-    if isinstance(value, dict):
-        name = value.get("pythonClassName", value.get("type", _FEATURES))
-        if "pythonClassName" in value and not str(name).startswith(_FEATURES):
-            raise ValueError(
-                f"{path} is unsafe to load: it must name classes of {_FEATURES}*. "
-                f"Received: {name!r:.200}."
-            )
-        value = list(value.values())
-    for item in value if isinstance(value, list) else ():
-        _check_classes(item, path)
+def _check_classes(content, path):
+    waiting = [content]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            # Two ages of the format: a `type` without a point is no class.
+            names = [value.get("pythonClassName"), value.get("type")]
+            for name in [name for name in names if isinstance(name, str) and "." in name]:
+                if not name.startswith(_FEATURES):
+                    raise ValueError(
+                        f"{path} is unsafe to load: it must name classes of {_FEATURES}*. "
+                        f"Received: {name!r:.200}."
+                    )
+        if isinstance(value, (dict, list)):
+            waiting += value.values() if isinstance(value, dict) else value
 
 
 def check_records(path):

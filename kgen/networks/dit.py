@@ -114,6 +114,8 @@ class Positions(layers.Layer):
 
     def __init__(self, rows, columns, **kwargs):
         super().__init__(**kwargs)
+        if rows * columns > 2**16:
+            raise ValueError(f"`rows` times `columns` must be at most 65536. Received: {rows}.")
         self.rows = rows
         self.columns = columns
 

@@ -1,13 +1,15 @@
 """Autoencoders as functions for a server.
 
 An autoencoder offers its methods, `encode`, `decode`, `reconstruct` and, where it has a prior,
-`generate`, in dictionaries: data are `images`, codes `latents`.
+`generate`, in dictionaries: data are `images`, codes `latents`. What is given to them must be
+finite, of at most `max_batch` examples of the export (`kgen.serving.limits`).
 """
 
 import tensorflow as tf
 
 from kgen import likelihoods
 from kgen.sampling.ancestral import compiled_samples
+from kgen.serving import limits
 from kgen.serving.signature import served
 
 
@@ -27,13 +29,17 @@ def autoencoder(model, generate=False):
     images = [tf.TensorSpec([None, *model.data_shape], tf.float32, "images")]
     latents = [tf.TensorSpec([None, *model.latent_shape], model.latent_dtype, "latents")]
 
+    codes = getattr(model, "num_codes", None)
+
     @tf.function(input_signature=images)
     def encode(images):
+        images = _checked("images", images)
         with model.averaged():
             return {"latents": model.encode(images)}
 
     @tf.function(input_signature=latents)
     def decode(latents):
+        latents = _checked("latents", latents, codes)
         with model.averaged():
             return {"images": model.decode(latents)}
 
@@ -62,16 +68,21 @@ def hierarchy(model):
 
     @tf.function(input_signature=images)
     def encode(images):
+        images = _checked("images", images)
         with model.averaged():
             return dict(zip(names, model.encode(images)))
 
     @served(latents)
     def decode(*latents):
+        size = tf.shape(latents[0])[0]
+        same = [limits.same(name, z, size) for name, z in zip(names, latents)]
+        latents = [_checked(name, z) for name, z in zip(names, limits.checked(latents, *same))]
         with model.averaged():
             return {"images": model.decode(latents)}
 
     @tf.function(input_signature=images)
     def reconstruct(images):
+        images = _checked("images", images)
         with model.averaged():
             return {"images": model.reconstruct(images)}
 
@@ -81,7 +92,7 @@ def hierarchy(model):
 
 def generator(model):
     """The function `generate` of a SavedModel, from the `sample_data` of a model."""
-    step = compiled_samples(model)
+    step, most = compiled_samples(model), limits.now_chosen().max_batch
 
     @tf.function(
         input_signature=[
@@ -91,6 +102,14 @@ def generator(model):
         ]
     )
     def generate(num_samples, temperature, seed):
+        num_samples, temperature, seed = limits.checked(
+            (num_samples, temperature, seed),
+            limits.count("num_samples", num_samples, most),
+            (
+                (temperature > 0) & tf.math.is_finite(temperature),
+                "`temperature` must be positive and finite.",
+            ),
+        )
         return {
             "images": likelihoods.at_the_door(
                 model.likelihood, step(num_samples, temperature, seed)
@@ -98,3 +117,11 @@ def generator(model):
         }
 
     return generate
+
+
+def _checked(name, tensor, codes=None):
+    """Examples, within the bounds: real values finite, numbers of codes below `codes`."""
+    most = limits.now_chosen().max_batch
+    values = limits.finite(name, tensor) if tensor.dtype.is_floating else None
+    values = values or limits.within(name, tensor, 0, codes - 1)
+    return limits.checked(tensor, limits.batch(name, tensor, most), values)

@@ -14,13 +14,14 @@ needs TensorFlow's core operations only; the client tokenizes (`TextEncoder.toke
                 or  token_ids       int32 [B, L]
                     padding_mask    bool [B, L]
 
-    num_steps       int32 [], at least 1
-    guidance_scale  float32 []; not where there is neither a conditioner nor `guidance`
+    num_steps       int32 [], at least 1 and at most `max_steps` of the export
+    guidance_scale  float32 [], finite; not where there is neither a conditioner nor `guidance`
     seed            int32 [2]; (s, 0) makes the pictures of `generate(..., seed=s)` for s < 2^31,
                     but for rounding
 
 All are arguments of one graph, so no call traces again. The unconditional branch of the guidance
-sees the null condition. The whole batch is made at once.
+sees the null condition. The whole batch is made at once, of at most `max_batch` examples of the
+export. Arguments are checked as `generate` checks them (`kgen.serving.limits`).
 
 Two more are there if asked for. `generate_with_negatives` takes what to move away from after what
 to show: `negative_labels`, `negative_prompts` or `negative_token_ids` and `negative_padding_mask`.
@@ -35,6 +36,7 @@ import tensorflow as tf
 
 from kgen import solvers
 from kgen.conditioning import Labels, TextEncoder
+from kgen.serving import limits
 from kgen.serving.signature import served
 
 INPUTS = ("prompts", "token_ids")
@@ -77,21 +79,46 @@ def sampling(
     ]
     away = [tf.TensorSpec(t.shape, t.dtype, f"negative_{t.name}") for t in told]
     step = model.generate_step(solver, guidance, portable=True)
-    bound = float(model.likelihood.high) if model.bounded else float("inf")
+    bounds = limits.now_chosen()
+    low, high = -float("inf"), float("inf")
+    if model.bounded:
+        low, high = float(model.likelihood.low), float(model.likelihood.high)
 
-    def draw(size, values, options, given=None, negative=None):
+    def draw(size, values, options, given=None, negative=()):
+        checks = [limits.count("num_steps", options[0], bounds.max_steps)]
+        if told:
+            checks.append(limits.batch(told[0].name, values[0], bounds.max_batch))
+        else:
+            checks.append(limits.count("num_samples", size, bounds.max_batch))
+        checks += [limits.same(t.name, v, size) for t, v in zip(told, values)]
+        checks += [limits.same(t.name, v, size) for t, v in zip(away, negative)]
+        checks += _tokens(model, told, values) + _tokens(model, told, negative)
+        if guided:
+            checks.append(limits.finite("guidance_scale", options[1]))
+        if given:
+            checks += [
+                (
+                    (given["strength"] > 0) & (given["strength"] <= 1),
+                    "`strength` must be in (0, 1].",
+                ),
+                limits.within("images", given["x"], low, high),
+                limits.finite("images", given["x"]),
+                limits.same("images", given["x"], size),
+                limits.within("mask", given["mask"], 0, 1),
+                limits.same("mask", given["mask"], size, one=True),
+            ]
+        size, values, options, given, negative = limits.checked(
+            (size, values, options, given or {}, negative), *checks
+        )
         num_steps, *scale, seed = options
-        positive = tf.debugging.assert_positive(num_steps, "`num_steps` must be at least 1.")
-        with tf.control_dependencies([positive]):
-            num_steps = tf.identity(num_steps)
         with model.averaged():
             cond = null = encode(*values)
-            if negative is not None:
+            if negative:
                 null = encode(*negative)
             elif told:
                 null = model.conditioner.null(size)
         scale = scale[0] if scale else tf.constant(1.0)
-        return {"images": step(cond, null, num_steps, scale, seed, tf.range(size), given or {})}
+        return {"images": step(cond, null, num_steps, scale, seed, tf.range(size), given)}
 
     @served([*told, *count, *rest])
     def generate(*arguments):
@@ -106,13 +133,6 @@ def sampling(
     @served([*told, *begin, *rest])
     def edit(*arguments):
         x, mask, strength = arguments[len(told) : -len(rest)]
-        inside = tf.reduce_all(tf.abs(x) <= bound)
-        checks = (
-            ((strength > 0) & (strength <= 1), "`strength` must be in (0, 1]."),
-            (inside, f"`images` must be in [-{bound:g}, {bound:g}]."),
-        )
-        with tf.control_dependencies([tf.debugging.Assert(ok, [text]) for ok, text in checks]):
-            x = tf.identity(x)
         given = {"x": x, "mask": mask, "strength": strength}
         return draw(tf.shape(x)[0], arguments[: len(told)], arguments[-len(rest) :], given)
 
@@ -154,6 +174,13 @@ def log_likelihood(model, num_probes=1):
     @served([images, *told, SEED])
     def log_likelihood(*arguments):
         images, *values, seed = arguments
+        size = tf.shape(images)[0]
+        images, values, seed = limits.checked(
+            (images, values, seed),
+            limits.batch("images", images, limits.now_chosen().max_batch),
+            limits.finite("images", images),
+            *(limits.same(t.name, v, size) for t, v in zip(told, values)),
+        )
         with model.averaged():
             cond = encode(*values)
         return {"log_likelihood": measure(images, cond, seed)}
@@ -184,3 +211,16 @@ def _door(model, inputs):
     row = [None, conditioner.sequence_length]
     told = [tf.TensorSpec(row, tf.int32, "token_ids"), tf.TensorSpec(row, tf.bool, "padding_mask")]
     return told, conditioner.encode, []
+
+
+def _tokens(model, told, values):
+    """Checks of ids that a client has made: each known, and of each text one that is real."""
+    if len(told) != 2 or not values:
+        return []
+    ids, mask = values
+    most = model.conditioner.parts.tokenizer.vocabulary_size() - 1
+    real = tf.reduce_all(tf.reduce_any(mask, axis=1))
+    return [
+        limits.within(told[0].name, ids, 0, most),
+        (real, f"`{told[1].name}` must mark a token of each text."),
+    ]
