@@ -37,7 +37,8 @@ def concept_of(caption, wordnet):
         words = [word for word in words if word not in dropped] or words
     if len(words) == 2 and words[1] == "face" and "animal" in wordnet.kinds(words[0]):
         words = words[:1]
-    return wordnet.base(" ".join(words))
+    whole = wordnet.base(" ".join(words))
+    return whole if whole in wordnet.meanings else " ".join(map(wordnet.base, words))
 
 
 def same_things(concepts, wordnet):
@@ -68,11 +69,6 @@ def same_things(concepts, wordnet):
     return {concept: root(concept) for concept in concepts}
 
 
-def contains(concept, part):
-    """Says whether the words of `part` follow one another in those of `concept`."""
-    return f" {part} " in f" {concept} "
-
-
 def held_out_concepts(concepts, emoji_captions, wordnet):
     """Decides the split.
 
@@ -92,36 +88,35 @@ def held_out_concepts(concepts, emoji_captions, wordnet):
     for caption in emoji_captions:
         known[representative[concept_of(caption, wordnet)]].add(split_of(caption))
     trained = {c for c in concepts if "train" in known[representative[c]]}
-    parts = {concept: _parts(concept) for concept in concepts}
     containing = collections.defaultdict(set)
     for concept in concepts:
-        for part in parts[concept]:
-            if part in concepts:
-                containing[part].add(concept)
+        for part in _parts(concept) & concepts:
+            containing[part].add(concept)
     held_out = set()
     for first in sorted(members):
         splits = known[first] or {split_of(first)}
-        drawn = members[first].union(*(containing[c] for c in members[first]))
-        general = len(drawn) - len(members[first]) > MAX_PARTS
-        if splits == {"test"} and not general and not drawn & trained:
-            held_out |= drawn
-    # What a held-out concept took along may have relatives of its own.
-    while True:
-        more = set()
-        for concept in held_out:
-            more |= members[representative[concept]] | containing[concept]
-        if more <= held_out:
-            return held_out
-        if more & trained:
-            stay = {c for c in held_out if (members[representative[c]] | containing[c]) & trained}
-            held_out -= stay
-            held_out -= {c for c in held_out if parts[c] & stay}
-        else:
-            held_out |= more
+        if splits == {"test"}:
+            drawn = _closure(members[first], members, representative, containing)
+            if drawn is not None and not drawn & trained:
+                held_out |= drawn
+    return held_out
+
+
+def _closure(concepts, members, representative, containing):
+    """Returns all that must be held out with some concepts, or `None` if one is general."""
+    drawn, waiting = set(concepts), list(concepts)
+    while waiting:
+        concept = waiting.pop()
+        if len(containing[concept]) > MAX_PARTS:
+            return None
+        more = (members[representative[concept]] | containing[concept]) - drawn
+        drawn |= more
+        waiting.extend(more)
+    return drawn
 
 
 def _parts(concept):
-    """Returns the shorter phrases, also in other forms of "parts", within a concept."""
+    """Returns the shorter phrases within a concept."""
     words = concept.split()
     spans = (
         " ".join(words[start:end])
@@ -129,3 +124,9 @@ def _parts(concept):
         for end in range(start + 1, len(words) + 1)
     )
     return {span for span in spans if span != concept}
+
+
+def names_any(text, held_out, wordnet):
+    """Says whether a caption or tag names, wholly or as a part, a held-out concept."""
+    concept = concept_of(text, wordnet)
+    return bool(({concept} | _parts(concept)) & held_out)

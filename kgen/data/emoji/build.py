@@ -150,18 +150,44 @@ def render(body, left, top, width, height):
     Returns:
         A Pillow image in mode RGB.
     """
-    import resvg_py
-    from PIL import Image
+    return on_white(draw_body(body, left, top, width, height, SIZE))
 
+
+def draw_body(body, left, top, width, height, size):
+    """Draws the SVG body, centred in a square of `size` pixels, in mode RGBA."""
     side = max(width, height)
     left, top = left - (side - width) / 2, top - (side - height) / 2
     svg = (
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'viewBox="{left} {top} {side} {side}" width="{SIZE}" height="{SIZE}">{body}</svg>'
+        f'viewBox="{left} {top} {side} {side}" width="{size}" height="{size}">{body}</svg>'
     )
-    drawn = resvg_py.svg_to_bytes(svg_string=svg, width=SIZE, height=SIZE, skip_system_fonts=True)
-    picture = Image.open(io.BytesIO(bytes(drawn))).convert("RGBA")
+    return draw(svg, size, size)
+
+
+def draw(svg, width, height):
+    """Draws a whole SVG, a string, as a Pillow image in mode RGBA of the given size."""
+    import resvg_py
+    from PIL import Image
+
+    drawn = resvg_py.svg_to_bytes(
+        svg_string=svg, width=width, height=height, skip_system_fonts=True
+    )
+    return Image.open(io.BytesIO(bytes(drawn))).convert("RGBA")
+
+
+def on_white(picture):
+    """Returns a picture in mode RGBA over white, in mode RGB."""
+    from PIL import Image
+
     return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+
+
+def box_of(icon, icons):
+    """Returns `(left, top, width, height)` of an icon, with the defaults of its set."""
+    return [
+        icon.get(side, icons.get(side, default))
+        for side, default in (("left", 0), ("top", 0), ("width", 16), ("height", 16))
+    ]
 
 
 def dominant_hue(pixels):
@@ -260,11 +286,7 @@ def collect(folder, styles):
         order = sorted(joined, key=lambda code: labels[code].order)
         for code in tqdm(order, desc=style, mininterval=2.0):
             icon, label = icons["icons"][joined[code]], labels[code]
-            box = [
-                icon.get(side, icons.get(side, default))
-                for side, default in (("left", 0), ("top", 0), ("width", 16), ("height", 16))
-            ]
-            picture = render(icon["body"], *box)
+            picture = render(icon["body"], *box_of(icon, icons))
             pixels = np.asarray(picture)
             if pixels.tobytes() in seen or pixels.min() == 255:
                 equal += 1
