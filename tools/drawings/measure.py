@@ -65,7 +65,9 @@ def colour_shares(pixels):
     name = words[np.searchsorted(starts, degrees, side="right") - 1]
     warm = (degrees < 45) | (degrees >= 345)
     name[warm & (degrees >= 10) & (degrees < 345) & (value < 0.72)] = NAMES.index("brown")
-    name[warm & (degrees < 10) & (value < 0.45) & (saturation < 0.75)] = NAMES.index("brown")
+    name[(degrees >= 10) & (degrees < 30) & (value < 0.84) & (saturation < 0.9)] = NAMES.index("brown")
+    name[warm & (degrees < 10) & (value < 0.7) & (saturation < 0.76)] = NAMES.index("brown")
+    name[(degrees >= 285) & (degrees < 325) & (value < 0.65)] = NAMES.index("purple")
     pale_red = ((degrees < 14) | (degrees >= 340)) & (saturation < 0.55) & (value >= 0.8)
     name[pale_red] = NAMES.index("pink")
     grey = (saturation < 0.16) | (chroma < 0.09)

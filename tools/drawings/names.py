@@ -203,7 +203,7 @@ def caption_of_clipart(title, stem, keywords, folder, wordnet):
     """
     title = ascii_words(title.replace("_", " ").replace("#", " "))
     candidates = [] if _COLLECTIVE.search(title) or "|" in title else [title]
-    candidates.append(_without_author(stem))
+    candidates += _without_author(stem)
     for candidate in candidates:
         caption = _named_thing(candidate, wordnet)
         if caption:
@@ -217,14 +217,13 @@ def caption_of_clipart(title, stem, keywords, folder, wordnet):
 
 
 def _without_author(stem):
-    """Drops what follows the title in "horse_1_rotkevich_konsat_01": an author, a number."""
+    """Returns what may be the title in "horse_1_rotkevich_konsat_01": without author and number."""
     stem = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", stem)
-    words = re.split(r"[-_ .]+", ascii_words(stem))
-    if len(words) > 2 and words[-1] in ("01", "02", "03", "r"):
-        words = words[:-1]
-        if len(words) > 3:
-            words = words[:-2]
-    return re.sub(r"\d+\b", "", " ".join(words))
+    words = [word for word in re.split(r"[-_ .]+", ascii_words(stem)) if not word.isdigit()]
+    if words and words[-1] == "r":
+        words.pop()
+    lengths = (len(words) - 2, len(words), len(words) - 1, *range(len(words) - 3, 0, -1))
+    return [" ".join(words[:length]) for length in lengths if length > 0]
 
 
 def _named_thing(text, wordnet):

@@ -1,7 +1,7 @@
 """Drawing clip art at 128 x 128, cropped to what is drawn.
 
-A drawing of openclipart lies anywhere on a page of any size and unit, so it is drawn twice: small,
-to find its box, and again with that box as the view. Boxes are in the units of the view,
+A drawing of openclipart lies anywhere on a page of any size and unit, so it is drawn small until its
+box is found, and then with that box as the view. Boxes are in the units of the view,
 
     box = view corner + pixel / scale.
 """
@@ -18,6 +18,7 @@ _ROOT = re.compile(r"<svg\b[^>]*>", re.DOTALL)
 _LENGTH = re.compile(r"\s*([0-9.eE+-]+)\s*(px|pt|pc|mm|cm|in|%)?\s*$")
 _PIXELS = {"px": 1.0, "pt": 1.25, "pc": 15.0, "mm": 90 / 25.4, "cm": 90 / 2.54, "in": 90.0}
 _SCOUT = 256
+_MAX_LOOKS = 3
 _MAX_ASPECT = 4.5
 
 
@@ -57,13 +58,22 @@ def draw_clipart(svg, size=SIZE):
     view = view_of(svg)
     if view is None:
         return None
-    scale = _SCOUT / max(view[2:])
-    width, height = (max(1, round(side * scale)) for side in view[2:])
-    scout = emoji_build.draw(with_view(svg, view, width, height), width, height)
-    box = Image.fromarray(np.asarray(scout)[..., 3] > 12).getbbox()
-    if box is None:
-        return None
-    left, top, right, bottom = box
+    for _ in range(_MAX_LOOKS):
+        scale = _SCOUT / max(view[2:])
+        width, height = (max(1, round(side * scale)) for side in view[2:])
+        scout = emoji_build.draw(with_view(svg, view, width, height), width, height)
+        box = Image.fromarray(np.asarray(scout)[..., 3] > 12).getbbox()
+        if box is None:
+            return None
+        left, top, right, bottom = box
+        if max(right - left, bottom - top) > 0.7 * _SCOUT:
+            break
+        view = (
+            view[0] + (left - 2) / scale,
+            view[1] + (top - 2) / scale,
+            (right - left + 4) / scale,
+            (bottom - top + 4) / scale,
+        )
     if max(right - left, bottom - top) > _MAX_ASPECT * max(1, min(right - left, bottom - top)):
         return None
     shown = (right - left) / scale, (bottom - top) / scale
