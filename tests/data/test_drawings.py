@@ -98,7 +98,9 @@ def test_counts_show_as_many(number):
     thing = scenes.Thing(square(COLOURS["red"], 70, 40), "door", "red")
     picture, prompt = scenes.count_scene(thing, number)
     assert islands(picture.min(axis=-1) < 128) == number
-    assert prompt == ["one red door", "two red doors", "three red doors", "four red doors"][number - 1]
+    assert (
+        prompt == ["one red door", "two red doors", "three red doors", "four red doors"][number - 1]
+    )
 
 
 SAID = {
@@ -289,7 +291,9 @@ def test_labels_alone_are_the_stored_pictures(folder):
     options = dict(captions="label", recolour=0.0, compose=0.0, data_dir=folder)
     prompts = prompts_of(drawings.load("train", **options))
     assert sorted(prompts) == sorted(r["caption"] for r in ROWS["train"])
-    styled = prompts_of(drawings.load("train", styles=["clip art"], **options | {"captions": "styled"}))
+    styled = prompts_of(
+        drawings.load("train", styles=["clip art"], **options | {"captions": "styled"})
+    )
     assert sorted(styled) == ["box, clip art", "kite, clip art"]
 
 
@@ -325,7 +329,9 @@ def test_scenes_show_what_their_prompt_says(folder):
                 axis, sign = before[where[0]]
                 hues = [colorsys.rgb_to_hsv(*COLOURS[c])[0] for c in colours]
                 pixels = np.argwhere(drawn)
-                own = np.array([colorsys.rgb_to_hsv(*picture[tuple(p)].tolist())[0] for p in pixels])
+                own = np.array(
+                    [colorsys.rgb_to_hsv(*picture[tuple(p)].tolist())[0] for p in pixels]
+                )
                 means = [pixels[np.abs(own - hue) < 0.08].mean(axis=0)[axis] for hue in hues]
                 assert sign * (means[0] - means[1]) > 30, prompt
                 checked += 1
@@ -357,7 +363,9 @@ def test_repeat_and_drop_remainder(folder):
     once = drawings.load("train", batch_size=4, data_dir=folder)
     assert [len(batch["prompts"]) for batch in once] == [4, 2]
     assert once.cardinality() == 2
-    assert len(list(drawings.load("train", batch_size=4, drop_remainder=True, data_dir=folder))) == 1
+    assert (
+        len(list(drawings.load("train", batch_size=4, drop_remainder=True, data_dir=folder))) == 1
+    )
     endless = drawings.load("test", batch_size=2, repeat=True, data_dir=folder)
     assert [len(batch["prompts"]) for batch in endless.take(5)] == [2] * 5
 

@@ -61,7 +61,7 @@ def put_wordnet(folder):
     (folder / "index.noun").write_text("".join(index))
     (folder / "data.noun").write_text("".join(data))
     (folder / "noun.exc").write_text("mice mouse\nwolves wolf\n")
-    for part, words in {"adj": ["big", "old"], "verb": ["run"], "adv": ["fast"]}.items():
+    for part, words in {"adj": ["big", "old", "blue"], "verb": ["run"], "adv": ["fast"]}.items():
         lines = (f"{word} {part[0]} 1 0 1 0 00000001\n" for word in words)
         (folder / f"index.{part}").write_text(head + "".join(lines))
 
@@ -86,7 +86,7 @@ ENTRIES = [
 ]
 CODES = {"1f34e": "red-apple", "2764": "red-heart", "1f388": "balloon", "1f436": "dog-face"}
 CLIPART_FILES = {
-    "animals/birds/bird_someone_name_01": ("Acquila", ["bird"], {}),
+    "animals/birds/folaga_someone_name_01": ("Folaga", ["bird"], {}),
     "animals/mammals/dogs/old_dog": ("Old Dog", ["animal"], {}),
     "food/fruit/apple_bw": ("Clipart by Nobody - pear", ["food"], {}),
     "tools/idea": ("Idea", [], {}),  # nothing to be seen

@@ -70,11 +70,20 @@ def test_captions_of_icons(wordnet, name, caption):
         ("horse#1", "cat_rotkevich_konsat_01", "animals", "cat"),
         ("Clipart by Nicu Buculei - pear", "apple", "food/fruit", "apple"),
         ("Various Cliparts", "fireEngine", "transportation", "fire engine"),
-        ("Acquila", "acquila_architetto_francesco_01", "animals/birds", "bird"),
-        ("Acquila", "acquila", "tools", None),
+        ("Acquila", "folaga_architetto_francesco_01", "animals/birds", "bird"),
+        ("Folaga", "folaga", "tools", None),
+        ("Acquila", "acquila", "tools", "eagle"),
         ("Idea", "idea", "tools", None),
         ("wolf with apple", "x", "animals", "wolf with apple"),
         ("old", "old", "tools", None),
+        ("Smiley blue", "x", "people", "blue smiley"),
+        ("smiley", "x", "people", "smiley face"),
+        ("balloon blue", "x", "recreation", "blue balloon"),
+        ("SVG Road Signs", "car", "transportation", None),
+        ("Various Cliparts", "gatto_nero", "unsorted", "cat"),
+        ("Various Cliparts", "hat_tree_01", "unsorted", "hat tree"),
+        ("Various Cliparts", "cat_big_tree_01", "unsorted", "cat"),
+        ("Various Cliparts", "cat_xyzzy", "unsorted", "cat"),
     ],
 )
 def test_captions_of_clip_art(wordnet, title, stem, folder, caption):
@@ -165,7 +174,9 @@ def test_what_trains_as_emoji_is_not_held_out(wordnet):
     found = concepts.held_out_concepts({*held, *trained}, [held[0], trained[0]], wordnet)
     assert found == set(held)
     # A training emoji that contains a concept keeps it in training.
-    emoji = next(f"{held[0]} {word}" for word in trained if split_of(f"{held[0]} {word}") == "train")
+    emoji = next(
+        f"{held[0]} {word}" for word in trained if split_of(f"{held[0]} {word}") == "train"
+    )
     found = concepts.held_out_concepts({*held, emoji}, [emoji], wordnet)
     assert found == {held[1]}
 

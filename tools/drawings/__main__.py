@@ -4,7 +4,7 @@ import argparse
 import pathlib
 
 from kgen.data.drawings.files import default_folder
-from tools.drawings import build, sources, write
+from tools.drawings import build, download, write
 
 
 def main(arguments=None):
@@ -25,7 +25,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     if options.output.exists():
         parser.error(f"{options.output} exists already; remove it or choose another --output")
-    sources.fetch(options.packages)
+    download.fetch(options.packages)
     splits, dropped = build.collect(options.packages)
     index = write.write(splits, options.output, build.attribution())
     print({split: entry["examples"] for split, entry in index["splits"].items()})

@@ -16,13 +16,14 @@ import collections
 import re
 
 from kgen.data.emoji.captions import normalise, split_of
+from tools.drawings.lists import word_set
 
 MAX_PARTS = 6
-_COLOURS = set(
-    "red orange yellow green blue purple pink brown black white gray golden silver gold".split()
+_COLOURS = word_set(
+    "red orange yellow green blue purple pink brown black white gray golden silver gold"
 )
-_PERSONS = set("man woman person men women people boy girl".split())
-_DRAWING = set("cartoon drawing silhouette color colored figure icon facing right left".split())
+_PERSONS = word_set("man woman person men women people boy girl")
+_DRAWING = word_set("cartoon drawing silhouette color colored figure icon facing right left")
 
 
 def concept_of(caption, wordnet):

@@ -34,7 +34,7 @@ def emoji_entries(folder):
 
 
 def icon_entries(folder, wordnet):
-    """Yields the entries of the icon sets; of several looks each is a style, of numbers the first."""
+    """Yields the entries of the icon sets: each look is a style, of numbered ones the first."""
     for source in ICONS:
         icons = emoji_build.read_json(folder / source.package.folder / "icons.json")
         seen = set()

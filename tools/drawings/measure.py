@@ -65,7 +65,9 @@ def colour_shares(pixels):
     name = words[np.searchsorted(starts, degrees, side="right") - 1]
     warm = (degrees < 45) | (degrees >= 345)
     name[warm & (degrees >= 10) & (degrees < 345) & (value < 0.72)] = NAMES.index("brown")
-    name[(degrees >= 10) & (degrees < 30) & (value < 0.84) & (saturation < 0.9)] = NAMES.index("brown")
+    name[(degrees >= 10) & (degrees < 30) & (value < 0.84) & (saturation < 0.9)] = NAMES.index(
+        "brown"
+    )
     name[warm & (degrees < 10) & (value < 0.7) & (saturation < 0.76)] = NAMES.index("brown")
     name[(degrees >= 285) & (degrees < 325) & (value < 0.65)] = NAMES.index("purple")
     pale_red = ((degrees < 14) | (degrees >= 340)) & (saturation < 0.55) & (value >= 0.8)
@@ -90,6 +92,8 @@ def colour_of(pixels, share=SHARE):
     if black >= 0.75:
         return "black"
     name = max(shares, key=shares.get)
+    if name == "white":  # most drawings have some white in them
+        share = max(share, 0.85)
     return name if black < 0.5 and shares[name] >= share * (1 - black) > 0 else ""
 
 

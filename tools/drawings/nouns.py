@@ -2,8 +2,9 @@
 
 import re
 
-_MASS = set(
-    """
+from tools.drawings.lists import word_set
+
+_MASS = word_set("""
     air bacon baggage barbecue beef beer bread breakfast broccoli butter cheese chess cloth clothing
     coffee corn dough electricity equipment fire flour fog food furniture garlic ginger gold grass
     hail hair haze honey ice jewelry juice lightning liquor lotion luggage lunch makeup mascara meat
@@ -12,8 +13,7 @@ _MASS = set(
     wine wood wool yarn photography sunrise sunset dusk night morning evening laundry celery pottery
     custard bamboo fur fudge caviar toast chocolate moss ivy mistletoe jam jelly gravel debris
     beans anger love tofu hockey football soccer golf tennis
-    """.split()
-)
+    """)
 _GROUPS = {
     "smileys-emotion",
     "people-body",
@@ -43,7 +43,7 @@ def noun_of(caption, group, wordnet):
     if _VERBAL.match(caption) or {"of", "with", "and", "in", "on", "at", "no"} & set(words):
         return ""
     last = words[-1]
-    if last in _MASS or wordnet.base(last) != last or last.endswith("ss") and last != "glass":
+    if last in _MASS or wordnet.base(last) != last or (last.endswith("ss") and last != "glass"):
         return ""
     # Things that come in pairs are in the plural: "scissors", "trousers".
     if last.endswith("s") and not last.endswith(("ss", "us", "is")) and last not in ("lens", "gas"):

@@ -1,7 +1,7 @@
 """Drawing clip art at 128 x 128, cropped to what is drawn.
 
-A drawing of openclipart lies anywhere on a page of any size and unit, so it is drawn small until its
-box is found, and then with that box as the view. Boxes are in the units of the view,
+A drawing of openclipart lies anywhere on a page of any size and unit, so it is drawn small until
+its box is found, and then with that box as the view. Boxes are in the units of the view,
 
     box = view corner + pixel / scale.
 """
@@ -41,7 +41,9 @@ def view_of(svg):
 def with_view(svg, view, width, height):
     """Returns an SVG document with another view, to be drawn at `width` x `height` pixels."""
     root = _ROOT.search(svg).group()
-    bare = re.sub(r"\s(viewBox|width|height|preserveAspectRatio)\s*=\s*(\"[^\"]*\"|'[^']*')", " ", root)
+    bare = re.sub(
+        r"\s(viewBox|width|height|preserveAspectRatio)\s*=\s*(\"[^\"]*\"|'[^']*')", " ", root
+    )
     numbers = " ".join(f"{number:.6g}" for number in view)
     new = f'{bare[:4]} viewBox="{numbers}" width="{width}" height="{height}"{bare[4:]}'
     return svg.replace(root, new, 1)

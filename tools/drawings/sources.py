@@ -1,19 +1,6 @@
-"""The packages that the drawings come from, pinned by version and sha256, and their download.
-
-A package is fetched by its own client (`npm pack`, `apt-get download`) into one folder, and used
-only if its sha256 is the one below. A file that is there already is not fetched again, and one that
-is only half there cannot be: it gets its name after it is complete.
-"""
+"""The packages that the drawings come from, pinned by version and sha256, and their terms."""
 
 import dataclasses
-import hashlib
-import pathlib
-import shutil
-import subprocess
-import tarfile
-import tempfile
-
-from tqdm import tqdm
 
 from kgen.data.emoji import build as emoji_build
 
@@ -176,9 +163,7 @@ ICONS = (
         "https://github.com/basmilius/weather-icons",
     ),
     *(
-        Source(
-            f"streamline {look}", _npm(f"streamline-{name}@{version}", sha256), *_STREAMLINE
-        )
+        Source(f"streamline {look}", _npm(f"streamline-{name}@{version}", sha256), *_STREAMLINE)
         for look, name, version, sha256 in (
             (
                 "cyber",
@@ -239,65 +224,3 @@ ICONS = (
 )
 
 SOURCES = (*EMOJI, CLIPART, *ICONS)
-
-
-def fetch(folder, packages=None):
-    """Downloads, checks and unpacks every package; what is there already is used as it is.
-
-    Args:
-        folder: Path of the folder for the archives and, beside them, their unpacked folders.
-        packages: Sequence of `Package`, or `None` for all.
-
-    Raises:
-        FileNotFoundError: If a client (`npm`, `apt-get`, `dpkg-deb`) is missing.
-        RuntimeError: If a package cannot be fetched.
-        ValueError: If an archive is not the pinned one.
-    """
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if packages is None:
-        packages = [WORDS, WORDNET, *(source.package for source in SOURCES)]
-    for package in tqdm(packages, desc="packages", mininterval=2.0):
-        archive = folder / package.archive
-        if not archive.is_file():
-            _download(package, archive)
-        received = hashlib.sha256(archive.read_bytes()).hexdigest()
-        if received != package.sha256:
-            raise ValueError(
-                f"{archive} must have the sha256 {package.sha256}. Received: {received}. "
-                "Delete it to fetch it again."
-            )
-        if not (folder / package.folder).is_dir():
-            _unpack(package, archive, folder / package.folder)
-
-
-def _download(package, archive):
-    with tempfile.TemporaryDirectory(dir=archive.parent) as scratch:
-        if package.is_debian:
-            _run(["apt-get", "download", package.spec], scratch)
-        else:
-            _run(["npm", "pack", package.spec, "--silent"], scratch)
-        next(pathlib.Path(scratch).iterdir()).rename(archive)
-
-
-def _unpack(package, archive, folder):
-    with tempfile.TemporaryDirectory(dir=archive.parent) as scratch:
-        inner = pathlib.Path(scratch) / "package"
-        if package.is_debian:
-            _run(["dpkg-deb", "-x", str(archive), str(inner)], scratch)
-        else:
-            with tarfile.open(archive) as tar:
-                tar.extractall(scratch, filter="data")
-        inner.rename(folder)
-
-
-def _run(command, folder):
-    if shutil.which(command[0]) is None:
-        raise FileNotFoundError(
-            f"`{command[0]}` is not installed. Put the archives, under the names that `tools/"
-            "drawings/sources.py` gives them, into the folder of downloads yourself."
-        )
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    if done.returncode:
-        hint = " Try `apt-get update` first." if command[0] == "apt-get" else ""
-        raise RuntimeError(f"`{' '.join(command)}` failed.{hint}\n{done.stderr.strip()}")

@@ -1,8 +1,8 @@
 """English for drawings: articles, plurals, and the phrases of things, counts and positions.
 
-    article("apple")           an apple
-    plural("wolf")             wolves
-    phrase("apple", "red", 3)  three red apples
+article("apple")           an apple
+plural("wolf")             wolves
+phrase("apple", "red", 3)  three red apples
 """
 
 NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four"}
