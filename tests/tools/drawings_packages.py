@@ -20,6 +20,7 @@ NOUNS = {
     "cycle": (6, 5),
     "dog": (5, 10),
     "face": (8, 11),
+    "food": (13, 31),
     "fruit": (13, 12),
     "glass": (6, 13),
     "hat": (6, 14),
@@ -118,6 +119,7 @@ def put_packages(folder):
             name: {"body": square(210, 12 * number, 12 * place)}
             for place, name in enumerate(CODES.values())
         }
+        icons["balloon"]["body"] = f'<circle fill="rgb(0,{9 * number},90)" cx="20" cy="9" r="7"/>'
         put(emoji_build.folder_of(package), "chars.json", CODES)
         put(
             emoji_build.folder_of(package),

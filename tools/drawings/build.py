@@ -8,6 +8,7 @@ Dropped on the way: empty pictures, pictures equal byte for byte to one before, 
 
 import collections
 import contextlib
+import io
 import multiprocessing
 import os
 import re
@@ -82,8 +83,6 @@ def draw_entry(entry):
     Returns:
         A row without `noun` and `concept` and with `hash`, or the reason why there is none.
     """
-    from kgen.data.emoji.build import dominant_hue, encode_png, on_white
-
     try:
         if entry.box is None:
             picture = render.draw_clipart(entry.svg)
@@ -94,12 +93,12 @@ def draw_entry(entry):
     if picture is None:
         return "not_drawn"
     rgba = np.asarray(picture)
-    flat = on_white(picture)
+    flat = emoji_build.on_white(picture)
     pixels = np.asarray(flat)
     if np.mean(pixels.min(axis=-1) < 250) < _MIN_DRAWN or np.ptp(pixels) < 40:
         return "empty"
     solid = rgba[rgba[..., 3] > 128][:, :3]
-    hue, concentration = dominant_hue(pixels)
+    hue, concentration = emoji_build.dominant_hue(pixels)
     free = entry.group not in _UNCOLOURED_GROUPS and not _COLOUR_WORDS.search(entry.caption)
     turns = measure.turns_of(pixels, hue) if free and concentration >= _MIN_CONCENTRATION else []
     style = entry.style
@@ -108,7 +107,7 @@ def draw_entry(entry):
         if sum(shares[name] for name in _GREYS) > 0.97:
             style = "line art"
     return {
-        "image": encode_png(flat),
+        "image": encode(flat),
         "caption": entry.caption,
         "tags": "|".join(entry.tags),
         "style": style,
@@ -118,6 +117,14 @@ def draw_entry(entry):
         "hue": hue,
         "hash": measure.perceptual_hash(flat),
     }
+
+
+def encode(picture):
+    """Returns an RGB picture as a PNG, without loss; with a palette of up to 256 colours."""
+    buffer = io.BytesIO()
+    indexed = emoji_build.with_palette(picture)
+    (picture if indexed is None else indexed).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def split_rows(rows, wordnet, dropped):

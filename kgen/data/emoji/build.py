@@ -51,6 +51,7 @@ ICON_SETS = {
 _SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
 _SKIN_TONE_NAME = re.compile(r"skin-tone|-(medium-)?(light|dark)$|-medium$")
 _COMPONENTS = 2
+_DIGITS = np.array([65536, 256, 1], "uint32")
 
 Label = collections.namedtuple("Label", "order caption tags group")
 
@@ -216,24 +217,29 @@ def dominant_hue(pixels):
 
 def encode_png(picture):
     """Returns the smaller of two lossless PNGs: true colour, or a palette of up to 256 colours."""
-    from PIL import Image
-
-    candidates = [picture]
-    colours = picture.getcolors(maxcolors=256)
-    if colours:
-        palette = [colour for _, colour in sorted(colours, reverse=True)]
-        index = {colour: number for number, colour in enumerate(palette)}
-        indexed = Image.new("P", picture.size)
-        indexed.putpalette(np.array(palette, "uint8").tobytes())
-        pixels = np.asarray(picture).reshape(-1, 3)
-        indexed.putdata([index[tuple(pixel)] for pixel in pixels.tolist()])
-        candidates.append(indexed)
+    indexed = with_palette(picture)
     encoded = []
-    for candidate in candidates:
+    for candidate in [picture] if indexed is None else [picture, indexed]:
         buffer = io.BytesIO()
         candidate.save(buffer, "PNG", optimize=True)
         encoded.append(buffer.getvalue())
     return min(encoded, key=len)
+
+
+def with_palette(picture):
+    """Returns an RGB picture in mode P, most frequent colours first; None if it has over 256."""
+    from PIL import Image
+
+    colours = picture.getcolors(maxcolors=256)
+    if not colours:
+        return None
+    palette = np.array([colour for _, colour in sorted(colours, reverse=True)], "uint8")
+    codes = palette.astype("uint32") @ _DIGITS
+    order = np.argsort(codes)
+    pixels = np.asarray(picture).astype("uint32") @ _DIGITS
+    indexed = Image.fromarray(order[np.searchsorted(codes, pixels, sorter=order)].astype("uint8"))
+    indexed.putpalette(palette.tobytes())
+    return indexed
 
 
 def join_icons(folder, package, names, labels):
