@@ -87,6 +87,13 @@ def test_a_near_duplicate_is_found_and_others_are_not():
     held_out = [hashed(picture) for picture in (noisy, other, turned, original)]
     found = measure.near_duplicates(held_out, [hashed(original), hashed(other[::-1])])
     assert found.tolist() == [True, False, False, True]
+    grey = np.repeat(original[..., :1], 3, axis=-1)
+    pink = (grey * (1, 0.5, 0.7)).astype("uint8")  # equal signs in grey
+    assert (hashed(grey)[0] == hashed(pink)[0]).mean() > 0.98
+    assert measure.near_duplicates([hashed(pink), hashed(grey)], [hashed(grey)]).tolist() == [
+        False,
+        True,
+    ]
     assert measure.near_duplicates(held_out, []).tolist() == [False] * 4
     assert measure.near_duplicates([], held_out).tolist() == []
 
