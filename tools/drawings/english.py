@@ -36,11 +36,13 @@ stetoscopio stethoscope | tartaruga turtle | tavolo table | tazza cup | telecame
 telefono telephone | televisore television | tigre tiger | topo mouse | torta cake |
 trattore tractor | treno train | uccelli birds | uccello bird | uomo man | uva grapes |
 vacca cow | valigia suitcase | valigie suitcases | vaso vase | volpe fox | zebra zebra |
-zucca pumpkin
+zucca pumpkin |
+bowsaw saw | bypasspruner pruning shears | palmtree palm tree | scodella cat bowl
 """
 ENGLISH = dict(pair.split(None, 1) for pair in " ".join(_PAIRS.split()).split(" | "))
 
 _LEFT_OUT = """
+diamante, gnome,
 abracadabra jean, adult, base, black lab, body, brake pads, buddy, bullet hole, chat, children
 cap, clips, cross, crew neck, double, emblem, enthusiast, erlenmeyer jean, faces, female, male,
 firewall, food, frame, full bloom, gearshift car, glossy, hacker emblem, handheld gps, hand cream,
