@@ -2,7 +2,7 @@
 
 import json
 
-from kgen.data.emoji import build as emoji_build
+from tools import emoji as emoji_build
 from tools.drawings.sources import CLIPART, ICONS, WORDNET
 
 # word: (kind of thing by WordNet's number, meaning)

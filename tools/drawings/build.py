@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kgen.data.drawings.files import SPLITS
-from kgen.data.emoji import build as emoji_build
+from tools import emoji as emoji_build
 from tools.drawings import concepts, measure, render
 from tools.drawings.entries import clipart_entries, emoji_entries, icon_entries
 from tools.drawings.nouns import noun_of

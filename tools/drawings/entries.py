@@ -7,8 +7,8 @@ import collections
 import html
 import re
 
-from kgen.data.emoji import build as emoji_build
 from kgen.data.emoji.captions import clean_tags
+from tools import emoji as emoji_build
 from tools.drawings import names
 from tools.drawings.sources import CLIPART, EMOJI, ICONS
 

@@ -10,7 +10,7 @@ import re
 
 import numpy as np
 
-from kgen.data.emoji import build as emoji_build
+from tools import emoji as emoji_build
 
 SIZE = 128
 MARGIN = 5

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from kgen.data.emoji import build as emoji_build
+from tools import emoji as emoji_build
 
 
 @dataclasses.dataclass(frozen=True)
