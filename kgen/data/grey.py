@@ -2,8 +2,8 @@
 
 The three have one size and one interface. MNIST and Fashion-MNIST come through `tfds.load`, which
 downloads them (`tools/grey_offline.py` fills its cache where it cannot); 50,000 pictures train,
-10,000 validate and 10,000 test. The emoji ship with kgen and need no download: ink on black, 8,926 to
-train and 991 to test, whose captions are held out; there the validation split is the test split.
+10,000 validate and 10,000 test. The emoji ship with kgen and need no download: ink on black, 8,926
+to train and 991 to test, whose captions are held out; there the validation split is the test split.
 
 What a pixel is depends on the likelihood, so `values` must say it (`kgen.data.arrays`).
 
