@@ -260,6 +260,8 @@ class TermsModel(keras.Model, abc.ABC):
         if not is_chief():
             kwargs["callbacks"] = [c for c in callbacks if not isinstance(c, WRITERS)]
         exact = [callback for callback in callbacks if getattr(callback, "exact", False)]
+        if not self.compiled:
+            raise ValueError("Call `compile` before `fit`.")
         if exact:  # they act last, on what the others have done
             data.put_in_order(seed=int(self.seeds.root.numpy()[0]))
             callbacks = [c for c in kwargs["callbacks"] if c not in exact]
