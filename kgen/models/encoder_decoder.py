@@ -258,7 +258,9 @@ class EncoderDecoder(GenerativeModel):
         if self.conditioner.batch_key == "prompts":
             return as_strings(values, "condition")
         rows = tf.convert_to_tensor(values)
-        return rows[None] if rows.shape.rank == 0 else rows
+        rows = rows[None] if rows.shape.rank == 0 else rows
+        self.conditioner.check(rows)
+        return rows
 
     def check_batch(self, batch):
         """Checks data before training and evaluation."""
@@ -303,8 +305,8 @@ def known_shape(encoder, data_shape):
         return shape
     if declared is None or None in declared:
         raise ValueError(
-            "`data_shape` must be given, such as data_shape=(28, 28, 1), where the encoder leaves it "
-            f"open. Received: data_shape=None, an encoder with input shape {declared}."
+            "`data_shape` must be given, such as data_shape=(28, 28, 1), where the encoder leaves "
+            f"it open. Received: data_shape=None, an encoder with input shape {declared}."
         )
     return declared
 
