@@ -279,7 +279,8 @@ class EncoderDecoder(GenerativeModel):
         """What a SavedModel offers: `encode`, `decode`, `reconstruct`, of a VAE `generate` too."""
         from kgen.serving import autoencoders as serving
 
-        return serving.autoencoder(self), []
+        resources = getattr(self.conditioner, "resources", list)
+        return serving.autoencoder(self), list(resources())
 
 
 def known_shape(encoder, data_shape):
