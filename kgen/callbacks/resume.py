@@ -12,6 +12,9 @@ the steps of the unfinished epoch are read and dropped. With `steps_per_epoch` t
 iteration for all epochs, so all steps before are read and dropped. This takes no training, only
 reading. Whatever in a data set does not follow from a seed cannot be found again.
 
+A save is read only if it holds tensors of the shapes and types of this training and finite weights
+(`kgen.files.checkpoints`); the others are as good as damaged.
+
 Of several workers the chief writes; all of them read, so the directory must be one that they share.
 """
 
@@ -26,6 +29,7 @@ import tensorflow as tf
 
 from kgen.checks import check_count, check_path
 from kgen.distribution import is_chief, several_workers
+from kgen.files.checkpoints import STATE, check_checkpoint, names_other_folders
 
 
 class Resume(keras.callbacks.Callback):
@@ -92,6 +96,12 @@ class Resume(keras.callbacks.Callback):
         # Other workers than the chief have to take part in a save, and throw theirs away.
         self._scratch = None if is_chief() else tempfile.TemporaryDirectory()
         directory = str(self._scratch.name if self._scratch else self.directory)
+        if names_other_folders(directory):
+            warnings.warn(
+                f"{directory}/{STATE} names saves in other folders and is written anew.",
+                stacklevel=2,
+            )
+            (self.directory / STATE).unlink()
         self._manager = tf.train.CheckpointManager(self._checkpoint, directory, self.keep)
         self._terminated = False
         if threading.current_thread() is threading.main_thread():
@@ -168,8 +178,10 @@ class Resume(keras.callbacks.Callback):
     def _restore(self, saves):
         for i, save in enumerate(saves):
             try:
+                check_checkpoint(save, self._expected())
                 self._checkpoint.restore(save).assert_existing_objects_matched()
-            except (tf.errors.OpError, AssertionError, ValueError, IndexError) as error:
+                self._check_finite()
+            except (OSError, tf.errors.OpError, AssertionError, ValueError, IndexError) as error:
                 reason = str(error).splitlines()[0]
                 rest = "It is the last one." if i + 1 == len(saves) else "The one before is tried."
                 warnings.warn(f"{save} cannot be read ({reason}). {rest}", stacklevel=2)
@@ -180,6 +192,22 @@ class Resume(keras.callbacks.Callback):
             f"with {len(saves)} damaged ones, or those of another model or version of kgen; "
             "remove them to start anew."
         )
+
+    def _expected(self):
+        """Shapes and types of all that a save holds."""
+        variables = [*self.model.variables, *self.model.optimizer.variables]
+        variables += [*self._mean_variables(), self._epochs, self._steps]
+        values = {id(v): v for v in (*variables, *tf.nest.flatten(self._others()))}.values()
+        return [(tuple(v.shape), v.dtype) for v in values]
+
+    def _others(self):
+        """TensorFlow's own variables of the model, such as counters."""
+        return [v for v in vars(self.model).values() if isinstance(v, tf.Variable)]
+
+    def _check_finite(self):
+        for variable in self.model.trainable_variables:
+            if not bool(tf.reduce_all(tf.math.is_finite(variable.value))):
+                raise ValueError(f"{variable.path} is not finite")
 
     def _find_place(self):
         """Sees to it that `fit` begins where the save was made."""

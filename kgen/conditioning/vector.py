@@ -77,6 +77,11 @@ class Vector(Conditioner):
             raise ValueError(f"`{self.batch_key}` must be finite. Received: NaN or infinity.")
         return tf.ensure_shape(rows, [None, self.size])
 
+    def graph_checks(self, values):
+        """Returns the check that numbers are finite."""
+        finite = tf.reduce_all(tf.math.is_finite(values))
+        return [(finite, f"`{self.batch_key}` must be finite.")]
+
     def call(self, rows, training=False):
         """Returns the embeddings `[B, width]` of vectors `[B, D]`."""
         return {"pooled": rows @ self.kernel + self.bias}

@@ -38,6 +38,7 @@ from kgen.diffusion.process import GaussianDiffusion
 from kgen.diffusion.times import draw_noise_levels
 from kgen.diffusion.weighting import error_factor
 from kgen.serialization import serializable
+from kgen.symbolic import call
 from kgen.tensors import expand_to, normal, sum_event
 
 
@@ -49,8 +50,8 @@ class Denoiser(keras.layers.Layer):
     and rebuilt.
 
     Args:
-        network: called as `network(z, log_snr, cond, training=...)`, `log_snr` being float32 `[B]`;
-            returns an array of the shape of `z`.
+        network: a network of any kind (`kgen.symbolic`), called as `network(z, log_snr, cond)`,
+            `log_snr` being float32 `[B]`; returns an array of the shape of `z`.
         process: a `GaussianDiffusion`.
         prediction: what the output of the network means, a key of `PREDICTION_TYPES`.
         **kwargs: `name` of a Keras layer.
@@ -125,7 +126,8 @@ class Denoiser(keras.layers.Layer):
         std = data_std(self.prediction)
         if self.process.scaling != "vp" or std != 1:
             z *= tf.exp(-self.process.log_std_of(expand_to(log_snr, z), std))
-        output = self.network(z, tf.cast(log_snr, tf.float32), cond, training=training)
+        inputs = {"z": z, "log_snr": tf.cast(log_snr, tf.float32), "cond": cond}
+        output = call(self.network, inputs, training)
         return tf.cast(output, tf.float64 if z.dtype == tf.float64 else tf.float32)
 
     def score(self, z, t, cond=None):

@@ -39,6 +39,7 @@ from kgen.sampling.request import (
 )
 from kgen.sampling.run import Run
 from kgen.sampling.sampler import Guided, Sampler, example_seeds
+from kgen.symbolic import describe, output_spec, symbolic, takes_condition
 
 
 class DenoiserModel(GenerativeModel):
@@ -83,22 +84,18 @@ class DenoiserModel(GenerativeModel):
         """Takes the parts, whose weights come after those that the model has already.
 
         Args:
-            network: called as `network(z, log_snr, cond, training)`, output of the shape of `z`.
+            network: of any kind (`kgen.symbolic`), called as `network(z, log_snr, cond)`; returns
+                the shape of `z`.
             process: a `GaussianDiffusion`.
             prediction: what the output of the network means.
             conditioner: None, or a `Conditioner`.
             shape: of one z.
 
         Raises:
-            ValueError: for a learned schedule, unless the model trains it, or for a network of
-                kgen that has no input for the condition.
+            ValueError: for a learned schedule, unless the model trains it, or for a network that
+                has no place for the condition or returns another shape.
         """
-        inputs = getattr(getattr(network, "graph", None), "input", {"pooled": None})
-        if conditioner is not None and not {"tokens", "pooled", "picture"} & set(inputs):
-            raise ValueError(
-                "`network` must have an input for the condition, by `pooled=...`, `tokens=...` or "
-                "`picture=...`, where there is a conditioner."
-            )
+        check_denoising_network(network, conditioner, tuple(shape))
         self.denoiser = Denoiser(network, process, prediction, name="denoiser")
         if self.denoiser.learned_schedule is not None and not self.trains_schedule:
             raise ValueError("A learned schedule needs a DiffusionModel, whose bound trains it.")
@@ -177,6 +174,7 @@ class DenoiserModel(GenerativeModel):
         solver=None,
         guidance_scale=None,
         guidance=None,
+        size=None,
         images=None,
         strength=None,
         mask=None,
@@ -199,6 +197,7 @@ class DenoiserModel(GenerativeModel):
             guidance_scale: 1 is the plain conditional model, more follows the condition more.
             guidance: None for classifier-free guidance, or another function of that form; see
                 `kgen.diffusion.guidance`. An equal `functools.partial` is not traced again.
+            size: None, or `(height, width)` of the pictures, where the networks take any size.
             images: None, or examples `[N, *data_shape]` to begin from; pictures may be uint8.
             strength: with `images`, the time in (0, 1] to begin from: 1 keeps nothing of them.
                 None is 0.6, or 1 with a mask.
@@ -230,13 +229,14 @@ class DenoiserModel(GenerativeModel):
         check_number("guidance_scale", scale)
         rows, num = condition_and_number(self.conditioner, condition, num_samples)
         negative = condition_rows(self.conditioner, negative, num, "negative")
-        given = start_of(num, self.sampler.shape, noise, images, strength, mask)
+        data_shape, shape = self.shapes_of(size)
+        given = start_of(num, shape, noise, images, strength, mask)
         if images is not None:
-            given["x"] = self._data(images)
+            given["x"] = self._data(images, data_shape)
         seeds, indices = seeds_and_indices(seed, num)
         bar = keras.utils.Progbar(-(-num // batch_size) * num_steps, verbose=verbose)
         run = Run(
-            self.begin_run(solver),
+            self.begin_run(solver, shape),
             self.advance_run(solver, guidance),
             self.finish_run(guidance),
             num_steps,
@@ -307,19 +307,41 @@ class DenoiserModel(GenerativeModel):
             values = self.conditioner.values_of(batch if isinstance(batch, dict) else {})
             self.conditioner.prepare(values)
 
-    def draw(self, solver, guidance, seeds, indices, num_steps, guided, given):
+    def draw(self, solver, guidance, seeds, indices, num_steps, guided, given, size=None):
         """Makes a whole run in one graph, for exports: examples, as `generate` returns them."""
-        z, memory, times, seeds, begin = self._begin(solver, seeds, indices, num_steps, given)
+        _, shape = self.shapes_of(size)
+        run = self._begin(solver, shape, seeds, indices, num_steps, given)
+        z, memory, times, seeds, begin = run
         first, last = tf.constant(0), tf.shape(times)[0] - 1
         z, _ = self.sampler.advance(
             solver, guidance, z, memory, times, first, last, seeds, guided, begin
         )
         return self._finish(guidance, z, times[-1], guided, begin, given)
 
-    def _begin(self, solver, seeds, indices, num_steps, given):
+    def shapes_of(self, size):
+        """Returns the shapes of an example and of its z at a size.
+
+        Args:
+            size: `(height, width)`, or None for the size of the data.
+
+        Raises:
+            ValueError: if the model cannot draw pictures of that size.
+        """
+        if size is None:
+            return self.data_shape, self.sampler.shape
+        check_size(size, self.data_shape)
+        if not getattr(self.network, "takes_any_size", False):
+            raise ValueError(
+                f"`size` must be None for a network that takes {self.sampler.shape} only. "
+                f"Received: size={size}."
+            )
+        shape = (*size, self.data_shape[-1])
+        return shape, shape
+
+    def _begin(self, solver, shape, seeds, indices, num_steps, given):
         start_seeds, step_seeds = example_seeds(seeds, indices)
         begin = self.to_z(given)
-        z, times = self.sampler.begin(solver, start_seeds, num_steps, begin)
+        z, times = self.sampler.begin(solver, shape, start_seeds, num_steps, begin)
         return z, solver.initial_memory(z), times, step_seeds, begin
 
     def _finish(self, guidance, z, t, guided, begin, given):
@@ -329,11 +351,61 @@ class DenoiserModel(GenerativeModel):
     def _invert(self, solver, num_steps, guided, x):
         return self.sampler.invert(solver, None, num_steps, guided, self.to_z({"x": x})["x"])
 
-    def _data(self, images):
+    def _data(self, images, shape=None):
         """Examples as the model sees them: uint8 pictures are put into the range of the data."""
         images = np.asarray(images)
         if images.dtype == np.uint8:
             low, high = self.likelihood.low, self.likelihood.high
             images = (images / 255 * (high - low) + low).astype("float32")
-        check_data("images", images, self.data_shape, self.likelihood if self.bounded else None)
+        likelihood = self.likelihood if self.bounded else None
+        check_data("images", images, shape or self.data_shape, likelihood)
         return tf.constant(images, tf.float32)
+
+
+def check_size(size, data_shape):
+    """Checks the size of pictures.
+
+    Raises:
+        TypeError: if an entry is not a number.
+        ValueError: if it is not one whole number for each axis in space.
+    """
+    if not isinstance(size, (tuple, list)) or len(size) != len(data_shape) - 1:
+        raise ValueError(
+            f"`size` must be None or {len(data_shape) - 1} numbers. Received: size={size!r}."
+        )
+    for number in size:
+        check_count("size", number)
+
+
+def check_denoising_network(network, conditioner, shape):
+    """Checks by one symbolic call that a network denoises; one that is not built is built by it.
+
+    Raises:
+        TypeError: if it is neither a network nor a function.
+        ValueError: if it has no place for the condition, or returns another shape.
+    """
+    graph = getattr(network, "graph", None)
+    if graph is not None:  # a network of kgen says what it was made for
+        taken = set(graph.input) & {"tokens", "pooled", "picture"}
+        if conditioner is not None and not taken:
+            raise ValueError(
+                "`network` must have an input for the condition, by `pooled=...`, `tokens=...` or "
+                "`picture=...`, where there is a conditioner."
+            )
+        return
+    cond = None
+    if conditioner is not None:
+        if not takes_condition(network, 2):
+            raise ValueError(
+                "`network` must take the condition where there is a conditioner: "
+                f"`network(z, log_snr, cond)`. Received: network={network!r}."
+            )
+        null = conditioner.null(1)
+        cond = {key: symbolic(value.shape[1:], value.dtype) for key, value in null.items()}
+    inputs = {"z": symbolic(shape), "log_snr": symbolic(()), "cond": cond}
+    output = output_spec(network, inputs, "network")
+    if tuple(getattr(output, "shape", ()))[1:] != shape:
+        raise ValueError(
+            f"`network` must return the shape of z, {shape}. "
+            f"Received: {describe({'an output of': output})}."
+        )

@@ -18,6 +18,7 @@ from kgen.models.denoiser_model import DenoiserModel
 from kgen.models.variational_dequantization import VariationalDequantization
 from kgen.sampling.compiled import Compiled
 from kgen.sampling.request import condition_rows, rows_of, slices
+from kgen.symbolic import input_shape
 from kgen.tensors import as_seed, fold_in, split
 
 
@@ -56,9 +57,9 @@ class DensityModel(DenoiserModel):
             check_count("grey_levels", grey_levels)
             check_interval("grey_levels", grey_levels, "[2, inf)")
         if data_shape is None:
-            data_shape = getattr(network, "data_shape", None)
-        if data_shape is None:
-            raise ValueError("`data_shape` must be given for a network that has none.")
+            data_shape = input_shape(network, "z")
+        if data_shape is None or None in data_shape:
+            raise ValueError("`data_shape` must be given for a network that leaves it open.")
         self.data_shape = tuple(data_shape)
         self.levels = levels
         self.grey_levels = grey_levels

@@ -23,7 +23,7 @@ import tensorflow as tf
 from kgen.gaussian import Gaussian
 from kgen.layer_tree import freeze
 from kgen.likelihoods import GaussianLikelihood, to_uint8
-from kgen.models.denoiser_model import DenoiserModel
+from kgen.models.denoiser_model import DenoiserModel, check_size
 from kgen.models.generative_model import images_of
 from kgen.serialization import serializable
 from kgen.tensors import fingerprint, split
@@ -168,6 +168,26 @@ class LatentDiffusion(DenoiserModel):
             return encoders
         return encoders + self.conditioner.fingerprint()
 
+    @property
+    def factor(self):
+        """How many pixels along one axis become one position of the latents."""
+        return self.data_shape[0] // self.autoencoder.latent_shape[0]
+
+    def shapes_of(self, size):
+        """As of `DenoiserModel`; sizes are multiples of `factor`.
+
+        Raises:
+            ValueError: if the model cannot draw pictures of that size.
+        """
+        if size is None:
+            return super().shapes_of(size)
+        check_size(size, self.data_shape)
+        if any(number % self.factor for number in size):
+            raise ValueError(f"`size` must be multiples of {self.factor}. Received: size={size}.")
+        latent, channels = [n // self.factor for n in size], self.autoencoder.latent_shape[-1]
+        super().shapes_of(latent)
+        return (*size, self.data_shape[-1]), (*latent, channels)
+
     def to_z(self, given):
         """Returns the latents of given examples, with the mask at their size."""
         if "x" not in given:
@@ -175,7 +195,7 @@ class LatentDiffusion(DenoiserModel):
         with self.autoencoder.averaged():
             given = {**given, "x": self.autoencoder.encode(given["x"])}
         if "mask" in given:
-            factor = self.data_shape[0] // self.autoencoder.latent_shape[0]
+            factor = self.factor
             # 1 where a pixel of a latent is to be painted.
             given["mask"] = tf.nn.max_pool2d(given["mask"], factor, factor, "VALID")
         return given

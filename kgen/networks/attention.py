@@ -111,7 +111,7 @@ def _weights(q, k, mask):
     scores = ops.cast(ops.matmul(q, k), "float32")
     if mask is not None:
         scores = ops.where(mask, scores, -1e9)
-    return ops.softmax(scores, axis=-1)
+    return tf.nn.softmax(scores)
 
 
 def _attend_in_chunks(q, k, v, mask, rows):

@@ -16,8 +16,8 @@ def resized(network: keras.Model, size) -> keras.Model:
     """A network for data of another size, with the same layers and weights.
 
     A network of kgen that takes any size (`UNet`, `DiT`) is returned as it is. A functional model
-    of one input, such as `encoder` and `decoder` return, is connected anew; where it crops its output
-    to a fixed size, the other network does not.
+    of one input, such as `encoder` and `decoder` return, is connected anew; where it crops its
+    output to a fixed size, the other network does not.
 
     Args:
         network: the network.

@@ -49,11 +49,12 @@ class Sampler:
     process: object
     shape: tuple
 
-    def begin(self, solver, seeds, num_steps, given):
+    def begin(self, solver, shape, seeds, num_steps, given):
         """Returns the first state and the times of the run.
 
         Args:
             solver: a `Solver`.
+            shape: of one z.
             seeds: int32 `[B, 2]`, of the noise of each example.
             num_steps: an int32 scalar.
             given: a dictionary that may hold `"noise"`, z at t = 1; `"x"`, what an example is to
@@ -66,7 +67,7 @@ class Sampler:
         times = time_grid(self.process, num_steps, solver.grid, start=start)
         if "noise" in given:
             return given["noise"], times
-        eps = normal([tf.shape(seeds)[0], *self.shape], seeds)
+        eps = normal([tf.shape(seeds)[0], *shape], seeds)
         z = self.process.prior(eps).std * eps
         if "strength" in given:
             alpha, sigma = self.process.alpha_sigma(start)

@@ -80,7 +80,7 @@ def derivatives(function, layer, x, context):
 @pytest.mark.parametrize("max_scores", [1, 20, 40, 60])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_chunks_equal_the_plain_formula(masked, max_scores, compiled):
-    """Of 7 queries, 5 positions and 2 heads: 1, 2, 4 or 6 queries at a time, the last ones fewer."""
+    """Of 7 queries, 5 positions and 2 heads: 1, 2, 4 or 6 queries at a time."""
     x, context, mask = noise([2, 7, 8]), noise([2, 5, 6], 1), MASK if masked else None
     layer = Attention(2, max_scores=max_scores)
     layer(x, context)
@@ -129,7 +129,8 @@ def test_lengths_that_are_known_only_when_called():
     expected = plain_after_build(layer, x, context)
 
     @tf.function(
-        input_signature=[tf.TensorSpec([None, None, 8])] * 2 + [tf.TensorSpec([None, None], tf.bool)]
+        input_signature=[tf.TensorSpec([None, None, 8])] * 2
+        + [tf.TensorSpec([None, None], tf.bool)]
     )
     def run(x, context, mask):
         with tf.GradientTape() as tape:
