@@ -442,7 +442,7 @@ def cases():
             yield pytest.param(argument, function, value, id=f"{argument}={shown}")
 
 
-@pytest.mark.parametrize(("argument", "function", "value"), cases())
+@pytest.mark.parametrize(("argument", "function", "value"), list(cases()))
 def test_a_bad_value_is_named(argument, function, value):
     with pytest.raises((ValueError, TypeError)) as caught:
         function(value)

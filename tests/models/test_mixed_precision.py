@@ -143,7 +143,7 @@ def test_averages_of_half_precision_weights_move_by_small_steps():
     variable.assign(tf.ones_like(variable))
     model.averages.reset()
     variable.assign(2 * tf.ones_like(variable))
-    model.ema_updates.assign(10**6)
+    model.averages.updates.assign(10**6)
     for _ in range(20):
         model.averages.update()
     with model.averaged():
