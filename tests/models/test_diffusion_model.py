@@ -366,9 +366,9 @@ def test_a_classifier_guides_each_part_to_its_own_labels(conditional):
     guide = kgen.diffusion.classifier_guidance(model.process, log_prob, labels)
     options = {"num_steps": 20, "guidance": guide, "guidance_scale": 2.0, "seed": 0}
     # The conditional model is told the contrary; a guide of labels in a wrong order would show.
-    whole, parts = (model.generate(num_samples=1 - labels, batch_size=n, **options) for n in (7, 3))
+    whole, parts = (model.generate(1 - labels, batch_size=n, **options) for n in (7, 3))
     np.testing.assert_allclose(parts, whole, atol=1e-4)
-    plain = model.generate(num_samples=1 - labels, num_steps=20, seed=0)
+    plain = model.generate(1 - labels, num_steps=20, seed=0)
     assert ((whole - plain)[:, 0] * (2 * labels - 1) > 0.1).all()
 
 
@@ -417,8 +417,8 @@ def test_editing_through_generate(conditional):
     )
     assert near < 0.5 * far
     # The other label, from the same point: there is nothing left of it at strength 1.
-    fresh = model.generate(num_samples=1 - labels, num_steps=30, seed=1)
-    moved = model.generate(num_samples=1 - labels, images=x, strength=1.0, num_steps=30, seed=1)
+    fresh = model.generate(1 - labels, num_steps=30, seed=1)
+    moved = model.generate(1 - labels, images=x, strength=1.0, num_steps=30, seed=1)
     np.testing.assert_allclose(moved, fresh, atol=1e-5)
     known = model.generate(labels, images=x, mask=[[0.0, 1.0]], num_steps=30, seed=1)
     np.testing.assert_allclose(known[:, 0], x[:, 0], atol=1e-6)

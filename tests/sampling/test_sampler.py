@@ -127,7 +127,7 @@ def test_a_run_that_begins_at_an_example_has_its_marginal(model):
     x = np.tile([[0.5, -1.0]], (20000, 1)).astype("float32")
     seeds, _ = example_seeds(tf.tile([[1, 2]], [20000, 1]), tf.range(20000))
     given = {"x": tf.constant(x), "strength": tf.constant(0.4)}
-    z, times = model.sampler.begin(DDIM(), seeds, tf.constant(3), given)
+    z, times = model.sampler.begin(DDIM(), (2,), seeds, tf.constant(3), given)
     alpha, sigma = (v.numpy() for v in PROCESS.alpha_sigma(tf.constant(0.4)))
     np.testing.assert_allclose(z.numpy().mean(0), alpha * x[0], atol=4 * sigma / 20000**0.5)
     np.testing.assert_allclose(z.numpy().std(0), [sigma, sigma], rtol=0.03)
