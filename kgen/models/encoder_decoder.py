@@ -24,6 +24,7 @@ import tensorflow as tf
 from kgen.checks import check_count, check_pictures, check_prior
 from kgen.gaussian import Gaussian
 from kgen.models.generative_model import GenerativeModel, images_of
+from kgen.sampling.request import condition_rows
 from kgen.symbolic import call, describe, input_shape, output_spec, symbolic, takes_condition
 
 
@@ -240,6 +241,16 @@ class EncoderDecoder(GenerativeModel):
             key: tf.repeat(value, num, axis=0) if value.shape[0] == 1 else value
             for key, value in cond.items()
         }
+
+    def condition_rows(self, values):
+        """The rows of values that a user passes, as `condition` takes them too; or None.
+
+        Raises:
+            ValueError: as of `condition`.
+        """
+        if values is None or self.conditioner is None:
+            return self.condition(values)
+        return condition_rows(self.conditioner, values)
 
     def check_batch(self, batch):
         """Checks data before training and evaluation."""
