@@ -53,9 +53,7 @@ def public_names():
 def test_every_public_name_has_an_entry():
     documented = [resolve(path) for path in ENTRIES]
     missing = [
-        path
-        for path in public_names()
-        if not any(value is resolve(path) for value in documented)
+        path for path in public_names() if not any(value is resolve(path) for value in documented)
     ]
     assert not missing
 
