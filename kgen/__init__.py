@@ -17,6 +17,7 @@ from kgen import (
 from kgen.conditioning import TextEncoder
 from kgen.density.flow import log_likelihood
 from kgen.export import export_saved_model
+from kgen.files.keras_files import load_model
 from kgen.gaussian import Gaussian, standard_normal
 from kgen.models.autoencoder import Autoencoder
 from kgen.models.diffusion_model import DiffusionModel
@@ -28,7 +29,7 @@ from kgen.models.score_model import ScoreModel
 from kgen.models.vae import VAE
 from kgen.models.variational_dequantization import VariationalDequantization
 from kgen.models.vqvae import VQVAE
-from kgen.presets import from_preset, load_model
+from kgen.presets import from_preset
 from kgen.sampling import editing
 
 __all__ = [

@@ -12,8 +12,6 @@ import inspect
 import keras
 
 PACKAGE = "kgen"
-PACKAGES = ("kgen", "keras", "keras_hub", "keras_nlp", "builtins")
-CODE = ("__lambda__", "Lambda", "TFSMLayer", "TorchModuleWrapper", "FlaxLayer", "JaxLayer")
 
 
 def serializable(cls):
@@ -73,36 +71,6 @@ def constructor_arguments(obj):
         [('log_snr_max', 9.0), ('log_snr_min', -15.0), ('shift', 0.0)]
     """
     return dict(obj._init_arguments.value)
-
-
-def check_config(config, source):
-    """Checks, before anything is built, that a configuration names known classes and no code.
-
-    Known are those of kgen and Keras, and what the user has registered with Keras. Keras' safe mode
-    refuses code too; this looks at all of a configuration at once, names the file, and does not let
-    through the layers that bring code of their own.
-
-    Args:
-        config: what a JSON file holds.
-        source: where it is from, for the message.
-
-    Raises:
-        ValueError: if it names something else.
-    """
-    if isinstance(config, dict):
-        name, module = config.get("class_name"), config.get("module")
-        registered = keras.saving.get_registered_object(str(config.get("registered_name")))
-        known = module is None or registered or str(module).partition(".")[0] in PACKAGES
-        if name is not None and (not known or not isinstance(name, str) or name in CODE):
-            raise ValueError(
-                f"{source} is unsafe to load: it must name classes of {', '.join(PACKAGES)} or "
-                "such as are registered with Keras, and no code. "
-                f"Received: class_name={name!r}, module={module!r}."
-            )
-        config = list(config.values())
-    if isinstance(config, (list, tuple)):
-        for item in config:
-            check_config(item, source)
 
 
 class Untracked:

@@ -23,10 +23,12 @@ References:
 """
 
 import inspect
+import re
 
 import keras
 
 CONDITION = ("pooled", "tokens", "mask", "picture")
+FRAMES = ("Exception encountered when", "Could not automatically infer")  # around Keras' errors
 
 
 def symbolic(shape, dtype="float32"):
@@ -73,6 +75,9 @@ def call(network, inputs, training=False):
     if len(parameters) > len(main):
         required = parameters[len(main)].default is inspect.Parameter.empty
         arguments += [cond] if cond is not None or required else []
+    if layer and len(arguments) > 1 and type(network).build is keras.Layer.build:
+        # From a file Keras would build it for its first input alone; whoever calls it builds it.
+        network.get_build_config = _no_config
     return network(*arguments, **({"training": training} if layer or knows_training else {}))
 
 
@@ -102,7 +107,9 @@ def output_spec(network, inputs, name="network"):
     try:
         return call(network, inputs)
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), "")
+        lines = re.sub("\x1b\\[[0-9]*m", "", str(error)).splitlines()
+        lines = [line.strip() for line in lines if line.strip() and not line.startswith(FRAMES)]
+        reason = next(iter(lines), "")
         raise ValueError(
             f"`{name}` must take {describe(inputs)}. Received: a {type(network).__name__} that "
             f"raises {type(error).__name__}: {reason}"
@@ -187,6 +194,10 @@ class _Function(keras.Layer):
     def call(self, inputs):
         """Calls it on the inputs of the function `call`."""
         return call(self.function, inputs)
+
+
+def _no_config():
+    """The build configuration of a network that Keras is not to build."""
 
 
 def _declared(network):

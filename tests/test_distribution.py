@@ -159,7 +159,7 @@ def test_every_method_runs_on_two_devices(strategies):
     model.fit(X, batch_size=16, epochs=2, verbose=0)
     logs = model.evaluate(X, batch_size=16, verbose=0, return_dict=True)
     assert np.isfinite(list(logs.values())).all()
-    assert np.isfinite(model.generate(3, num_steps=3, seed=0)).all()
+    assert np.isfinite(model.generate(num_samples=3, num_steps=3, seed=0)).all()
 
 
 def start_workers(output, *options):

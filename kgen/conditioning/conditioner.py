@@ -142,6 +142,17 @@ class Conditioner(keras.layers.Layer, abc.ABC):
     def clear_cache(self):
         """Forgets what `embed` may have kept."""
 
+    def graph_checks(self, values):
+        """Returns what an export checks of values beyond what `prepare` does in a graph.
+
+        Args:
+            values: tensors, as `prepare` takes them.
+
+        Returns:
+            A list of pairs of a boolean scalar and the message of the error if it is false.
+        """
+        return []
+
     def resources(self):
         """Returns the trackable objects, beside variables, that a SavedModel of it needs."""
         return []

@@ -91,6 +91,11 @@ class Picture(Conditioner):
             raise ValueError(f"`{self.batch_key}` must be in [-1, 1].")
         return tf.ensure_shape(rows, [None, *self.shape])
 
+    def graph_checks(self, values):
+        """Returns the check that pictures are in [-1, 1]."""
+        inside = tf.reduce_all(tf.abs(values) <= 1 + 1e-5)  # NaN is not
+        return [(inside, f"`{self.batch_key}` must be in [-1, 1].")]
+
     def call(self, rows, training=False):
         """Returns the pictures `[B, h, w, C]` at the size of the noisy value."""
         if self.size != self.shape[:2]:

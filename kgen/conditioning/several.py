@@ -107,6 +107,14 @@ class Several(Conditioner):
             specs[name] = tf.TensorSpec(spec.shape, spec.dtype, name)
         return specs
 
+    def graph_checks(self, values):
+        """Returns the checks of all conditioners."""
+        return [
+            check
+            for name, one in self.conditioners.items()
+            for check in one.graph_checks(values[name])
+        ]
+
     def resources(self):
         """Returns the trackable objects that a SavedModel of the conditioners needs."""
         return [found for one in self.conditioners.values() for found in one.resources()]

@@ -67,7 +67,7 @@ class Vector(Conditioner):
             raise TypeError(f"`{self.batch_key}` must be numbers. Received: {dtype.name}.")
         rows = tf.cast(values, tf.float32)
         if rows.shape.rank is not None and rows.shape.rank < 2:
-            rows = tf.reshape(rows, [-1, self.size] if self.size > 1 else [-1, 1])
+            rows = tf.reshape(rows, [1, -1] if self.size > 1 else [-1, 1])
         if rows.shape.rank not in (2, None) or rows.shape[-1] not in (self.size, None):
             raise ValueError(
                 f"`{self.batch_key}` must have shape [B, {self.size}]. "
@@ -76,6 +76,11 @@ class Vector(Conditioner):
         if not tf.inside_function() and not bool(tf.reduce_all(tf.math.is_finite(rows))):
             raise ValueError(f"`{self.batch_key}` must be finite. Received: NaN or infinity.")
         return tf.ensure_shape(rows, [None, self.size])
+
+    def graph_checks(self, values):
+        """Returns the check that numbers are finite."""
+        finite = tf.reduce_all(tf.math.is_finite(values))
+        return [(finite, f"`{self.batch_key}` must be finite.")]
 
     def call(self, rows, training=False):
         """Returns the embeddings `[B, width]` of vectors `[B, D]`."""

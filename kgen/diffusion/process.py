@@ -57,7 +57,8 @@ class GaussianDiffusion:
 
     Args:
         schedule: a `NoiseSchedule`.
-        scaling: `"vp"`, `"ve"`, `"sub_vp"` or `"flow"`; None for what the schedule belongs to.
+        scaling: `"vp"`, `"ve"`, `"sub_vp"` or `"flow"`; None for what the schedule belongs to, or
+            `"vp"` if it belongs to none.
 
     Raises:
         ValueError: for an unknown scaling, or for one of `"vp"` and `"sub_vp"` where the schedule
@@ -80,7 +81,7 @@ class GaussianDiffusion:
         if not isinstance(self.schedule, NoiseSchedule):
             raise TypeError(f"`schedule` must be a NoiseSchedule. Received: {self.schedule!r}.")
         if self.scaling is None:
-            object.__setattr__(self, "scaling", self.schedule.scaling)
+            object.__setattr__(self, "scaling", self.schedule.scaling or "vp")
         check_one_of("scaling", self.scaling, SCALINGS)
         # The log-SNRs of the two equations differ, so that one is not seen through the other.
         if {self.scaling, self.schedule.scaling} == {"vp", "sub_vp"}:

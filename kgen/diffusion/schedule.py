@@ -47,10 +47,11 @@ class NoiseSchedule(abc.ABC):
 
     Attributes:
         scaling: the scaling of the process that the schedule was published for, which a
-            `GaussianDiffusion` takes unless it is given another one.
+            `GaussianDiffusion` takes unless it is given another one; None if it was for none in
+            particular.
     """
 
-    scaling = "vp"
+    scaling = None
 
     @abc.abstractmethod
     def log_snr(self, t):

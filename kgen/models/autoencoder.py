@@ -73,7 +73,7 @@ class Autoencoder(EncoderDecoder):
         **kwargs,
     ):
         check_one_of("error", error, ERRORS)
-        likelihood = "bernoulli" if error == "cross_entropy" else None
+        likelihood = likelihoods.Bernoulli() if error == "cross_entropy" else None
         options = {"data_shape": data_shape, "ema_decay": ema_decay, "seed": seed, **kwargs}
         super().__init__(encoder, decoder, likelihood=likelihood, **options)
         self.error = error

@@ -21,10 +21,10 @@ References:
 import keras
 import tensorflow as tf
 
-from kgen import likelihoods
 from kgen.checks import check_count, check_pictures, check_prior
 from kgen.gaussian import Gaussian
 from kgen.models.generative_model import GenerativeModel, images_of
+from kgen.sampling.request import condition_rows
 from kgen.symbolic import call, describe, input_shape, output_spec, symbolic, takes_condition
 
 
@@ -38,7 +38,7 @@ class EncoderDecoder(GenerativeModel):
             standard deviation of one, side by side on the last axis.
         decoder: network from a code to data, or to the parameters of the likelihood.
         levels: of a hierarchical model, what lies between the two.
-        likelihood: None, or as of `VAE`: then the decoder returns its parameters.
+        likelihood: None, or an object of `kgen.likelihoods` whose parameters the decoder returns.
         data_shape: shape of an example; None takes that of the encoder's input.
         conditioner: None, or a `Conditioner`.
         ema_decay: decay of the averaged weights, or None.
@@ -51,7 +51,6 @@ class EncoderDecoder(GenerativeModel):
     """
 
     gaussian_code = False
-    likelihood = None
     latent_dtype = tf.float32
     latent_names = ("latents",)  # of a SavedModel's arguments, one for each tensor of a code
 
@@ -69,8 +68,7 @@ class EncoderDecoder(GenerativeModel):
         **kwargs,
     ):
         super().__init__(ema_decay=ema_decay, seed=seed, **kwargs)
-        if likelihood is not None:
-            self.likelihood = likelihoods.get(likelihood)
+        self.likelihood = likelihood
         self.encoder = encoder
         if levels:
             self.levels = list(levels)
@@ -243,6 +241,16 @@ class EncoderDecoder(GenerativeModel):
             key: tf.repeat(value, num, axis=0) if value.shape[0] == 1 else value
             for key, value in cond.items()
         }
+
+    def condition_rows(self, values):
+        """The rows of values that a user passes, as `condition` takes them too; or None.
+
+        Raises:
+            ValueError: as of `condition`.
+        """
+        if values is None or self.conditioner is None:
+            return self.condition(values)
+        return condition_rows(self.conditioner, values)
 
     def check_batch(self, batch):
         """Checks data before training and evaluation."""

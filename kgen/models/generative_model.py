@@ -74,9 +74,9 @@ class GenerativeModel(TermsModel):
             batch = tf.ensure_shape(batch, shape)
         return batch, weights
 
-    def save_to_preset(self, directory, dtype="float16"):
+    def save_to_preset(self, directory, dtype="float16", **options):
         """Writes the model as a preset; see `kgen.presets.save_preset`."""
-        save_preset(self, directory, dtype)
+        save_preset(self, directory, dtype, **options)
 
     def with_settings(self, **settings):
         """Returns a model of the same networks, with their weights, and some other settings.

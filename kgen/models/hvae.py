@@ -26,6 +26,7 @@ References:
 import keras
 import tensorflow as tf
 
+from kgen import likelihoods
 from kgen.checks import check_data, check_positive
 from kgen.density import importance
 from kgen.density.importance import tile, tile_condition
@@ -90,7 +91,7 @@ class HVAE(EncoderDecoder):
         check_positive("warm_up", warm_up, zero=True)
         check_positive("free_bits", free_bits, zero=True)
         options = {"data_shape": data_shape, "ema_decay": ema_decay, "seed": seed, **kwargs}
-        options |= {"likelihood": likelihood, "conditioner": conditioner}
+        options |= {"likelihood": likelihoods.get(likelihood), "conditioner": conditioner}
         super().__init__(encoder, decoder, levels=levels, **options)
         if prior is not None:
             self.check_own_prior(prior)

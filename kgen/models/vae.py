@@ -29,6 +29,7 @@ References:
 
 import tensorflow as tf
 
+from kgen import likelihoods
 from kgen.checks import check_count, check_data, check_one_of, check_positive
 from kgen.density import importance
 from kgen.density.importance import log_mean_exp, tile, tile_condition
@@ -103,9 +104,8 @@ class VAE(EncoderDecoder):
         **kwargs,
     ):
         options = {"data_shape": data_shape, "ema_decay": ema_decay, "seed": seed, **kwargs}
-        super().__init__(
-            encoder, decoder, likelihood=likelihood, conditioner=conditioner, **options
-        )
+        options |= {"likelihood": likelihoods.get(likelihood), "conditioner": conditioner}
+        super().__init__(encoder, decoder, **options)
         check_one_of("objective", objective, OBJECTIVES)
         check_one_of("gradient", gradient, GRADIENTS)
         if gradient == "doubly_reparameterised" and objective != "iwae":

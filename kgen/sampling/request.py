@@ -67,7 +67,9 @@ def condition_and_number(conditioner, condition, num_samples):
                 "`condition` must be given to a model with a conditioner. Received: None."
             )
         if num_samples is None:
-            raise ValueError("`num_samples` must be given to a model without a conditioner.")
+            raise ValueError(
+                "`num_samples` must be given to a model without a conditioner. Received: None."
+            )
         check_count("num_samples", num_samples)
         return None, int(num_samples)
     rows = condition_rows(conditioner, condition)

@@ -2,13 +2,15 @@
 
 An autoencoder offers its methods, `encode`, `decode`, `reconstruct` and, where it has a prior,
 `generate`, in dictionaries: data are `images`, codes `latents`, those of level l of a hierarchical
-one `latents_l`. A model with a conditioner takes what that takes after them, such as `labels`.
+one `latents_l`. A model with a conditioner takes what that takes after them, such as `labels`. What
+is given must be finite, of at most `max_batch` examples of the export (`kgen.serving.limits`).
 """
 
 import tensorflow as tf
 
 from kgen import likelihoods
 from kgen.sampling.ancestral import compiled_samples
+from kgen.serving import limits
 from kgen.serving.signature import condition_inputs, served
 
 
@@ -35,23 +37,43 @@ def autoencoder(model):
     ]
     given, pack, resources, _ = condition_inputs(model.conditioner)
 
+    codes = getattr(model, "num_codes", None)
+
     def condition(values):
         return pack(values) if values else None
 
+    def checked(tensors, values):
+        """Examples and what they are conditional on, within the bounds of the export."""
+        size = tf.shape(tensors[0])[0]
+        named = [*tensors, *values]
+        specs = [*(latents if len(tensors) > 1 else tensors), *given]
+        checks = [limits.batch("examples", tensors[0], limits.now_chosen().max_batch)]
+        checks += [limits.same(getattr(s, "name", "data"), v, size) for s, v in zip(specs, named)]
+        for tensor in tensors:
+            if tensor.dtype.is_floating:
+                checks.append(limits.finite("data", tensor))
+            else:
+                checks.append(limits.within("latents", tensor, 0, codes - 1))
+        if given:
+            checks += model.conditioner.graph_checks(pack(values))
+        return limits.checked((tensors, values), *checks)
+
     @served([images, *given])
     def encode(*arguments):
-        codes = model.encode(arguments[0], condition=condition(arguments[1:]))
+        (x,), values = checked(list(arguments[:1]), list(arguments[1:]))
+        codes = model.encode(x, condition=condition(values))
         return dict(zip(names, [codes] if one else codes))
 
     @served([*latents, *given])
     def decode(*arguments):
-        codes = list(arguments[: len(names)])
-        given_condition = condition(arguments[len(names) :])
-        return {"images": model.decode(codes[0] if one else codes, condition=given_condition)}
+        split = len(names)
+        z, values = checked(list(arguments[:split]), list(arguments[split:]))
+        return {"images": model.decode(z[0] if one else z, condition=condition(values))}
 
     @served([images, *given])
     def reconstruct(*arguments):
-        return {"images": model.reconstruct(arguments[0], condition=condition(arguments[1:]))}
+        (x,), values = checked(list(arguments[:1]), list(arguments[1:]))
+        return {"images": model.reconstruct(x, condition=condition(values))}
 
     functions = {"encode": encode, "decode": decode, "reconstruct": reconstruct}
     if hasattr(model, "sample_data"):
@@ -61,7 +83,7 @@ def autoencoder(model):
 
 def generator(model, given, condition):
     """The function `generate` of a SavedModel, from the `sample_data` of a model."""
-    step = compiled_samples(model)
+    step, most = compiled_samples(model), limits.now_chosen().max_batch
     first = given or [tf.TensorSpec([], tf.int32, "num_samples")]
     temperature = tf.TensorSpec([], tf.float32, "temperature")
 
@@ -69,12 +91,13 @@ def generator(model, given, condition):
     def generate(*arguments):
         *values, temperature, seed = arguments
         num = tf.shape(values[0])[0] if given else values[0]
-        checks = (
-            (num >= 1, "There must be at least one example to draw."),
-            (temperature > 0, "`temperature` must be positive."),
+        finite = (temperature > 0) & tf.math.is_finite(temperature)
+        num, values, temperature = limits.checked(
+            (num, values, temperature),
+            limits.count("num_samples", num, most),
+            (finite, "`temperature` must be positive and finite."),
+            *(limits.same(spec.name, v, num) for spec, v in zip(given, values)),
         )
-        with tf.control_dependencies([tf.debugging.Assert(ok, [text]) for ok, text in checks]):
-            num = tf.identity(num)
         options = {"rows": condition(values)} if given else {}
         x = step(num, temperature, seed, **options)
         return {"images": likelihoods.at_the_door(model.likelihood, x)}

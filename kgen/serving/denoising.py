@@ -38,6 +38,7 @@ import tensorflow as tf
 from kgen import solvers
 from kgen.distribution import fused
 from kgen.sampling.sampler import Guided
+from kgen.serving import limits
 from kgen.serving.signature import condition_inputs, served
 
 SEED = tf.TensorSpec([2], tf.int32, "seed")
@@ -77,26 +78,52 @@ def sampling(model, solver="dpm", inputs=None, editing=False, *, guidance=None, 
         tf.TensorSpec([], tf.float32, "strength"),
     ]
     away = [tf.TensorSpec(t.shape, t.dtype, f"negative_{t.name}") for t in taken]
-    bound = float(model.likelihood.high) if model.bounded else float("inf")
+    bounds = limits.now_chosen()
+    low, high = -float("inf"), float("inf")
+    if model.bounded:
+        low, high = float(model.likelihood.low), float(model.likelihood.high)
 
-    def draw(size, values, options, given=None, negative=None):
+    def draw(size, values, options, given=None, negative=()):
+        checks = [limits.count("num_steps", options[0], bounds.max_steps)]
+        if taken:
+            checks.append(limits.batch(taken[0].name, values[0], bounds.max_batch))
+        else:
+            checks.append(limits.count("num_samples", size, bounds.max_batch))
+        checks += [limits.same(t.name, v, size) for t, v in zip(taken, values)]
+        checks += [limits.same(t.name, v, size) for t, v in zip(away, negative)]
+        for group in filter(len, (values, negative)):
+            checks += model.conditioner.graph_checks(pack(group))
+        if guided:
+            checks.append(limits.finite("guidance_scale", options[1]))
+        if options[-1].shape.rank == 2:
+            checks.append(limits.same("seeds", options[-1], size))
+        if given:
+            strength = given["strength"]
+            checks += [
+                ((strength > 0) & (strength <= 1), "`strength` must be in (0, 1]."),
+                limits.within("images", given["x"], low, high),
+                limits.finite("images", given["x"]),
+                limits.same("images", given["x"], size),
+                limits.within("mask", given["mask"], 0, 1),
+                limits.same("mask", given["mask"], size, one=True),
+            ]
+        size, values, options, given, negative = limits.checked(
+            (size, values, options, given or {}, negative), *checks
+        )
         num_steps, *scale, seed = options
-        positive = tf.debugging.assert_positive(num_steps, "`num_steps` must be at least 1.")
-        with tf.control_dependencies([positive]):
-            num_steps = tf.identity(num_steps)
         if seed.shape.rank == 1:
             seeds, indices = tf.tile(seed[tf.newaxis], [size, 1]), tf.range(size)
         else:
             seeds, indices = seed, tf.zeros([size], tf.int32)
         with model.averaged(), fused(False):
             cond = null = model.conditioner(pack(values)) if taken else None
-            if negative is not None:
+            if negative:
                 null = model.conditioner(pack(negative))
             elif taken:
                 null = model.conditioner.null(size)
             scale = scale[0] if scale else tf.constant(1.0)
             steering = Guided(cond, null, scale, tf.range(size))
-            images = model.draw(solver, guidance, seeds, indices, num_steps, steering, given or {})
+            images = model.draw(solver, guidance, seeds, indices, num_steps, steering, given)
         return {"images": images}
 
     def generator(seed):
@@ -125,13 +152,6 @@ def sampling(model, solver="dpm", inputs=None, editing=False, *, guidance=None, 
     @served([*taken, *begin, *rest])
     def edit(*arguments):
         x, mask, strength = arguments[len(taken) : -len(rest)]
-        inside = tf.reduce_all(tf.abs(x) <= bound)
-        checks = (
-            ((strength > 0) & (strength <= 1), "`strength` must be in (0, 1]."),
-            (inside, f"`images` must be in [-{bound:g}, {bound:g}]."),
-        )
-        with tf.control_dependencies([tf.debugging.Assert(ok, [text]) for ok, text in checks]):
-            x = tf.identity(x)
         given = {"x": x, "mask": mask, "strength": strength}
         return draw(tf.shape(x)[0], arguments[: len(taken)], arguments[-len(rest) :], given)
 
@@ -177,6 +197,14 @@ def log_likelihood(model, num_probes=1):
     @served([images, *taken, SEED])
     def log_likelihood(*arguments):
         images, *values, seed = arguments
+        size = tf.shape(images)[0]
+        images, values, seed = limits.checked(
+            (images, values, seed),
+            limits.batch("images", images, limits.now_chosen().max_batch),
+            limits.finite("images", images),
+            *(limits.same(t.name, v, size) for t, v in zip(taken, values)),
+            *(model.conditioner.graph_checks(pack(values)) if taken else ()),
+        )
         with model.averaged():
             cond = model.conditioner(pack(values)) if taken else None
         return {"log_likelihood": measure(images, cond, seed)}

@@ -1,5 +1,6 @@
 """What `fit` is given: checked first, and in an order that a resumed training can find again."""
 
+import hashlib
 import itertools
 import types
 import warnings
@@ -96,6 +97,8 @@ class Data:
     def put_in_order(self, seed):
         """Makes the data set one whose place a resumed training can find again."""
         self.x, self.order = ordered(self.x, self.options, seed)
+        if isinstance(self.x, tf.data.Dataset):
+            self.options["shuffle"] = False
 
     def _checked(self, x):
         """Checks arrays, or the first batch of anything else, which is not lost."""
@@ -193,22 +196,32 @@ def ordered(x, options, seed):
         seed: an integer, of the order of arrays.
 
     Returns:
-        The data set, and a namespace of `dataset` and `steps_per_epoch`, as they were asked for.
+        The data set, and a namespace: `dataset` and `steps_per_epoch`, as they were asked for, and
+        `description`, what tells these data and batches from others, of plain values.
     """
+    description = {}
     if isinstance(x, ARRAYS):
         arrays = tf.nest.map_structure(tf.convert_to_tensor, x)
+        weights = options.pop("sample_weight", None)
+        if weights is not None:
+            arrays = arrays if isinstance(arrays, dict) else {"images": arrays}
+            arrays = {**arrays, WEIGHT: tf.convert_to_tensor(weights)}
         num = len(tf.nest.flatten(arrays)[0])
         if options.get("validation_split"):  # the last examples, as in Keras
             num = int(num * (1 - options.pop("validation_split")))
             options["validation_data"] = tf.nest.map_structure(lambda a: a[num:], arrays)
             arrays = tf.nest.map_structure(lambda a: a[:num], arrays)
+        batch_size = options.pop("batch_size", None) or 32
+        description = {"examples": num, "batch size": batch_size, "values": _sample(arrays)}
         x = tf.data.Dataset.range(num)
         if options.pop("shuffle", True):
             x = x.shuffle(num, seed=seed)
-        x = x.batch(options.pop("batch_size", None) or 32)
+        x = x.batch(batch_size)
         x = x.map(lambda rows: tf.nest.map_structure(lambda a: tf.gather(a, rows), arrays))
         x = x.prefetch(2)
     steps = options.get("steps_per_epoch")
+    if isinstance(x, tf.data.Dataset):
+        description |= {"form": repr(x.element_spec), "batches": int(x.cardinality())}
     if steps is None and isinstance(x, tf.data.Dataset) and int(x.cardinality()) > 0:
         # Keras opens a data set twice an epoch if it is not told how long an epoch is.
         options["steps_per_epoch"] = int(x.cardinality())
@@ -218,4 +231,16 @@ def ordered(x, options, seed):
             "order. Use `x.apply(tf.data.experimental.assert_cardinality(num_batches))`.",
             stacklevel=5,
         )
-    return x, types.SimpleNamespace(dataset=x, steps_per_epoch=steps)
+    description["steps per epoch"] = options.get("steps_per_epoch")
+    order = types.SimpleNamespace(dataset=x, steps_per_epoch=steps, description=description)
+    return x, order
+
+
+def _sample(arrays):
+    """A sha256 of some examples of arrays: the first, the last and some between."""
+    digest = hashlib.sha256()
+    for array in tf.nest.flatten(arrays):
+        for i in np.unique(np.linspace(0, len(array) - 1, 8).astype(int)):
+            value = array[int(i)].numpy()
+            digest.update(value if isinstance(value, bytes) else np.asarray(value).tobytes())
+    return digest.hexdigest()

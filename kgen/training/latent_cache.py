@@ -16,10 +16,14 @@ which encoders the arrays are of, and which data.
 import hashlib
 import json
 import pathlib
+from tokenize import TokenError
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from kgen.files.folders import inside
+from kgen.files.text import read_json, reason
 
 META = "meta.json"
 SAMPLED = 3  # batches of a data set that tell it from another
@@ -44,7 +48,9 @@ class LatentCache:
             raise FileNotFoundError(
                 f"`directory` must be a complete cache of latents. Received: {directory}."
             )
-        meta = json.loads((directory / META).read_text())
+        meta = read_json(inside(directory, META))
+        if not isinstance(meta, dict) or not _are_names(meta.get("conditions")):
+            raise ValueError(f"{directory / META} is damaged: it must name arrays of the folder.")
         if source not in (None, meta.get("source")):
             raise ValueError(
                 "`directory` must hold latents of this autoencoder and conditioner. Received: "
@@ -271,7 +277,15 @@ class _Appender:
 
 
 def _map(directory, name):
-    return np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    path = inside(directory, f"{name}.npy")
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (EOFError, ValueError, SyntaxError, OverflowError, TokenError) as error:
+        raise ValueError(f"{path} is damaged: {reason(error)}.") from error
+
+
+def _are_names(value):
+    return isinstance(value, list) and all(isinstance(v, str) and v.isidentifier() for v in value)
 
 
 def _length(dataset):

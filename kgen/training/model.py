@@ -260,14 +260,25 @@ class TermsModel(keras.Model, abc.ABC):
         if not is_chief():
             kwargs["callbacks"] = [c for c in callbacks if not isinstance(c, WRITERS)]
         exact = [callback for callback in callbacks if getattr(callback, "exact", False)]
-        if exact:
+        if not self.compiled:
+            raise ValueError("Call `compile` before `fit`.")
+        if exact:  # they act last, on what the others have done
             data.put_in_order(seed=int(self.seeds.root.numpy()[0]))
-            self.fit_data = data.order
+            callbacks = [c for c in kwargs["callbacks"] if c not in exact]
+            self._callbacks = Untracked(callbacks)
+            kwargs["callbacks"] = [*callbacks, *exact]
         try:
+            for callback in exact:
+                callback.begin(self, data.order, data.options)
             return super().fit(data.x, data.y, **data.options)
         finally:
             for callback in exact:  # Keras tells a callback nothing of an error
                 callback.close()
+
+    @property
+    def fit_callbacks(self):
+        """The callbacks of the present `fit`, without those that act last."""
+        return self._callbacks.value
 
     def evaluate(self, x=None, y=None, batch_size=None, **kwargs):
         """As `keras.Model.evaluate`, on data that are checked first."""

@@ -1,19 +1,22 @@
 import statistics
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from kgen.diffusion import (
+    BoundSteps,
     CosineLogSNR,
     EDMLogSNR,
     GaussianDiffusion,
     LinearBeta,
     LinearLogSNR,
+    NoiseLevels,
     sample_times,
     time_grid,
 )
-from kgen.diffusion.times import TIME_SAMPLERS
+from kgen.diffusion.times import TIME_SAMPLERS, draw_noise_levels
 
 COSINE = GaussianDiffusion(CosineLogSNR())
 PROCESSES = [COSINE, GaussianDiffusion(LinearBeta(), "ve")]
@@ -195,3 +198,58 @@ def test_unknown_kinds():
         sample_times("linear", COSINE, 3, [0, 0])
     with pytest.raises(ValueError, match=r"`kind` must be one of \['karras', 'log_snr', 't'\]"):
         time_grid(COSINE, 3, kind="quadratic")
+
+
+@every_sampler
+@every_process
+def test_noise_levels_are_those_of_the_times(kind, process):
+    t, density = sample_times(kind, process, 50, [3, 4])
+    log_snr, slope, drawn = draw_noise_levels(kind, process, 50, [3, 4])
+    np.testing.assert_array_equal(drawn, density)
+    t = t.numpy().astype("float64")
+    exact = process.log_snr(tf.constant(t))
+    # Two float32 roundings of t are worth about this many log-SNRs near its ends.
+    np.testing.assert_allclose(log_snr, exact, atol=1e-6 * np.abs(slope).max() + 1e-4)
+    step = 1e-7 * np.minimum(t, 1 - t) + 1e-12
+    low, high = (process.log_snr(tf.constant(t + s * step)).numpy() for s in (-1, 1))
+    np.testing.assert_allclose(slope, (high - low) / (2 * step), rtol=5e-3)
+
+
+def test_steps_of_a_bound_are_drawn_evenly():
+    """T = 4 of a linear log-SNR from 8 to -4: each step is 3 wide, T expm1(3) = -slope."""
+    process = GaussianDiffusion(LinearLogSNR(8.0, -4.0))
+    log_snr, slope, density = draw_noise_levels(BoundSteps(4), process, 400, [3, 4])
+    levels, counts = np.unique(np.round(log_snr, 4), return_counts=True)
+    np.testing.assert_allclose(levels, [-4, -1, 2, 5])
+    assert np.abs(counts - 100).max() <= 1  # strata
+    np.testing.assert_allclose(slope, np.full(400, -4 * np.expm1(3.0)), rtol=1e-4)
+    np.testing.assert_array_equal(density, np.ones(400))
+
+
+def test_noise_levels_have_both_ends():
+    process = GaussianDiffusion(LinearLogSNR(8.0, -4.0))
+    log_snr, slope, density = draw_noise_levels(NoiseLevels(4), process, 400, [3, 4])
+    levels, counts = np.unique(np.round(log_snr, 4), return_counts=True)
+    np.testing.assert_allclose(levels, [-4, 0, 4, 8])
+    assert np.abs(counts - 100).max() <= 1
+    np.testing.assert_allclose(slope, np.full(400, -12.0), rtol=1e-5)
+    np.testing.assert_array_equal(density, np.ones(400))
+
+
+@pytest.mark.parametrize(
+    ("make", "value", "message"),
+    [
+        (BoundSteps, 0, "`num` must be at least 1"),
+        (BoundSteps, 2.5, "`num` must be at least 1, an integer"),
+        (NoiseLevels, 1, r"`num` must be in \[2, inf\)"),
+    ],
+)
+def test_numbers_of_steps_and_levels_are_checked(make, value, message):
+    with pytest.raises(ValueError, match=message):
+        make(value)
+
+
+@pytest.mark.parametrize("value", [BoundSteps(7), NoiseLevels(10)])
+def test_steps_and_levels_are_saved(value):
+    config = keras.saving.serialize_keras_object(value)
+    assert keras.saving.deserialize_keras_object(config) == value

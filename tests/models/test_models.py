@@ -264,7 +264,11 @@ def _by_halves(loss_terms, parts):
             ValueError,
             "must not have `use_ema`",
         ),
-        (lambda m, d: m.fit(d.map(lambda b: (b, b)), verbose=0), ValueError, "inputs only"),
+        (
+            lambda m, d: m.fit(d.map(lambda b: (b, b["prompts"])), verbose=0),
+            ValueError,
+            "inputs only|Targets must be the entry",
+        ),
         (lambda m, d: m.fit(d.map(lambda b: {"x": b["images"]}), verbose=0), ValueError, "images"),
     ],
 )

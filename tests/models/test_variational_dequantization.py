@@ -226,7 +226,8 @@ def test_the_density_can_be_trained_on(grid):
     [
         (lambda: (network(), network()), TypeError, "`density` must be a DiffusionModel or a Sc"),
         (lambda: (network(), learned(grey_levels=None)), ValueError, "must have `grey_levels`"),
-        (lambda: (network(3), learned()), ValueError, r"`network` must return \(4,\)"),
+        (lambda: (network(3), learned()), ValueError, r"`network` must take x \[B, 2\]"),
+        (lambda: (lambda x: x, learned()), ValueError, r"`network` must return \(4,\)"),
     ],
 )
 def test_bad_parts(make, error, message):

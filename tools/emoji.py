@@ -51,6 +51,7 @@ ICON_SETS = {
 _SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
 _SKIN_TONE_NAME = re.compile(r"skin-tone|-(medium-)?(light|dark)$|-medium$")
 _COMPONENTS = 2
+_DIGITS = np.array([65536, 256, 1], "uint32")
 
 Label = collections.namedtuple("Label", "order caption tags group")
 
@@ -150,18 +151,44 @@ def render(body, left, top, width, height):
     Returns:
         A Pillow image in mode RGB.
     """
-    import resvg_py
-    from PIL import Image
+    return on_white(draw_body(body, left, top, width, height, SIZE))
 
+
+def draw_body(body, left, top, width, height, size):
+    """Draws the SVG body, centred in a square of `size` pixels, in mode RGBA."""
     side = max(width, height)
     left, top = left - (side - width) / 2, top - (side - height) / 2
     svg = (
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'viewBox="{left} {top} {side} {side}" width="{SIZE}" height="{SIZE}">{body}</svg>'
+        f'viewBox="{left} {top} {side} {side}" width="{size}" height="{size}">{body}</svg>'
     )
-    drawn = resvg_py.svg_to_bytes(svg_string=svg, width=SIZE, height=SIZE, skip_system_fonts=True)
-    picture = Image.open(io.BytesIO(bytes(drawn))).convert("RGBA")
+    return draw(svg, size, size)
+
+
+def draw(svg, width, height):
+    """Draws a whole SVG, a string, as a Pillow image in mode RGBA of the given size."""
+    import resvg_py
+    from PIL import Image
+
+    drawn = resvg_py.svg_to_bytes(
+        svg_string=svg, width=width, height=height, skip_system_fonts=True
+    )
+    return Image.open(io.BytesIO(bytes(drawn))).convert("RGBA")
+
+
+def on_white(picture):
+    """Returns a picture in mode RGBA over white, in mode RGB."""
+    from PIL import Image
+
     return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+
+
+def box_of(icon, icons):
+    """Returns `(left, top, width, height)` of an icon, with the defaults of its set."""
+    return [
+        icon.get(side, icons.get(side, default))
+        for side, default in (("left", 0), ("top", 0), ("width", 16), ("height", 16))
+    ]
 
 
 def dominant_hue(pixels):
@@ -190,24 +217,29 @@ def dominant_hue(pixels):
 
 def encode_png(picture):
     """Returns the smaller of two lossless PNGs: true colour, or a palette of up to 256 colours."""
-    from PIL import Image
-
-    candidates = [picture]
-    colours = picture.getcolors(maxcolors=256)
-    if colours:
-        palette = [colour for _, colour in sorted(colours, reverse=True)]
-        index = {colour: number for number, colour in enumerate(palette)}
-        indexed = Image.new("P", picture.size)
-        indexed.putpalette(np.array(palette, "uint8").tobytes())
-        pixels = np.asarray(picture).reshape(-1, 3)
-        indexed.putdata([index[tuple(pixel)] for pixel in pixels.tolist()])
-        candidates.append(indexed)
+    indexed = with_palette(picture)
     encoded = []
-    for candidate in candidates:
+    for candidate in [picture] if indexed is None else [picture, indexed]:
         buffer = io.BytesIO()
         candidate.save(buffer, "PNG", optimize=True)
         encoded.append(buffer.getvalue())
     return min(encoded, key=len)
+
+
+def with_palette(picture):
+    """Returns an RGB picture in mode P, most frequent colours first; None if it has over 256."""
+    from PIL import Image
+
+    colours = picture.getcolors(maxcolors=256)
+    if not colours:
+        return None
+    palette = np.array([colour for _, colour in sorted(colours, reverse=True)], "uint8")
+    codes = palette.astype("uint32") @ _DIGITS
+    order = np.argsort(codes)
+    pixels = np.asarray(picture).astype("uint32") @ _DIGITS
+    indexed = Image.fromarray(order[np.searchsorted(codes, pixels, sorter=order)].astype("uint8"))
+    indexed.putpalette(palette.tobytes())
+    return indexed
 
 
 def join_icons(folder, package, names, labels):
@@ -260,11 +292,7 @@ def collect(folder, styles):
         order = sorted(joined, key=lambda code: labels[code].order)
         for code in tqdm(order, desc=style, mininterval=2.0):
             icon, label = icons["icons"][joined[code]], labels[code]
-            box = [
-                icon.get(side, icons.get(side, default))
-                for side, default in (("left", 0), ("top", 0), ("width", 16), ("height", 16))
-            ]
-            picture = render(icon["body"], *box)
+            picture = render(icon["body"], *box_of(icon, icons))
             pixels = np.asarray(picture)
             if pixels.tobytes() in seen or pixels.min() == 255:
                 equal += 1

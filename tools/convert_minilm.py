@@ -7,7 +7,7 @@ GELU. The first goes into the tokenizer, the second into `kgen_text_encoder.json
 written as float16, which halves the file to 45 MB, and the script reports how far that moves the
 embeddings.
 
-    python examples/convert_minilm.py --model-folder FOLDER --output saved_models/minilm_l6_v2
+    python tools/convert_minilm.py --model-folder FOLDER --output saved_models/minilm_l6_v2
 
 Needs the package `safetensors`. It takes about 20 seconds and prints
 

