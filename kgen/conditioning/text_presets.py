@@ -113,7 +113,7 @@ def load_backbone(folder):
         raise ValueError(f"{path} must be the configuration of a backbone of KerasHub.")
     arrays = [array for file in _weights(folder) for array in check_hdf5(file, file).values()]
     shapes = [shape for shape, _ in arrays]
-    check_config(config, path, largest=max((n for shape in shapes for n in shape), default=1))
+    check_config(config, path, shapes)
     sharded = (folder / "model.weights.json").is_file()
     name = "model.weights.json" if sharded else "model.weights.h5"
     try:

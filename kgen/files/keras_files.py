@@ -65,10 +65,10 @@ def load_model(path, compile=True, *, text_encoder=None, max_config_bytes=MAX_CO
         file = io.BytesIO(archive.read(weights, size))
     arrays = check_hdf5(file, f"{weights} in {path}").values()
     del file
-    sizes = [n for shape, _ in arrays for n in shape]
+    shapes = [shape for shape, _ in arrays]
     with opened(path, (path.absolute().parent,), text_encoder):
-        check_config(config, path, largest=max(sizes, default=1))
-        with budget([shape for shape, _ in arrays], path):
+        check_config(config, path, shapes)
+        with budget(shapes, path):
             model = _loaded(path, compile)
     _check_kinds(model, arrays, path)
     return model
