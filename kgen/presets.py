@@ -33,6 +33,7 @@ from kgen.files.configs import check_config
 from kgen.files.folders import flush, inside, opened, sha256
 from kgen.files.text import MAX_CONFIG_BYTES, read_json, reason
 from kgen.files.weights import cast, fill, name_of
+from kgen.layer_tree import layers_of
 
 CONFIG, WEIGHTS, NEXT = "config.json", "weights.npz", ".next-weights.npz"
 FORMAT = 1  # of the folder; a preset that does not say has the first
@@ -65,7 +66,7 @@ def save_preset(model, directory, dtype="float16", *, text_encoder=None):
         )
     arrays = _arrays(model, dtype)
     directory.mkdir(parents=True, exist_ok=True)
-    parts = [layer for layer in model._flatten_layers() if hasattr(layer, "save_beside")]
+    parts = [layer for layer in layers_of(model) if hasattr(layer, "save_beside")]
     with contextlib.ExitStack() as stack:
         for part in parts:
             stack.enter_context(part.save_beside(directory, text_encoder))
@@ -99,7 +100,7 @@ def _arrays(model, dtype):
     """The weights of a model by name, in the type in which they are stored."""
     arrays = {}
     # Not in `averaged()` of the model, which knows nothing of the averages of models inside it.
-    averages = {id(v): a for part in _generative_models(model) for v, a in part.averages()}
+    averages = {id(v): a for part in _generative_models(model) for v, a in part.averages.pairs()}
     for index, variable in enumerate(_stored(model)):
         value = averages.get(id(variable), variable)
         value = tf.convert_to_tensor(value.value).numpy()
@@ -196,7 +197,7 @@ def from_preset(
             model = _rebuilt(_in_dtype(config, dtype), path)
         fill(_stored(model), archive)
     for part in _generative_models(model):
-        part.reset_averages()
+        part.averages.reset()
     return model
 
 
@@ -247,7 +248,7 @@ def _rebuilt(config, path):
         raise
     except Exception as error:  # a configuration can make Keras raise nearly anything
         raise ValueError(f"{path} cannot be rebuilt: {reason(error)}.") from error
-    if not hasattr(model, "ema_weights"):
+    if not hasattr(model, "averages"):
         raise ValueError(
             f"{path} must be the configuration of a model of kgen. "
             f"Received: one of a {type(model).__name__}."
@@ -259,13 +260,13 @@ def _stored(model):
     """Everything but the averages, which take the place of the weights, and the seeds."""
     left_out = set()
     for part in _generative_models(model):
-        left_out.update(id(v) for v in [*part.average_state, *part.seeds.weights])
+        left_out.update(id(v) for v in [*part.averages.weights, *part.seeds.weights])
     return [v for v in model.weights if id(v) not in left_out]
 
 
 def _generative_models(model):
     """The model and the models inside it, such as the autoencoder of a latent diffusion model."""
-    return [layer for layer in model._flatten_layers() if hasattr(layer, "ema_weights")]
+    return [layer for layer in layers_of(model) if hasattr(layer, "averages")]
 
 
 def _without_training(config):

@@ -40,7 +40,7 @@ def serializable(cls):
         bound.apply_defaults()
         arguments = dict(list(bound.arguments.items())[1:])
         arguments.update(arguments.pop("kwargs", {}))
-        object.__setattr__(self, "_init_arguments", _Untracked(arguments))
+        object.__setattr__(self, "_init_arguments", Untracked(arguments))
         init(self, *args, **kwargs)
 
     def get_config(self):
@@ -73,8 +73,16 @@ def constructor_arguments(obj):
     return dict(obj._init_arguments.value)
 
 
-class _Untracked:
-    """Hides the constructor's arguments from Keras' attribute tracking."""
+class Untracked:
+    """Hides a value from the trackers of Keras and TensorFlow, which look into attributes.
+
+    Args:
+        value: anything.
+
+    Example:
+        >>> Untracked([1, 2]).value
+        [1, 2]
+    """
 
     def __init__(self, value):
         self.value = value

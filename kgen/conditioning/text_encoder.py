@@ -81,6 +81,7 @@ class TextEncoder(Conditioner):
     """
 
     batch_key = "prompts"
+    forms = {"token_ids": "_from_tokens"}
 
     def __init__(
         self,
@@ -111,8 +112,6 @@ class TextEncoder(Conditioner):
         text_presets.check_inputs(backbone)
         if activation == "gelu_erf":
             text_presets.use_exact_gelu(backbone)
-        self._convert_input_args = False
-        self._allow_non_tensor_positional_args = True
         self.sequence_length = sequence_length
         self.activation = activation
         self.pooling = pooling
@@ -276,18 +275,53 @@ class TextEncoder(Conditioner):
             tokens = tf.stop_gradient(tokens)
         return {"tokens": tokens, "mask": mask, "pooled": self._pool(tokens, mask)}
 
-    def call(self, inputs, training=False):
-        """Encodes prompts; see the class."""
-        if not isinstance(inputs, dict):
-            return self.encode(**self.tokenize(inputs), training=training)
-        if set(inputs) == {"tokens", "mask", "pooled"}:
-            return {key: tf.convert_to_tensor(value) for key, value in inputs.items()}
-        if set(inputs) == {"token_ids", "padding_mask"}:
-            return self.encode(**inputs, training=training)
-        raise ValueError(
-            "`inputs` must be prompts, or a dictionary of token_ids and padding_mask, or a "
-            f"condition (tokens, mask, pooled). Received: a dictionary of {sorted(inputs)}."
-        )
+    def prepare(self, values):
+        """Returns ids and mask of prompts; see `tokenize`, whose output is returned as it is.
+
+        Raises:
+            TypeError: if a prompt is not a string.
+            ValueError: if there is no prompt, or a dictionary is not what `tokenize` returns.
+        """
+        if not isinstance(values, dict):
+            return self.tokenize(values)
+        if set(values) != {"token_ids", "padding_mask"}:
+            raise ValueError(
+                "`inputs` must be prompts, or a dictionary of token_ids and padding_mask, or a "
+                f"condition (tokens, mask, pooled). Received: a dictionary of {sorted(values)}."
+            )
+        return {key: tf.convert_to_tensor(value) for key, value in values.items()}
+
+    def call(self, rows, training=False):
+        """Encodes the ids of prompts; see the class."""
+        return self.encode(**rows, training=training)
+
+    def signature(self, form=None):
+        """Returns what a server takes: strings, or with the form `"token_ids"` ids and mask."""
+        if form is None:
+            return {"prompts": tf.TensorSpec([None], tf.string, "prompts")}
+        row = [None, self.sequence_length]
+        return {
+            "token_ids": tf.TensorSpec(row, tf.int32, "token_ids"),
+            "padding_mask": tf.TensorSpec(row, tf.bool, "padding_mask"),
+        }
+
+    def graph_checks(self, values):
+        """Returns the checks of ids that a client made: known ones, and a real one in each text."""
+        if not isinstance(values, dict):
+            return []
+        ids, mask = values["token_ids"], values["padding_mask"]
+        most = self.parts.tokenizer.vocabulary_size() - 1
+        return [
+            (tf.reduce_all((ids >= 0) & (ids <= most)), f"`token_ids` must be in [0, {most}]."),
+            (
+                tf.reduce_all(tf.reduce_any(mask, axis=1)),
+                "`padding_mask` must mark a token of each text.",
+            ),
+        ]
+
+    def resources(self):
+        """Returns the tokenizer, whose tables a SavedModel needs."""
+        return [self.parts.tokenizer]
 
     def null(self, batch_size):
         """The encoding of the empty prompt, `batch_size` times; core operations only."""

@@ -12,10 +12,10 @@ Three ways to speak of one picture, by the argument `captions` of `load`:
                  a quarter "label, tag[, tag][, style]"
 
 Recolouring teaches colour words. A picture of one dominant hue h (measured at build time, see
-`build.py`) is turned to the hue h' of a colour word and captioned with it: every pixel keeps its
-value and saturation in HSV and has its hue moved by h' - h, so "apple" becomes "blue apple".
+`tools/emoji.py`) is turned to the hue h' of a colour word and captioned with it: every pixel keeps
+its value and saturation in HSV and has its hue moved by h' - h, so "apple" becomes "blue apple".
 
-The data are a TFDS data set in this folder; `python -m kgen.data.emoji.build --help` rebuilds them.
+The data are a TFDS data set in this folder; `python -m tools.emoji --help` rebuilds them.
 """
 
 import functools
