@@ -151,9 +151,14 @@ def load_published(source):
         headers = [read_header(inside(source, p.name)) for p in source.glob("*.safetensors")]
         shapes = [shape for header in headers for _, shape in header.values()]
         limit = budget(shapes, source, elements=sum(map(math.prod, shapes)))
-    with limit:
-        backbone = keras_hub.models.Backbone.from_preset(str(source), dtype="float32")
-    return backbone, keras_hub.tokenizers.Tokenizer.from_preset(str(source))
+    try:
+        with limit:
+            backbone = keras_hub.models.Backbone.from_preset(str(source), dtype="float32")
+        return backbone, keras_hub.tokenizers.Tokenizer.from_preset(str(source))
+    except Exception as error:
+        if isinstance(error, OSError) or not isinstance(source, pathlib.Path):
+            raise
+        raise ValueError(f"{source} cannot be converted: {reason(error)}.") from error
 
 
 def _weights(folder):

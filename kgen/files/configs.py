@@ -54,6 +54,9 @@ DTYPES = ("bool", "float16", "bfloat16", "float32", "float64", "int8", "int16", 
 DTYPES += ("uint8", "uint16", "uint32", "uint64")
 LARGEST = 2**20  # number in a configuration; loops of Python are as long
 LARGEST_SHAPE = 2**26  # values of an example: 64 megapixels
+MAX_VALUES = 250_000  # Keras takes up to 40 microseconds for each
+_FREE_VALUES = 20_000
+_VALUES_PER_ARRAY = 200  # a layer with its neighbours that have no weights has about 100
 _LARGEST_STEPS = 2**53  # in the settings of a training, which nothing loops over
 _LONGEST_SHAPE = 32
 _REPEATED = re.compile("layers|blocks|depth|repeat|stages|experts")
@@ -82,9 +85,15 @@ def check_config(config, source, shapes=None):
     asked, known = [], {}
     largest = max((n for shape in shapes or () for n in shape), default=1)
     largest, parts = max(largest, LARGEST), LARGEST if shapes is None else len(shapes)
-    waiting = [(config, None, largest)]
+    count, waiting = 0, [(config, None, largest)]
+    values = min(_FREE_VALUES + _VALUES_PER_ARRAY * parts, MAX_VALUES)
     while waiting:
         value, key, most = waiting.pop()
+        count += 1
+        if count > values:
+            raise ValueError(
+                f"{source} is refused: it must hold at most {values} values for {parts} arrays."
+            )
         shape = isinstance(key, str) and key.endswith("shape")
         if key == "compile_config":
             most = _LARGEST_STEPS
