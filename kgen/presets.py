@@ -192,7 +192,7 @@ def from_preset(
         opened(path, folders, text_encoder),
     ):
         shapes = [header[0] for header in archive.headers.values()]
-        check_config(config, path, largest=max((n for shape in shapes for n in shape), default=1))
+        check_config(config, path, shapes)
         with budget(shapes, archive.path, copies=3):  # a weight, its average, the outer model's
             model = _rebuilt(_in_dtype(config, dtype), path)
         fill(_stored(model), archive)

@@ -14,6 +14,7 @@ from kgen.files.archives import ArrayArchive
 from kgen.files.text import read_json
 
 PLAIN = (bool, int, float, str, type(None))
+NUMBERS = (bool, int, float, type(None))
 IGNORED = ("_model", "params")
 
 
@@ -56,6 +57,8 @@ def read(directory, number):
     if not files["json"].is_file():
         return None
     texts = read_json(files["json"])
+    if not isinstance(texts, list) or not all(_is_entry(entry) for entry in texts):
+        raise ValueError(f"{files['json']} is damaged: it must hold what callbacks remember.")
     arrays = {}
     if files["npz"].is_file():
         with ArrayArchive(files["npz"]) as archive:
@@ -76,13 +79,23 @@ def restore(state, callbacks):
             continue
         for name, value in entry["values"].items():
             now = vars(callback).get(name, ...)
-            if now is not ... and isinstance(now, (*PLAIN, np.generic)):
+            # Texts are settings, such as the path that a callback writes to: they stay.
+            numbers = isinstance(now, (*NUMBERS, np.generic)) and isinstance(value, NUMBERS)
+            if numbers:
                 setattr(callback, name, value)
         names = sorted(name for name in arrays if name.startswith(f"{place}."))
         for attribute in {name.split(".")[1] for name in names}:
             if attribute in vars(callback):
                 values = [arrays[n] for n in names if n.split(".")[1] == attribute]
                 setattr(callback, attribute, values)
+
+
+def _is_entry(entry):
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get("class"), str)
+        and isinstance(entry.get("values"), dict)
+    )
 
 
 def _arrays(value):

@@ -41,6 +41,7 @@ from kgen.conditioning.conditioner import Conditioner
 from kgen.conditioning.packing import Packer
 from kgen.conditioning.prompts import as_strings
 from kgen.files.folders import named_folder, now_opened
+from kgen.files.text import reason
 from kgen.serialization import serializable
 
 ACTIVATIONS = (None, "gelu_erf")
@@ -174,7 +175,10 @@ class TextEncoder(Conditioner):
         if sequence_length is not None:
             settings["sequence_length"] = sequence_length
         backbone = getattr(backbone, "text_encoder", backbone)
-        encoder = cls(backbone, tokenizer, **settings)
+        try:
+            encoder = cls(backbone, tokenizer, **settings)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{folder or preset} makes no encoder: {reason(error)}.") from error
         encoder._origin = text_presets.origin(preset, folder, backbone, tokenizer)
         return encoder
 

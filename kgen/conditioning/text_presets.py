@@ -113,7 +113,7 @@ def load_backbone(folder):
         raise ValueError(f"{path} must be the configuration of a backbone of KerasHub.")
     arrays = [array for file in _weights(folder) for array in check_hdf5(file, file).values()]
     shapes = [shape for shape, _ in arrays]
-    check_config(config, path, largest=max((n for shape in shapes for n in shape), default=1))
+    check_config(config, path, shapes)
     sharded = (folder / "model.weights.json").is_file()
     name = "model.weights.json" if sharded else "model.weights.h5"
     try:
@@ -151,9 +151,14 @@ def load_published(source):
         headers = [read_header(inside(source, p.name)) for p in source.glob("*.safetensors")]
         shapes = [shape for header in headers for _, shape in header.values()]
         limit = budget(shapes, source, elements=sum(map(math.prod, shapes)))
-    with limit:
-        backbone = keras_hub.models.Backbone.from_preset(str(source), dtype="float32")
-    return backbone, keras_hub.tokenizers.Tokenizer.from_preset(str(source))
+    try:
+        with limit:
+            backbone = keras_hub.models.Backbone.from_preset(str(source), dtype="float32")
+        return backbone, keras_hub.tokenizers.Tokenizer.from_preset(str(source))
+    except Exception as error:
+        if isinstance(error, OSError) or not isinstance(source, pathlib.Path):
+            raise
+        raise ValueError(f"{source} cannot be converted: {reason(error)}.") from error
 
 
 def _weights(folder):

@@ -129,9 +129,11 @@ def _jpeg(data):
     if scans > MAX_SCANS:
         raise ValueError(f"it has more than {MAX_SCANS} scans")
     place = 2
-    while place + 4 <= len(data) and place <= MAX_OTHER_BYTES:
-        if data[place] != 0xFF:
-            break
+    while 0 <= place <= len(data) - 4 and place <= MAX_OTHER_BYTES:
+        if data[place] != 0xFF:  # Pillow passes over what is between, byte by byte
+            place = data.find(b"\xff", place)
+            if place < 0:
+                break
         if data[place + 1] == 0xFF:  # padding
             place += 1
             continue
@@ -139,7 +141,9 @@ def _jpeg(data):
             break
         alone = data[place + 1] in (0x00, 0x01, *range(0xD0, 0xD9))
         place += 2 if alone else 2 + struct.unpack(">H", data[place + 2 : place + 4])[0]
-    return place
+    if not scans:
+        raise ValueError("it has no scan")
+    return place if place >= 0 else len(data)
 
 
 def _gif(data):

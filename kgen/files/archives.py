@@ -24,7 +24,7 @@ import numpy as np
 
 from kgen.files.text import check_regular
 
-MAX_ENTRIES = 100_000
+MAX_ENTRIES = 20_000
 MAX_EXPANSION = 100  # what an archive of more than _FREE_BYTES may grow by, inflated
 _FREE_BYTES = 64 * 2**20
 _DAMAGE = (EOFError, KeyError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)

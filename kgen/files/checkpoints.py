@@ -1,6 +1,6 @@
 """Checkpoints of TensorFlow: an index of names, types, shapes and places, and files of numbers.
 
-    ckpt-7.index    ckpt-7.data-00000-of-00001    checkpoint, which names the saves of the folder
+    ckpt-7.index    ckpt-7.data-00000-of-00001
 
 TensorFlow makes a tensor of the shape that the index says. So the index is read first, by itself,
 and compared with the variables that are to be filled and with the sizes of the files.
@@ -17,7 +17,6 @@ from kgen.files.text import check_regular, reason
 
 MAX_INDEX_BYTES = 64 * 2**20
 MAX_TEXT_BYTES = 64 * 2**20  # of the description of the objects
-STATE = "checkpoint"
 
 
 def check_checkpoint(prefix, variables):
@@ -63,22 +62,3 @@ def check_checkpoint(prefix, variables):
     most = sum(math.prod(shape) * tf.as_dtype(dtype).size for shape, dtype in variables)
     if total > most + 2**20:
         raise ValueError(f"{prefix} is refused: it holds more than the variables of this training.")
-
-
-def names_other_folders(directory):
-    """Whether the list of saves in a folder names files elsewhere, which would be removed in time.
-
-    Raises:
-        OSError: if it cannot be read.
-    """
-    path = pathlib.Path(directory) / STATE
-    if not path.exists():
-        return False
-    if not path.is_file() or path.stat().st_size > MAX_INDEX_BYTES:
-        return True
-    state = tf.train.get_checkpoint_state(str(directory))
-    if state is None:
-        return False
-    paths = [state.model_checkpoint_path, *state.all_model_checkpoint_paths]
-    here = os.path.realpath(directory)
-    return any(os.path.realpath(os.path.dirname(p)) != here for p in paths if p)

@@ -12,6 +12,7 @@ memory that no weight accounts for (spectrograms). Nothing is imported to look a
 """
 
 import math
+import re
 import sys
 import types
 
@@ -53,14 +54,18 @@ DTYPES = ("bool", "float16", "bfloat16", "float32", "float64", "int8", "int16", 
 DTYPES += ("uint8", "uint16", "uint32", "uint64")
 LARGEST = 2**20  # number in a configuration; loops of Python are as long
 LARGEST_SHAPE = 2**26  # values of an example: 64 megapixels
+MAX_VALUES = 250_000  # Keras takes up to 40 microseconds for each
+_FREE_VALUES = 20_000
+_VALUES_PER_ARRAY = 200  # a layer with its neighbours that have no weights has about 100
 _LARGEST_STEPS = 2**53  # in the settings of a training, which nothing loops over
 _LONGEST_SHAPE = 32
+_REPEATED = re.compile("layers|blocks|depth|repeat|stages|experts")
 _UNBOUNDED = ("seed", "shared_object_id")
 _NAMES = ("class_name", "module", "registered_name", "spec_name")
 _LOOKUPS = ("deserialize", "get", "serialize")
 
 
-def check_config(config, source, largest=LARGEST):
+def check_config(config, source, shapes=None):
     """Checks, before anything is built, that a configuration names known classes and no code.
 
     Keras' safe mode refuses code too; this looks at all of a configuration at once and names the
@@ -70,15 +75,25 @@ def check_config(config, source, largest=LARGEST):
     Args:
         config: what a JSON file holds.
         source: where it is from, for the message.
-        largest: largest number that is no part of a shape, such as a side of the largest weight.
+        shapes: shapes of the arrays of the weights, or None if they are not known. No number that
+            is no part of a shape may be larger than all their sides, and no number of layers or
+            blocks larger than that of the arrays.
 
     Raises:
         ValueError: if it names something else, or holds a number or a shape that no model has.
     """
-    asked, known, largest = [], {}, max(largest, LARGEST)
-    waiting = [(config, None, largest)]
+    asked, known = [], {}
+    largest = max((n for shape in shapes or () for n in shape), default=1)
+    largest, parts = max(largest, LARGEST), LARGEST if shapes is None else len(shapes)
+    count, waiting = 0, [(config, None, largest)]
+    values = min(_FREE_VALUES + _VALUES_PER_ARRAY * parts, MAX_VALUES)
     while waiting:
         value, key, most = waiting.pop()
+        count += 1
+        if count > values:
+            raise ValueError(
+                f"{source} is refused: it must hold at most {values} values for {parts} arrays."
+            )
         shape = isinstance(key, str) and key.endswith("shape")
         if key == "compile_config":
             most = _LARGEST_STEPS
@@ -97,10 +112,20 @@ def check_config(config, source, largest=LARGEST):
                 _check_text(value, source)
         elif isinstance(value, int) and abs(value) > most and key not in _UNBOUNDED and not shape:
             raise ValueError(f"{source} is refused: {key!r:.100} must be at most {most}.")
+        elif isinstance(value, int) and value > parts and _repeats(key):
+            raise ValueError(
+                f"{source} is refused: {key!r:.100} must be at most {parts}, the number of arrays "
+                f"that its weights hold. Received: {value}."
+            )
         elif shape and isinstance(value, int):
             _check_shape([value], key, source)
     for cls, inner in asked:
         cls.check_config(inner)
+
+
+def _repeats(key):
+    """Whether a number says how many parts there are, and not which one."""
+    return key not in ("input_layers", "output_layers") and _REPEATED.search(str(key))
 
 
 def check_no_code(config, source):

@@ -18,7 +18,7 @@ import zipfile
 
 import numpy as np
 
-MAX_OBJECTS = 200_000
+MAX_OBJECTS = 50_000
 _MAX_DEPTH = 64
 _MAX_ATTRIBUTES = 16
 _MAX_ATTRIBUTE_BYTES = 2**16
@@ -102,8 +102,12 @@ def _arrays(root, source, size):
                 waiting.append((path, group[name], depth + 1))
             elif kind is h5py.Dataset:
                 dataset = group[name]
+                address = h5py.h5o.get_info(dataset.id).addr
+                if address in seen:
+                    raise ValueError(f"{source} is refused: {path} is there under two names.")
+                seen.add(address)
                 held += _check_layout(dataset, path, source)
-                if held > size:  # the same bytes under many names
+                if held > size:  # the same bytes in many arrays
                     raise ValueError(
                         f"{source} is refused: {path} declares more than the file holds."
                     )

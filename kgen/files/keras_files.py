@@ -63,12 +63,12 @@ def load_model(path, compile=True, *, text_encoder=None, max_config_bytes=MAX_CO
         weights = "model.weights.h5"
         size = archive.entries[weights].file_size if weights in archive.entries else 0
         file = io.BytesIO(archive.read(weights, size))
-    arrays = check_hdf5(file, f"{weights} in {path}").values()
+    arrays = check_hdf5(file, f"{weights} in {path}")
     del file
-    sizes = [n for shape, _ in arrays for n in shape]
+    shapes = [shape for shape, _ in arrays.values()]
     with opened(path, (path.absolute().parent,), text_encoder):
-        check_config(config, path, largest=max(sizes, default=1))
-        with budget([shape for shape, _ in arrays], path):
+        check_config(config, path, shapes)
+        with budget(shapes, path):
             model = _loaded(path, compile)
     _check_kinds(model, arrays, path)
     return model
@@ -84,15 +84,20 @@ def _loaded(path, compile):
 
 
 def _check_kinds(model, arrays, path):
-    """Checks that arrays are of the type of the weights of their shape."""
-    kinds = collections.defaultdict(set)
+    """Checks that arrays are of the types of the weights of their shape, and no more than these."""
+    kinds, counts = collections.defaultdict(set), collections.Counter()
     optimizer = getattr(model, "optimizer", None)
     for variable in [*model.variables, *(optimizer.variables if optimizer else ())]:
-        floating = tf.as_dtype(variable.dtype).is_floating
-        kinds[tuple(variable.shape)].add("float" if floating else variable.dtype)
-    for shape, kind in arrays:
-        if len(shape) and shape in kinds and kind not in kinds[shape]:
+        shape, floating = tuple(variable.shape), tf.as_dtype(variable.dtype).is_floating
+        kinds[shape].add("float" if floating else variable.dtype)
+        counts[shape] += 1
+    for name, (shape, kind) in arrays.items():
+        if shape and shape in kinds and kind not in kinds[shape]:
             raise ValueError(
                 f"{path} is damaged: its arrays must be of the types of the weights that they "
-                f"fill. Received: {kind} of shape {shape}."
+                f"fill. Received: {name} of {kind}."
             )
+        of_training = optimizer is None and name.startswith("optimizer/")
+        counts[shape] -= not of_training
+        if shape and counts[shape] < 0:
+            raise ValueError(f"{path} is damaged: {name} is no weight of its model.")

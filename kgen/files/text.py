@@ -97,7 +97,8 @@ def reason(error):
         >>> reason(ValueError("No such layer.\nThe whole configuration: ..."))
         'No such layer'
     """
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    text = str(error).rpartition("Exception encountered:")[2]  # Keras wraps errors
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     line = line if len(line) <= 300 else line[:297] + "..."
     return line.removesuffix(".").removesuffix(":") or type(error).__name__
 
