@@ -227,7 +227,7 @@ CLIP_TEXT = {
     "num_hidden_layers": count(12),
     "num_attention_heads": count(8),
     "max_position_embeddings": count(77),
-    "hidden_act": only("quick_gelu", "gelu", "gelu_new"),
+    "hidden_act": only("quick_gelu", "gelu"),
     "layer_norm_eps": only(1e-5),
     "model_type": only("clip_text_model"),
 }
