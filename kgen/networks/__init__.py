@@ -1,8 +1,58 @@
 """Plain Keras networks that know no probability."""
 
+from kgen.networks.attention import Attention
+from kgen.networks.blocks import (
+    attention_block,
+    downsample,
+    geglu,
+    group_norm,
+    residual_block,
+    transformer_block,
+    upsample,
+)
+from kgen.networks.conditional import ConditionalNetwork, dtype_policy
 from kgen.networks.conv import decoder, encoder
 from kgen.networks.dit import DiT
+from kgen.networks.embeddings import SinusoidalEmbedding, noise_position
+from kgen.networks.ladder import conv_ladder, dense_ladder
 from kgen.networks.mlp import KSparse, TimeMLP, mlp
+from kgen.networks.norm import GroupNorm
+from kgen.networks.resize import resized
+from kgen.networks.shapes import Crop, CropTo, Fold, Pad, Pixels, Unfold, fold, unfold
 from kgen.networks.unet import UNet
+from kgen.networks.upsample import UpsampleConv
 
-__all__ = ["DiT", "KSparse", "TimeMLP", "UNet", "decoder", "encoder", "mlp"]
+__all__ = [
+    "Attention",
+    "ConditionalNetwork",
+    "Crop",
+    "CropTo",
+    "DiT",
+    "Fold",
+    "GroupNorm",
+    "KSparse",
+    "Pad",
+    "Pixels",
+    "SinusoidalEmbedding",
+    "TimeMLP",
+    "UNet",
+    "Unfold",
+    "UpsampleConv",
+    "attention_block",
+    "conv_ladder",
+    "decoder",
+    "dense_ladder",
+    "downsample",
+    "dtype_policy",
+    "encoder",
+    "fold",
+    "geglu",
+    "group_norm",
+    "mlp",
+    "noise_position",
+    "residual_block",
+    "resized",
+    "transformer_block",
+    "unfold",
+    "upsample",
+]

@@ -7,7 +7,10 @@
 With `n` entries in `channels` the code is `patch * 2^(n - 1)` times smaller than the picture on
 each side. `patch = 1` is the published layout; `patch = 2` first folds 2 x 2 pixels into channels
 (and unfolds them at the end), which leaves out the costliest level and trains about three times
-faster on CPUs.
+faster on CPUs. A size that does not divide so is padded with zeros first, on both sides; the
+decoder leaves them out again if it is given the size of the picture.
+
+Data have one axis in space, two or three: `(L, C)`, `(H, W, C)`, `(D, H, W, C)`.
 
 References:
   Rombach et al. (2022), https://arxiv.org/abs/2112.10752, appendix G.
@@ -15,92 +18,153 @@ References:
 """
 
 import keras
-from keras import layers
 
+from kgen.checks import check_count
 from kgen.networks.blocks import (
     attention_block,
     conv,
     downsample,
-    fold,
     group_norm,
     residual_block,
-    unfold,
     upsample,
 )
+from kgen.networks.levels import by_level
+from kgen.networks.shapes import CropTo, Pad, fold, unfold
 
 EPSILON = 1e-6
 
 
 def encoder(
-    image_shape, latent_channels, *, channels=(64, 128, 128), blocks=1, patch=1, name="encoder"
-):
+    image_shape: tuple[int | None, ...],
+    latent_channels: int,
+    *,
+    channels: tuple[int, ...] = (64, 128, 128),
+    blocks: int | tuple[int, ...] = 1,
+    patch: int = 1,
+    quant: bool = False,
+    groups: int | None = None,
+    attention_bias: bool = False,
+    middle_attention: bool = True,
+    epsilon: float = EPSILON,
+    name: str = "encoder",
+) -> keras.Model:
     """Convolutional encoder `[B, H, W, C]` -> `[B, h, w, 2 latent_channels]`: mean and log std.
 
     Args:
-        image_shape: `(H, W, C)`.
+        image_shape: `(H, W, C)`, or `(L, C)`, or `(D, H, W, C)`; a size of None is any.
         latent_channels: channels of the code.
         channels: channels of each level, from the picture down; one halving between two.
-        blocks: residual blocks per level.
+        blocks: residual blocks per level, one number or a tuple.
         patch: side of the square of pixels that is folded into channels first.
+        quant: whether a 1 x 1 convolution of the moments comes last, as in published weights.
+        groups: groups of every group normalisation; None chooses them from the channels.
+        attention_bias: whether queries, keys and values of the attention have a bias.
+        middle_attention: whether there is attention in the middle.
+        epsilon: added to the variance in group normalisations.
         name: name of the model.
 
     Returns:
-        A `keras.Model`.
+        A `keras.Model`; `kgen.networks.resized` gives it another size.
 
     Example:
         >>> encoder((16, 16, 3), 4, channels=(8, 16)).output_shape
         (None, 8, 8, 8)
     """
-    x = inputs = keras.Input(image_shape, name="x")
-    h = conv(fold(x, patch), channels[0], "conv_in")
-    for level, width in enumerate(channels):
-        for block in range(blocks):
-            h = residual_block(h, width, f"down_{level}_res_{block}", epsilon=EPSILON)
-        if level < len(channels) - 1:
+    check_count("patch", patch)
+    count, options = len(channels), {"epsilon": epsilon, "groups": groups}
+    inputs = keras.Input(image_shape, name="x")
+    x = fold(Pad(patch * 2 ** (count - 1), dtype="float32", name="pad_in")(inputs), patch)
+    h = conv(x, channels[0], "conv_in")
+    for level, repeats in enumerate(by_level("blocks", blocks, count)):
+        for block in range(repeats):
+            h = residual_block(h, channels[level], f"down_{level}_res_{block}", **options)
+        if level < count - 1:
             h = downsample(h, f"down_{level}_downsample")
-    h = _middle(h)
-    h = group_norm(h, "norm_out", EPSILON, "silu")
-    moments = layers.Conv2D(
-        2 * latent_channels, 3, padding="same", dtype="float32", name="conv_out"
-    )
-    return keras.Model(inputs, moments(h), name=name)
+    h = _middle(h, middle_attention, attention_bias, options)
+    h = group_norm(h, "norm_out", activation="silu", **options)
+    moments = conv(h, 2 * latent_channels, "conv_out", dtype="float32")
+    if quant:
+        moments = conv(moments, 2 * latent_channels, "quant_conv", kernel=1, dtype="float32")
+    return keras.Model(inputs, moments, name=name)
 
 
 def decoder(
-    latent_shape, image_channels=3, *, channels=(64, 128, 128), blocks=1, patch=1, name="decoder"
-):
+    latent_shape: tuple[int | None, ...],
+    image_channels: int = 3,
+    *,
+    channels: tuple[int, ...] = (64, 128, 128),
+    blocks: int | tuple[int, ...] = 1,
+    patch: int = 1,
+    size: tuple[int, ...] | None = None,
+    post_quant: bool = False,
+    groups: int | None = None,
+    attention_bias: bool = False,
+    middle_attention: bool = True,
+    epsilon: float = EPSILON,
+    name: str = "decoder",
+) -> keras.Model:
     """Convolutional decoder `[B, h, w, c]` -> `[B, H, W, image_channels]`, the mirror of `encoder`.
 
     Args:
-        latent_shape: `(h, w, c)`.
+        latent_shape: `(h, w, c)`, or `(l, c)`, or `(d, h, w, c)`; a size of None is any.
         image_channels: channels of the picture.
         channels: channels of each level, in the order of `encoder`.
         blocks: residual blocks per level of the encoder; the decoder has one more.
         patch: as of the encoder.
+        size: None, or `(H, W)` of the picture, where the encoder had to pad it.
+        post_quant: whether a 1 x 1 convolution of the code comes first, as in published weights.
+        groups: groups of every group normalisation; None chooses them from the channels.
+        attention_bias: whether queries, keys and values of the attention have a bias.
+        middle_attention: whether there is attention in the middle.
+        epsilon: added to the variance in group normalisations.
         name: name of the model.
 
     Returns:
-        A `keras.Model`.
+        A `keras.Model`; `kgen.networks.resized` gives it another size.
+
+    Raises:
+        ValueError: if `size` is not that of a picture with a code of that size.
 
     Example:
         >>> decoder((8, 8, 4), channels=(8, 16)).output_shape
         (None, 16, 16, 3)
+        >>> decoder((8, 8, 4), channels=(8, 16), size=(15, 16)).output_shape
+        (None, 15, 16, 3)
     """
+    check_count("patch", patch)
+    count, options = len(channels), {"epsilon": epsilon, "groups": groups}
+    _check_size(size, latent_shape, patch * 2 ** (count - 1))
     z = inputs = keras.Input(latent_shape, name="z")
-    h = _middle(conv(z, channels[-1], "conv_in"))
-    for level, width in reversed(list(enumerate(channels))):
-        for block in range(blocks + 1):
-            h = residual_block(h, width, f"up_{level}_res_{block}", epsilon=EPSILON)
+    if post_quant:
+        z = conv(z, latent_shape[-1], "post_quant_conv", kernel=1)
+    h = _middle(conv(z, channels[-1], "conv_in"), middle_attention, attention_bias, options)
+    for level, repeats in reversed(list(enumerate(by_level("blocks", blocks, count)))):
+        for block in range(repeats + 1):
+            h = residual_block(h, channels[level], f"up_{level}_res_{block}", **options)
         if level > 0:
             h = upsample(h, f"up_{level}_upsample")
-    h = group_norm(h, "norm_out", EPSILON, "silu")
-    width = image_channels * patch**2
-    image = layers.Conv2D(width, 3, padding="same", dtype="float32", name="conv_out")(h)
-    return keras.Model(inputs, unfold(image, patch), name=name)
+    h = group_norm(h, "norm_out", activation="silu", **options)
+    width = image_channels * patch ** (len(latent_shape) - 1)
+    image = unfold(conv(h, width, "conv_out", dtype="float32"), patch)
+    if size is not None and tuple(size) != image.shape[1:-1]:
+        image = CropTo(size, dtype="float32", name="crop_out")(image)
+    return keras.Model(inputs, image, name=name)
 
 
-def _middle(h):
+def _middle(h, attention, bias, options):
     width = h.shape[-1]
-    h = residual_block(h, width, "mid_res_0", epsilon=EPSILON)
-    h = attention_block(h, "mid_attn")
-    return residual_block(h, width, "mid_res_1", epsilon=EPSILON)
+    h = residual_block(h, width, "mid_res_0", **options)
+    if attention:
+        h = attention_block(h, "mid_attn", bias=bias, **options)
+    return residual_block(h, width, "mid_res_1", **options)
+
+
+def _check_size(size, latent_shape, multiple):
+    if size is None:
+        return
+    code = tuple(latent_shape[:-1])
+    if len(size) != len(code) or any(c and -(-n // multiple) != c for n, c in zip(size, code)):
+        raise ValueError(
+            f"`size` must be that of a picture whose code has the size {code}, {multiple} times "
+            f"smaller. Received: size={size}."
+        )

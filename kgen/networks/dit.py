@@ -8,42 +8,48 @@
 
 The linear maps to s, b, g start at zero ("adaLN-Zero"), so every block begins as the identity. The
 embedding is that of the log-SNR plus the pooled condition; text tokens are attended to, as in
-PixArt.
+PixArt. Data may have one axis in space, two or three, and any size: the positions are computed for
+it, and where `patch` does not divide it, zeros are put around the data and cut off at the end.
 
 References:
   Peebles and Xie (2023), https://arxiv.org/abs/2212.09748, section 3.2 and figure 3.
   Chen et al. (2024), https://arxiv.org/abs/2310.00426, section 2.3 (cross-attention to text).
 """
 
-import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers, ops
 
 from kgen.checks import check_count
-from kgen.networks.blocks import Attention, dtype_policy, fold, network_inputs, unfold
+from kgen.networks.attention import Attention
+from kgen.networks.blocks import spatial_rank
+from kgen.networks.conditional import ConditionalNetwork
 from kgen.networks.embeddings import SinusoidalEmbedding, noise_position
+from kgen.networks.shapes import Crop, Pad, Pixels, fold, tokens, unfold
 from kgen.serialization import serializable
 
 
 @serializable
-class DiT(keras.Model):
+class DiT(ConditionalNetwork):
     """Transformer that predicts an image-shaped tensor from a noisy one, its log-SNR, a condition.
 
     Args:
-        shape: `(H, W, C)` of the noisy input and of the output.
+        shape: `(H, W, C)` of the noisy input and of the output, or `(L, C)`, or `(D, H, W, C)`. The
+            sizes are those of the data of a model; the network takes others too. None is any.
         patch: side of the square of pixels that becomes one token.
         width: width of a token.
         depth: number of blocks.
         heads: attention heads.
-        tokens: None, or `(L, D)`: length and width of the text tokens.
+        tokens: None, or `(L, D)`: length, or None for any, and width of the text tokens.
         pooled: None, or the width of the pooled condition vector.
+        picture: None, or the channels of a picture that is concatenated to the input.
         **kwargs: `name` and `dtype` of a Keras model.
 
     Call arguments:
         z: `[B, H, W, C]`.
         log_snr: `[B]`.
-        cond: a dictionary with `"tokens"` `[B, L, D]`, `"mask"` `[B, L]` and `"pooled"` `[B, P]`,
-            whichever the network was made for.
+        cond: a dictionary with `"tokens"` `[B, L, D]`, `"mask"` `[B, L]`, `"pooled"` `[B, P]` and
+            `"picture"` `[B, H, W, Q]`, whichever the network was made for.
 
     Raises:
         ValueError: if sizes do not fit together.
@@ -56,18 +62,18 @@ class DiT(keras.Model):
 
     def __init__(
         self,
-        shape,
+        shape: tuple[int | None, ...],
         *,
-        patch=2,
-        width=256,
-        depth=6,
-        heads=4,
-        tokens=None,
-        pooled=None,
+        patch: int = 2,
+        width: int = 256,
+        depth: int = 6,
+        heads: int = 4,
+        tokens: tuple[int | None, int] | None = None,
+        pooled: int | None = None,
+        picture: int | None = None,
         **kwargs,
-    ):
+    ) -> None:
         super().__init__(**kwargs)
-        self.autocast = False
         for option, value in (
             ("patch", patch),
             ("width", width),
@@ -75,61 +81,58 @@ class DiT(keras.Model):
             ("heads", heads),
         ):
             check_count(option, value)
-        if shape[0] % patch or shape[1] % patch:
-            raise ValueError(f"`shape` must be divisible by `patch`={patch}. Received: {shape}.")
-        if width % heads or width % 4:
+        multiple = 2 * (len(shape) - 1)
+        if width % heads or width % multiple:
             raise ValueError(
-                f"`width` must be divisible by 4 and by `heads`. Received: {width}, heads={heads}."
+                f"`width` must be divisible by {multiple} and by `heads`. "
+                f"Received: {width}, heads={heads}."
             )
-        inputs = {"z": keras.Input(shape, name="z"), "log_snr": keras.Input((), name="log_snr")}
-        if tokens is not None:
-            inputs["tokens"] = keras.Input(tokens, name="tokens")
-            inputs["mask"] = keras.Input(tokens[:1], dtype="bool", name="mask")
-        if pooled is not None:
-            inputs["pooled"] = keras.Input((pooled,), name="pooled")
-        with dtype_policy(self.dtype_policy):
-            h = _dit(inputs, fold(inputs["z"], patch), width, depth, heads)
-            self.graph = keras.Model(inputs, unfold(h, patch), name="graph")
-        self.graph.autocast = False
-        self.built = True
 
-    @property
-    def data_shape(self):
-        """Shape of the noisy input, without the batch."""
-        return tuple(self.graph.input["z"].shape[1:])
+        def output(inputs):
+            z = inputs["z"]
+            h = z
+            if picture is not None:
+                h = layers.Concatenate(dtype="float32")([z, inputs["picture"]])
+            h = fold(Pad(patch, dtype="float32", name="pad_in")(h), patch)
+            h = _dit(inputs, h, z.shape[-1] * patch ** spatial_rank(z), width, depth, heads)
+            return Crop(dtype="float32", name="crop_out")(unfold(h, patch), z)
 
-    def call(self, z, log_snr, cond=None, training=False):
-        """Runs the network; see the class."""
-        return self.graph(network_inputs(self.graph, z, log_snr, cond), training=training)
+        self.connect(shape, output, tokens=tokens, pooled=pooled, picture=picture, any_size=True)
 
 
 @serializable
 class Positions(layers.Layer):
-    """Adds the position of each token: half of the channels for its row, half for its column.
+    """Adds the position of each token: an equal part of the channels for each axis in space.
 
     Args:
-        rows: tokens in a column.
-        columns: tokens in a row.
+        **kwargs: `name` and `dtype` of a Keras layer.
+
+    Call arguments:
+        x: `[B, H W, C]`.
+        like: `[B, H, W, c]`, whose axes in space the tokens come from.
     """
 
-    def __init__(self, rows, columns, **kwargs):
+    def __init__(self, **kwargs) -> None:
         super().__init__(**kwargs)
-        self.rows = rows
-        self.columns = columns
 
-    def call(self, x):
-        """Adds to `x`, `[B, rows * columns, C]`."""
-        quarter = x.shape[-1] // 4
-        frequencies = 10000.0 ** (-np.arange(quarter) / quarter)
-        row, column = np.divmod(np.arange(self.rows * self.columns), self.columns)
-        angles = np.concatenate([np.outer(row, frequencies), np.outer(column, frequencies)], axis=1)
-        table = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
-        return x + ops.cast(table[None], x.dtype)
+    def call(self, x, like):
+        """Adds the positions to `x`."""
+        sizes = ops.shape(like)[1:-1]
+        part = x.shape[-1] // (2 * len(sizes))
+        frequencies = tf.constant(10000.0 ** (-np.arange(part) / part))
+        axes = [tf.cast(tf.range(size), tf.float64) for size in sizes]
+        grid = [tf.reshape(axis, [-1, 1]) for axis in tf.meshgrid(*axes, indexing="ij")]
+        angles = tf.concat([axis * frequencies for axis in grid], axis=1)
+        table = tf.concat([tf.sin(angles), tf.cos(angles)], axis=1)
+        return x + tf.cast(table[None], x.dtype)
+
+    def compute_output_shape(self, x_shape, like_shape):
+        """The shape of `x`."""
+        return x_shape
 
 
-def _dit(inputs, z, width, depth, heads):
-    _, rows, columns, channels = z.shape
-    tokens, mask = inputs.get("tokens"), inputs.get("mask")
+def _dit(inputs, z, channels_out, width, depth, heads):
+    context, mask = inputs.get("tokens"), inputs.get("mask")
     embedding = layers.Dense(width, name="noise_dense_1")(
         SinusoidalEmbedding(width, name="noise_embedding")(noise_position(inputs["log_snr"]))
     )
@@ -138,25 +141,27 @@ def _dit(inputs, z, width, depth, heads):
         embedding = embedding + layers.Dense(width, name="pooled_dense")(inputs["pooled"])
     embedding = ops.silu(embedding)
 
-    h = layers.Reshape((rows * columns, channels), dtype="float32")(z)
+    h = tokens(z, dtype="float32")
     # In float32: near the data its noise is less than bfloat16 can tell from the value itself.
     h = layers.Dense(width, dtype="float32", name="patches_in")(h)
-    h = Positions(rows, columns, name="positions")(h)
+    h = Positions(name="positions")(h, z)
     for i in range(depth):
         name = f"block_{i}"
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = _modulation(embedding, 6, name)
         n = _modulated(h, shift_1, scale_1, f"{name}_norm1")
         h = h + gate_1 * Attention(heads, name=f"{name}_attn1")(n, n)
-        if tokens is not None:
+        if context is not None:
             n = layers.LayerNormalization(epsilon=1e-6, name=f"{name}_norm_text")(h)
-            h = h + Attention(heads, name=f"{name}_attn2")(n, tokens, mask)
+            h = h + Attention(heads, name=f"{name}_attn2")(n, context, mask)
         n = _modulated(h, shift_2, scale_2, f"{name}_norm2")
         n = ops.gelu(layers.Dense(4 * width, name=f"{name}_mlp_in")(n), approximate=True)
         h = h + gate_2 * layers.Dense(width, name=f"{name}_mlp_out")(n)
     shift, scale = _modulation(embedding, 2, "last")
     h = _modulated(h, shift, scale, "norm_out")
-    out = layers.Dense(channels, kernel_initializer="zeros", dtype="float32", name="patches_out")(h)
-    return layers.Reshape((rows, columns, channels), dtype="float32")(out)
+    last = layers.Dense(
+        channels_out, kernel_initializer="zeros", dtype="float32", name="patches_out"
+    )
+    return Pixels(dtype="float32")(last(h), z)
 
 
 def _modulation(embedding, parts, name):

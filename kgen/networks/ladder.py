@@ -23,15 +23,25 @@ References:
   the width inside, last convolution scaled by 1 / sqrt(number of levels)).
 """
 
+import itertools
 import math
 
 import keras
 from keras import layers, ops
 
+from kgen.networks.blocks import conv, spatial_rank
 from kgen.networks.mlp import mlp
+from kgen.networks.shapes import CropTo, Pad
 
 
-def dense_ladder(shape, latents, output_channels, *, hidden=(300, 300), gated=True):
+def dense_ladder(
+    shape: tuple[int, ...],
+    latents: tuple[int, ...],
+    output_channels: int,
+    *,
+    hidden: tuple[int, ...] = (300, 300),
+    gated: bool = True,
+) -> tuple[keras.Model, list[tuple], keras.Model]:
     """Dense networks of a hierarchical VAE.
 
     Args:
@@ -77,15 +87,25 @@ def dense_ladder(shape, latents, output_channels, *, hidden=(300, 300), gated=Tr
 
 
 def conv_ladder(
-    shape, output_channels, *, sizes=(7, 14), counts=(6, 6), channels=(64, 32), latents=(8, 4)
-):
+    shape: tuple[int, ...],
+    output_channels: int,
+    *,
+    sizes: tuple[int | tuple[int, ...], ...] = (7, 14),
+    counts: tuple[int, ...] = (6, 6),
+    channels: tuple[int, ...] = (64, 32),
+    latents: tuple[int, ...] = (8, 4),
+) -> tuple[keras.Model, list[tuple], keras.Model]:
     """Convolutional networks of a hierarchical VAE, residual all the way down.
 
+    Data have one axis in space, two or three. The data are as many times larger than the last map
+    of features as is needed to cover them; what the map covers beyond them is filled with zeros
+    first and left out of the output.
+
     Args:
-        shape: shape of a picture, `(H, W, C)`.
+        shape: shape of the data, such as `(H, W, C)`.
         output_channels: channels of the decoder's output.
-        sizes: sides of the maps of features, from the top down, each a divisor of the next and the
-            last one of H.
+        sizes: sizes of the maps of features, from the top down, each a divisor of the next: the
+            side of a square, or one size for each axis in space, such as `(h, w)`.
         counts: how many levels there are on each size.
         channels: channels of the state on each size.
         latents: channels of each latent on each size.
@@ -93,21 +113,34 @@ def conv_ladder(
     Returns:
         The encoder, the networks of the levels, the decoder; see the module.
 
+    Raises:
+        ValueError: if a size does not divide the next, or `counts`, `channels` or `latents` has not
+            one entry for each.
+
     Example:
         >>> encoder, levels, decoder = conv_ladder((8, 8, 1), 1, sizes=(2, 4), counts=(1, 2))
         >>> [posterior.output_shape[1:] for _, posterior, _, _ in levels]
         [(2, 2, 16), (4, 4, 8), (4, 4, 8)]
     """
+    sizes, ratios = _map_sizes(shape, sizes)
+    for name, value in (("counts", counts), ("channels", channels), ("latents", latents)):
+        if len(value) != len(sizes):
+            raise ValueError(
+                f"`{name}` must have one entry for each of the {len(sizes)} `sizes`. "
+                f"Received: {name}={value}."
+            )
     scale = 1 / math.sqrt(sum(counts))
-    x = keras.Input(shape, name="x")
-    factor = shape[0] // sizes[-1]
-    h = layers.Conv2D(channels[-1], factor + 2, factor, "same", name="conv_in")(x)
+    factor = tuple(-(-n // size) for n, size in zip(shape, sizes[-1]))
+    kernel = tuple(f + 2 for f in factor)
+    h = x = keras.Input(shape, name="x")
+    if any(n % f for n, f in zip(shape, factor)):
+        h = Pad(factor, name="pad_in")(h)
+    h = conv(h, channels[-1], "conv_in", kernel, factor)
     maps = []
     for i in reversed(range(len(sizes))):
         width = channels[i]
         if i < len(sizes) - 1:
-            ratio = sizes[i + 1] // sizes[i]
-            h = layers.Conv2D(width, ratio, ratio, name=f"halve_{i}")(h)
+            h = conv(h, width, f"halve_{i}", ratios[i], ratios[i], "valid")
         for k in range(2):
             h = _residual(h, width, f"up_{i}_{k}", 1.0)
         maps.insert(0, h)
@@ -119,11 +152,11 @@ def conv_ladder(
         for k in range(count):
             last = k == count - 1
             name, width = f"{i}_{k}", channels[i]
-            map_shape, latent = (sizes[i], sizes[i], width), latents[i]
+            map_shape, latent = (*sizes[i], width), latents[i]
             state, h, z = (
                 keras.Input(map_shape),
                 keras.Input(map_shape),
-                keras.Input((*map_shape[:2], latent)),
+                keras.Input((*sizes[i], latent)),
             )
             prior = keras.Model(
                 state, _block(state, width, 2 * latent, "prior", 0.0), name=f"prior_{name}"
@@ -132,23 +165,44 @@ def conv_ladder(
             posterior = keras.Model(
                 [state, h], _block(both, width, 2 * latent, "post", scale), name=f"post_{name}"
             )
-            merged = state + layers.Conv2D(
-                width, 1, kernel_initializer=_scaled(scale), name="conv_z"
-            )(z)
+            merged = state + conv(z, width, "conv_z", 1, kernel_initializer=_scaled(scale))
             merged = _residual(merged, width, "out", scale)
             if last and i < len(counts) - 1:
-                ratio = sizes[i + 1] // sizes[i]
-                merged = layers.Conv2D(channels[i + 1], 1, name="widen")(merged)
-                merged = layers.UpSampling2D(ratio, name="double")(merged)
+                merged = conv(merged, channels[i + 1], "widen", 1)
+                ratio = ratios[i] if len(ratios[i]) > 1 else ratios[i][0]
+                merged = _of_rank("UpSampling{}D", merged)(ratio, name="double")(merged)
             merge = keras.Model([state, z], merged, name=f"merge_{name}")
             levels.append((prior, posterior, merge, map_shape if not levels else ()))
 
-    state = keras.Input((sizes[-1], sizes[-1], channels[-1]), name="state")
-    h = _residual(state, channels[-1], "last", scale)
-    output = layers.Conv2DTranspose(
-        output_channels, factor + 2, factor, "same", dtype="float32", name="conv_out"
-    )(ops.gelu(h, approximate=True))
+    state = keras.Input((*sizes[-1], channels[-1]), name="state")
+    h = ops.gelu(_residual(state, channels[-1], "last", scale), approximate=True)
+    output = _of_rank("Conv{}DTranspose", h)(
+        output_channels, kernel, factor, "same", dtype="float32", name="conv_out"
+    )(h)
+    if output.shape[1:-1] != tuple(shape[:-1]):
+        output = CropTo(shape[:-1], dtype="float32", name="crop_out")(output)
     return encoder, levels, keras.Model(state, output, name="decoder")
+
+
+def _map_sizes(shape, sizes):
+    """The sizes of the maps, axis by axis, and how many times each goes into the next."""
+    rank = len(shape) - 1
+    full = [tuple(s) if isinstance(s, (tuple, list)) else (s,) * rank for s in sizes]
+    for size, following in zip(full, [*full[1:], None]):
+        fits = following is None or all(n % m == 0 for m, n in zip(size, following))
+        if len(size) != rank or not fits or any(m > n for m, n in zip(size, shape)):
+            raise ValueError(
+                f"`sizes` must have a number, or {rank} numbers, for each map of features, "
+                "dividing those of the next map and at most the size of the data. "
+                f"Received: sizes={sizes} for data of shape {tuple(shape)}."
+            )
+    ratios = [tuple(n // m for m, n in zip(a, b)) for a, b in itertools.pairwise(full)]
+    return full, ratios
+
+
+def _of_rank(name, x):
+    """The class of Keras layers for the axes in space of `x`."""
+    return getattr(layers, name.format(spatial_rank(x)))
 
 
 def _scaled(scale):
@@ -163,8 +217,6 @@ def _block(x, width, outputs, name, scale):
     """1x1 - 3x3 - 3x3 - 1x1, half as wide inside; the last one starts at `scale`."""
     inner = width // 2
     for i, kernel in enumerate((1, 3, 3)):
-        x = layers.Conv2D(inner, kernel, padding="same", name=f"{name}_{i}")(
-            ops.gelu(x, approximate=True)
-        )
-    last = layers.Conv2D(outputs, 1, kernel_initializer=_scaled(scale), name=f"{name}_3")
-    return last(ops.gelu(x, approximate=True))
+        x = conv(ops.gelu(x, approximate=True), inner, f"{name}_{i}", kernel)
+    x = ops.gelu(x, approximate=True)
+    return conv(x, outputs, f"{name}_3", 1, kernel_initializer=_scaled(scale))

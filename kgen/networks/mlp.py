@@ -15,14 +15,20 @@ import keras
 from keras import layers, ops
 
 from kgen.checks import check_count
-from kgen.networks.blocks import dtype_policy, network_inputs
+from kgen.networks.conditional import ConditionalNetwork
 from kgen.networks.embeddings import SinusoidalEmbedding, noise_position
 from kgen.serialization import serializable
 
 
 def mlp(
-    input_shapes, output_shape, *, hidden=(200, 200), activation="tanh", gated=False, name="mlp"
-):
+    input_shapes: tuple[int, ...] | list[tuple[int, ...]],
+    output_shape: tuple[int, ...],
+    *,
+    hidden: tuple[int, ...] = (200, 200),
+    activation: str = "tanh",
+    gated: bool = False,
+    name: str = "mlp",
+) -> keras.Model:
     """A dense network from one input, or several that are put side by side.
 
     Args:
@@ -59,7 +65,7 @@ def mlp(
 
 
 @serializable
-class TimeMLP(keras.Model):
+class TimeMLP(ConditionalNetwork):
     """A dense network that predicts from a noisy vector, its log-SNR and a condition.
 
     Residual blocks of two dense layers, to whose middle the embedded log-SNR is added.
@@ -81,29 +87,13 @@ class TimeMLP(keras.Model):
         TensorShape([3, 2])
     """
 
-    def __init__(self, size, *, width=128, blocks=3, pooled=None, **kwargs):
+    def __init__(
+        self, size: int, *, width: int = 128, blocks: int = 3, pooled: int | None = None, **kwargs
+    ) -> None:
         super().__init__(**kwargs)
-        self.autocast = False
         for name, value in (("size", size), ("width", width), ("blocks", blocks)):
             check_count(name, value)
-        self.pooled = pooled
-        inputs = {"z": keras.Input((size,), name="z"), "log_snr": keras.Input((), name="log_snr")}
-        if pooled is not None:
-            inputs["pooled"] = keras.Input((pooled,), name="pooled")
-        with dtype_policy(self.dtype_policy):
-            output = _time_mlp(inputs, size, width, blocks)
-            self.graph = keras.Model(inputs, output, name="graph")
-        self.graph.autocast = False
-        self.built = True
-
-    @property
-    def data_shape(self):
-        """Shape of the noisy input, without the batch."""
-        return tuple(self.graph.input["z"].shape[1:])
-
-    def call(self, z, log_snr, cond=None, training=False):
-        """Runs the network; see the class."""
-        return self.graph(network_inputs(self.graph, z, log_snr, cond), training=training)
+        self.connect((size,), lambda inputs: _time_mlp(inputs, size, width, blocks), pooled=pooled)
 
 
 def _time_mlp(inputs, size, width, blocks):
@@ -139,7 +129,7 @@ class KSparse(layers.Layer):
         [[0.0, 3.0, 0.0]]
     """
 
-    def __init__(self, k, **kwargs):
+    def __init__(self, k: int, **kwargs) -> None:
         super().__init__(**kwargs)
         check_count("k", k)
         self.k = k

@@ -18,6 +18,7 @@ Reference:
 """
 
 import functools
+import math
 
 import tensorflow as tf
 from keras import layers, ops
@@ -50,7 +51,9 @@ class GroupNorm(layers.Layer):
         ValueError: if `groups` does not divide the channels.
     """
 
-    def __init__(self, groups=32, epsilon=1e-5, activation=None, **kwargs):
+    def __init__(
+        self, groups: int = 32, epsilon: float = 1e-5, activation: str | None = None, **kwargs
+    ) -> None:
         super().__init__(**kwargs)
         if activation is not None:
             check_one_of("activation", activation, ("silu",))
@@ -76,7 +79,11 @@ class GroupNorm(layers.Layer):
         if shift is not None:
             shift = ops.cast(shift, "float32")
         if self.activation and _pays(x):
-            return _fused_norm_silu(x, *weights, shift, self._affine)
+            flat = ops.reshape(
+                x, (-1, math.prod(x.shape[1:-2]), *x.shape[-2:])
+            )  # four axes or five
+            y = _fused_norm_silu(flat, *weights, shift, self._affine)
+            return ops.reshape(y, (-1, *x.shape[1:]))
         axes = tuple(range(1, len(x.shape) - 1))
         wide = ops.cast(x, "float32")
         moments = [ops.mean(wide, axes), ops.mean(ops.square(wide), axes)]
@@ -113,7 +120,7 @@ def _spread(a, x):
 
 def _pays(x):
     """Whether compiled passes are allowed here and pay for `x`."""
-    return fuses() and len(x.shape) == 4 and (x.shape[1:].num_elements() or 0) >= LARGE
+    return fuses() and len(x.shape) in (4, 5) and (x.shape[1:].num_elements() or 0) >= LARGE
 
 
 def _fused_norm_silu(x, gamma, beta, shift, affine):

@@ -1,4 +1,4 @@
-"""Doubling the height and the width: nearest neighbour, then a convolution, at half its cost.
+"""Doubling every size: nearest neighbour, then a convolution, at half its cost.
 
 A 3 x 3 convolution of a picture whose pixels were doubled meets each pixel of the small picture in
 up to two of its rows and columns; what the rows a, b, c of its kernel add up to in an even and in
@@ -9,7 +9,8 @@ an odd row of the large picture is
 
 and likewise for columns. That is a transposed convolution of stride 2, with the 4 x 4 kernel that
 the 3 x 3 one makes with a 2 x 2 square of ones, turned around: 4 products for each number where the
-convolution has 9, and no large picture in between. The weights are those of the convolution.
+convolution has 9, and no large picture in between. The weights are those of the convolution. With
+one axis in space it is 2 products in the place of 3, with three 8 in the place of 27.
 
 Reference:
   Odena et al. (2016), https://doi.org/10.23915/distill.00003 (why nearest neighbour comes first).
@@ -24,33 +25,39 @@ from kgen.serialization import serializable
 class UpsampleConv(layers.Layer):
     """Nearest-neighbour doubling and a "same" 3 x 3 convolution in one, `[B, H, W, C]`.
 
+    There may be one, two or three axes in space.
+
     Args:
         channels: of the output.
+        **kwargs: `name` and `dtype` of a Keras layer.
 
     Example:
         >>> UpsampleConv(5)(ops.zeros((2, 4, 4, 3))).shape
         TensorShape([2, 8, 8, 5])
     """
 
-    def __init__(self, channels, **kwargs):
+    def __init__(self, channels: int, **kwargs) -> None:
         super().__init__(**kwargs)
         self.channels = channels
 
     def build(self, input_shape):
         """Creates the kernel and the bias of the convolution, `[3, 3, C, channels]`."""
-        shape = (3, 3, input_shape[-1], self.channels)
+        shape = (*[3] * (len(input_shape) - 2), input_shape[-1], self.channels)
         self.kernel = self.add_weight(shape=shape, initializer="glorot_uniform", name="kernel")
         self.bias = self.add_weight(shape=shape[-1:], initializer="zeros", name="bias")
 
     def call(self, x):
         """Doubles and convolves `x`."""
-        padded = ops.pad(self.kernel, [[1, 1], [1, 1], [0, 0], [0, 0]])
-        rows = padded[1:] + padded[:-1]
-        kernel = ops.flip(rows[:, 1:] + rows[:, :-1], axis=(0, 1))
-        kernel = ops.transpose(kernel, (0, 1, 3, 2))
+        rank = len(x.shape) - 2
+        kernel = ops.pad(self.kernel, [[1, 1]] * rank + [[0, 0]] * 2)
+        for axis in range(rank):
+            before = (slice(None),) * axis
+            kernel = kernel[(*before, slice(1, None))] + kernel[(*before, slice(None, -1))]
+        kernel = ops.flip(kernel, axis=tuple(range(rank)))
+        kernel = ops.transpose(kernel, (*range(rank), rank + 1, rank))
         return ops.conv_transpose(x, kernel, strides=2, padding="same") + self.bias
 
     def compute_output_shape(self, input_shape):
-        """Twice the height and the width."""
-        batch, height, width, _ = input_shape
-        return (batch, 2 * height, 2 * width, self.channels)
+        """Twice every size."""
+        batch, *sizes, _ = input_shape
+        return (batch, *(size and 2 * size for size in sizes), self.channels)

@@ -18,8 +18,8 @@ def noise(shape, seed=0):
     return tf.random.stateless_normal(shape, [seed, 1])
 
 
-def with_weights(layer, channels):
-    layer(noise([1, 2, 2, channels]))
+def with_weights(layer, channels, rank=2):
+    layer(noise([1, *[2] * rank, channels]))
     layer.gamma.assign(noise([channels], 1))
     layer.beta.assign(noise([channels], 2))
     return layer
@@ -34,6 +34,16 @@ def test_group_norm_equals_keras(groups):
     activated = with_weights(GroupNorm(groups, 1e-5, "silu"), 12)
     expected = keras.activations.silu(theirs(x + shift[:, None, None, :]))
     np.testing.assert_allclose(activated(x, shift=shift), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("size", [(7,), (3, 4, 5)])
+def test_group_norm_of_other_axes_equals_keras(size):
+    x, shift = 3 * noise([2, *size, 12]) + 1, 2 * noise([2, 12], 3)
+    theirs = with_weights(keras.layers.GroupNormalization(4, epsilon=1e-5), 12, len(size))
+    ours = with_weights(GroupNorm(4, 1e-5, "silu"), 12, len(size))
+    shifted = x + tf.reshape(shift, [2, *[1] * len(size), 12])
+    expected = keras.activations.silu(theirs(shifted))
+    np.testing.assert_allclose(ours(x, shift=shift), expected, atol=2e-5)
 
 
 def test_group_norm_refuses_groups_that_do_not_divide():
@@ -96,6 +106,17 @@ def test_compiled_passes_equal_the_plain_ones():
     both = Both()
     compiled, plain = (both.run(both.gradients, c) for c in (True, False))
     assert len(plain) == 9
+    for one, other in zip(compiled, plain):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.abs(other).max())
+
+
+def test_compiled_passes_of_three_axes_equal_the_plain_ones():
+    both = Both()
+    both.x = tf.reshape(both.x, [2, 4, 4, 32, 32])
+    both.direction = tf.reshape(both.direction, both.x.shape)
+    both.given[0] = both.x
+    compiled, plain = (both.run(both.gradients, c) for c in (True, False))
+    assert compiled[0].shape == compiled[1].shape == both.x.shape
     for one, other in zip(compiled, plain):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.abs(other).max())
 
