@@ -3,6 +3,7 @@
 from kgen.diffusion import prediction, timesteps, weighting
 from kgen.diffusion.clock_schedules import EDMLogSNR, FlowLogSNR, PolynomialLogSNR
 from kgen.diffusion.denoiser import denoiser
+from kgen.diffusion.discrete_beta import DiscreteBeta, LevelIndex
 from kgen.diffusion.guidance import (
     autoguidance,
     classifier_free,
@@ -19,10 +20,12 @@ from kgen.diffusion.timesteps import sample_times, time_grid
 __all__ = [
     "SCALINGS",
     "CosineLogSNR",
+    "DiscreteBeta",
     "EDMLogSNR",
     "FlowLogSNR",
     "GaussianDiffusion",
     "LearnedLogSNR",
+    "LevelIndex",
     "LinearBeta",
     "LinearLogSNR",
     "NoiseSchedule",

@@ -13,6 +13,9 @@ In kgen's clock t = i / (N - 1). Between levels r = sigma / alpha is linear in t
 published code interpolates, and l = -2 log r. What a network is given of the noise is the index
 (`LevelIndex`): its inverse.
 
+The rates and products are rounded to float32, as in the tables that the networks were trained with:
+near the data, 1 - alpha^2 is what such a rounding leaves.
+
 With `zero_terminal_snr` the roots alpha_i are shifted and scaled so that the last one is zero: the
 last level is noise alone, and black or white pictures can be drawn. Here its alpha^2 is 2^-60, so
 that its log-SNR is finite.
@@ -57,8 +60,8 @@ class DiscreteBeta(NoiseSchedule):
 
     Example:
         >>> schedule = DiscreteBeta()
-        >>> schedule.log_snr(tf.constant([0.0, 1.0])).numpy().round(3).tolist()
-        [7.07, -5.364]
+        >>> [round(float(schedule.log_snr(t)), 2) for t in (0.0, 1.0)]
+        [7.07, -5.36]
         >>> float(schedule.index(schedule.log_snr(901 / 999)).numpy().round(2))
         901.0
     """
@@ -177,14 +180,15 @@ class LevelIndex:
 @functools.cache
 def _ratios(kind, beta_start, beta_end, num_levels, zero_terminal_snr):
     if kind == "linear":
-        betas = np.linspace(beta_start, beta_end, num_levels)
+        betas = np.linspace(beta_start, beta_end, num_levels, dtype="float32")
     elif kind == "scaled_linear":
-        betas = np.linspace(beta_start**0.5, beta_end**0.5, num_levels) ** 2
+        betas = np.linspace(beta_start**0.5, beta_end**0.5, num_levels, dtype="float32") ** 2
     else:
         u = np.arange(num_levels + 1) / num_levels
         kept = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
-        betas = np.minimum(1 - kept[1:] / kept[:-1], 0.999)
-    alpha = np.exp(np.cumsum(np.log1p(-betas)) / 2)
+        betas = np.minimum(1 - kept[1:] / kept[:-1], 0.999).astype("float32")
+    kept = np.cumprod((1 - betas).astype("float64")).astype("float32")
+    alpha = np.sqrt(kept.astype("float64"))
     if zero_terminal_snr:
         alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
     squared = np.maximum(alpha**2, LEAST_ALPHA_SQUARED)
