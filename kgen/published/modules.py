@@ -64,13 +64,18 @@ class Module:
             return [_vector(f"{name}.weight", layer.gamma), _vector(f"{name}.bias", layer.beta)]
         if self.kind == "embedding":
             return [_vector(f"{name}.weight", layer.embeddings)]
-        kernel = getattr(layer, "_kernel", None)
-        kernel = layer.kernel if kernel is None else kernel  # of a layer with LoRA the weight alone
-        slots = [self._kernel(f"{name}.weight", kernel)]
+        slots = [self._kernel(f"{name}.weight", self.kernel)]
         if getattr(layer, "bias", None) is not None:
             size = int(np.prod(layer.bias.shape))
             slots.append(_vector(f"{name}.bias", layer.bias, (size,)))
         return slots
+
+    @property
+    def kernel(self) -> keras.Variable:
+        """The weight of the layer; `layer.kernel` of one with LoRA is a tensor, the sum of both."""
+        names = ("kernel", "_kernel")
+        found = [v for v in self.layer.weights if v.name in names]
+        return found[0]
 
     def to_published(self, kernel: np.ndarray) -> np.ndarray:
         """Returns a kernel of the layer as the published weight."""

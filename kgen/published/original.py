@@ -15,7 +15,7 @@ of the noise schedule and averaged weights (`model_ema`) are passed over.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -182,6 +182,50 @@ def family(weights: Weights) -> str:
         f"{describe(weights)} must have the weights of a whole Stable Diffusion model under their "
         f"original names: {UNET}*, {AUTOENCODER}* and those of a text encoder."
     )
+
+
+def original_modules(names: Iterable[str]) -> dict[str, str]:
+    """Returns the original names of a U-Net's modules, by their published names.
+
+    Args:
+        names: the published names of all of its modules.
+
+    Example:
+        >>> names = ["down_blocks.0.resnets.1.conv1", "down_blocks.1.attentions.0.proj_in"]
+        >>> original_modules(names)["down_blocks.1.attentions.0.proj_in"]
+        'input_blocks.4.1.proj_in'
+    """
+    places = [re.match(r"(down|up)_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.", n) for n in names]
+    blocks = 1 + max((int(p[4]) for p in places if p and p[1] == "down"), default=0)
+    attending = {int(p[2]) for p in places if p and (p[1], p[3]) == ("up", "attentions")}
+    outside = {published: original for original, published in UNET_NAMES.items()}
+    inside = {published: original for original, published in RESIDUAL.items()}
+    middle = {published: original for original, published in MIDDLE.items()}
+    result = {}
+    for name in names:
+        way, *rest = name.split(".")
+        if name in outside:
+            result[name] = outside[name]
+            continue
+        if way == "mid_block":
+            kind, start, rest = rest[0], f"middle_block.{middle['.'.join(rest[:2])]}", rest[2:]
+        elif way in ("down_blocks", "up_blocks"):
+            level, kind, i, rest = int(rest[0]), rest[1], int(rest[2]), rest[3:]
+            first = level * (blocks + 1)
+            if kind == "downsamplers":
+                result[name] = f"input_blocks.{first + blocks + 1}.0.op"
+                continue
+            if kind == "upsamplers":
+                result[name] = f"output_blocks.{first + blocks}.{1 + (level in attending)}.conv"
+                continue
+            number = f"input_blocks.{first + i + 1}"
+            number = number if way == "down_blocks" else f"output_blocks.{first + i}"
+            start = f"{number}.{int(kind == 'attentions')}"
+        else:
+            continue
+        rest = ".".join(rest)
+        result[name] = f"{start}.{inside.get(rest, rest) if kind == 'resnets' else rest}"
+    return result
 
 
 def _unet_name(name, config):

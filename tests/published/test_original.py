@@ -9,7 +9,13 @@ from safetensors.numpy import load_file, save_file
 
 from kgen.published.configs import UNET_CONDITION, read_config
 from kgen.published.files import Folder, open_file
-from kgen.published.original import _autoencoder_name, _unet_name, family, split_parts
+from kgen.published.original import (
+    _autoencoder_name,
+    _unet_name,
+    family,
+    original_modules,
+    split_parts,
+)
 
 SD15 = {key: rule.default for key, rule in UNET_CONDITION.items()}
 # Names in the published file of Stable Diffusion 1.5, and of the folder of the same weights.
@@ -66,6 +72,16 @@ def test_names_of_the_unet(original, published):
 @pytest.mark.parametrize(("original", "published"), AUTOENCODER_NAMES.items())
 def test_names_of_the_autoencoder(original, published):
     assert _autoencoder_name(original, 4) == published
+
+
+def test_names_of_the_unet_the_other_way():
+    """Of every module; the names of blocks tell how many there are of each kind."""
+    modules = {}
+    for original, published in NAMES.items():
+        if published is not None:
+            modules[published.rpartition(".")[0]] = original.rpartition(".")[0]
+    modules["up_blocks.1.attentions.0.norm"] = "output_blocks.3.1.norm"
+    assert original_modules(list(modules)) == modules
 
 
 def _unet_original(name, blocks):
