@@ -38,7 +38,7 @@ from kgen.checks import check_count, check_interval, check_one_of
 from kgen.diffusion.discrete_beta import DiscreteBeta, LevelIndex
 from kgen.diffusion.process import GaussianDiffusion
 from kgen.serialization import serializable
-from kgen.solvers import DDIM, PNDM, ClippedDDIM, DPMSolver, Solver, UniPC, solve
+from kgen.solvers import DDIM, PNDM, Ancestral, ClippedDDIM, DPMSolver, Solver, UniPC, solve
 
 SPACINGS = ("leading", "linspace", "trailing")
 ENDS = ("x_hat", "state")
@@ -326,9 +326,10 @@ def _ddim(name, config, prediction, spacing):
 def _ddpm(name, config, prediction, spacing):
     """Ancestral sampling; its last step draws no noise and is the estimate itself."""
     kind = config["variance_type"]
-    missed = [] if kind == "fixed_small" else [f"variance_type={kind!r}"]
+    variances = {"fixed_small": "small", "fixed_small_log": "small", "fixed_large": "large"}
+    missed = [] if kind in variances else [f"variance_type={kind!r}"]
     clip = float(config["clip_sample_range"]) if config["clip_sample"] else None
-    return {"solver": DDIM(eta=1.0), "clip": clip}, missed
+    return {"solver": Ancestral(variances.get(kind, "small"), clip), "clip": clip}, missed
 
 
 def _pndm(name, config, prediction, spacing):

@@ -8,6 +8,10 @@ a buffer, not a weight. The mark ids of a configuration are not read: those of S
 are wrong, and the vocabulary has them.
 """
 
+import json
+import os
+import pathlib
+
 from kgen.conditioning.clip_text import CLIPText
 from kgen.conditioning.clip_tower import CLIPTower
 from kgen.conditioning.clip_words import MARKS
@@ -21,17 +25,21 @@ from kgen.published.modules import (
     read_slots,
     slots_of,
 )
+from kgen.serialization import constructor_arguments
 
 PREFIX = "text_model."
 
 
-def open_text(folder: Folder, xl: bool, variant: str | None = None, **options) -> CLIPText:
+def open_text(
+    folder: Folder, xl: bool, variant: str | None = None, weights=None, **options
+) -> CLIPText:
     """Opens the text encoders of a folder.
 
     Args:
         folder: the folder.
         xl: whether it is Stable Diffusion XL, with two encoders.
         variant: of the weights.
+        weights: None for those of the folder, or those of each encoder.
         **options: of `CLIPText`; `windows` of `CLIPTower`, and `dtype` of both.
 
     Returns:
@@ -42,12 +50,21 @@ def open_text(folder: Folder, xl: bool, variant: str | None = None, **options) -
         ValueError: if a file is damaged, or describes another network.
     """
     shared = {key: options.pop(key) for key in ("windows", "dtype") if key in options}
+    parts = text_parts(xl)
+    if xl:
+        shared["states"] = "penultimate"
+    if weights is None:
+        weights = [folder.weights(part, "model", variant) for part, _, _ in parts]
+    towers = [_open_tower(folder, *part, own, shared) for part, own in zip(parts, weights)]
+    return CLIPText(towers, name="text", trainable=False, **options)
+
+
+def text_parts(xl: bool) -> list[tuple[str, str, str]]:
+    """Returns the folder of each text encoder, that of its tokenizer, and its class."""
     parts = [("text_encoder", "tokenizer", "CLIPTextModel")]
     if xl:
         parts.append(("text_encoder_2", "tokenizer_2", "CLIPTextModelWithProjection"))
-        shared["states"] = "penultimate"
-    towers = [_open_tower(folder, *part, variant, shared) for part in parts]
-    return CLIPText(towers, name="text", trainable=False, **options)
+    return parts
 
 
 def read_vocabulary(folder: Folder, part: str, size: int) -> tuple[list[str], list[str], str]:
@@ -117,10 +134,9 @@ def read_tower(tower: CLIPTower, weights):
     read_slots(slots, Renamed(weights, _plain))
 
 
-def _open_tower(folder, part, tokenizer, kind, variant, options):
+def _open_tower(folder, part, tokenizer, kind, weights, options):
     source = folder.root / part / "config.json"
     config = read_config(folder.read_json(f"{part}/config.json"), kind, source)
-    weights = folder.weights(part, "model", variant)
     _check_sizes(config, Renamed(weights, _plain))
     vocabulary, merges, pad = read_vocabulary(folder, tokenizer, config["vocab_size"])
     tower = CLIPTower(
@@ -151,6 +167,33 @@ def _check_sizes(config, weights):
         (f"encoder.layers.{last}.mlp.fc1.weight", (config["intermediate_size"], width)),
     ):
         check_shape(weights, name, shape)
+
+
+def write_tokenizer(tower: CLIPTower, directory: str | os.PathLike):
+    """Writes the vocabulary of a text encoder as transformers reads it."""
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    options = constructor_arguments(tower)
+    ids = {token: i for i, token in enumerate(options["vocabulary"])}
+    merges = "\n".join(["#version: 0.2", *options["merges"]]) + "\n"
+    marks = {"bos_token": MARKS[0], "eos_token": MARKS[1], "unk_token": MARKS[1]}
+    marks["pad_token"] = options["pad"]
+    config = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": tower.length,
+        "do_lower_case": True,
+        "add_prefix_space": False,
+        "errors": "replace",
+        **marks,
+    }
+    (directory / "merges.txt").write_text(merges, encoding="utf-8")
+    for name, value in (
+        ("vocab", ids),
+        ("tokenizer_config", config),
+        ("special_tokens_map", marks),
+    ):
+        text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+        (directory / f"{name}.json").write_text(text, encoding="utf-8")
 
 
 def _plain(name):

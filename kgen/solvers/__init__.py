@@ -1,5 +1,6 @@
 """Solvers: from noise to data with a denoiser."""
 
+from kgen.solvers.ancestral import Ancestral
 from kgen.solvers.clipped_ddim import ClippedDDIM
 from kgen.solvers.ddim import DDIM
 from kgen.solvers.dormand_prince import DormandPrince
@@ -27,6 +28,7 @@ __all__ = [
     "DDIM",
     "PNDM",
     "SOLVERS",
+    "Ancestral",
     "AnnealedLangevin",
     "ClippedDDIM",
     "DPMSolver",

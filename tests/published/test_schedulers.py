@@ -14,7 +14,7 @@ from kgen.diffusion.prediction import to_x
 from kgen.published.files import Folder
 from kgen.published.schedulers import PublishedSteps, read_scheduler, run
 from kgen.published.text import open_text
-from kgen.solvers import DDIM, PNDM, ClippedDDIM, DPMSolver, UniPC, solve
+from kgen.solvers import DDIM, PNDM, Ancestral, ClippedDDIM, DPMSolver, UniPC, solve
 from kgen.tensors import expand_to
 
 CLASSES = {
@@ -158,6 +158,29 @@ def test_run_of_ddpm(name):
             np.testing.assert_allclose(z, states[i], atol=1e-5)
 
 
+def test_ancestral_step_of_ddpm():
+    """From level 501 to 500, of which the reference is not clipped."""
+    _, arrays = reference("ddpm")
+    config = Folder(FIXTURES / "ddpm").read_json("scheduler/scheduler_config.json")
+    steps, prediction = read_scheduler(config, "scheduler_config.json")
+    assert steps.solver == Ancestral("large", 1.0)
+    network, labels, _ = open_unet(FIXTURES / "ddpm", steps.noise_index)
+    process = GaussianDiffusion(steps.schedule)
+    cond = {"pooled": labels(arrays["unet.labels"])}
+    output = network(arrays["unet.z"], tf.fill([2], process.log_snr(np.float32(501 / 999))), cond)
+
+    def denoise(z, t):
+        return to_x(prediction, output, z, *process.alpha_sigma(t))
+
+    z, times = tf.constant(arrays["unet.z"]), np.float32([501, 500]) / np.float32(999)
+    solver = Ancestral("large")
+    draws = [solve(solver, denoise, process, z, times, seed=[i, 0]) for i in range(100)]
+    expected, spread = arrays["ancestral.mean"], arrays["ancestral.std"].item()
+    np.testing.assert_allclose(np.std(draws, axis=0).mean(), spread, rtol=0.01)
+    np.testing.assert_allclose(np.mean(draws, axis=0), expected, atol=5 * spread / 10)
+    assert abs(np.mean(draws) - expected.mean()) < 4 * spread / np.sqrt(100 * expected.size)
+
+
 def test_one_compiled_function_serves_every_number_of_steps():
     for pipeline, name in [*RUNS, ("ddpm", "ddim")]:
         steps, _ = steps_of(pipeline, name)
@@ -221,6 +244,12 @@ NEAREST = [
     ("DPMSolverMultistepScheduler", {"solver_type": "heun"}, "solver_type='heun'", DPMSolver(2)),
     ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver"}, "algorithm_", DPMSolver(2)),
     ("DPMSolverMultistepScheduler", {"final_sigmas_type": "sigma_min"}, "final_", DPMSolver(2)),
+    (
+        "DDPMScheduler",
+        {"variance_type": "learned"},
+        "variance_type='learned'",
+        Ancestral(bound=1.0),
+    ),
     ("UniPCMultistepScheduler", {"solver_type": "bh1"}, "solver_type='bh1'", UniPC(2)),
     ("EulerDiscreteScheduler", {"use_beta_sigmas": True}, "use_beta_sigmas=True", DDIM()),
     ("DDIMScheduler", {"thresholding": True, "clip_sample": False}, "thresholding", DDIM()),
