@@ -68,7 +68,7 @@ def test_networks_that_take_any_size_are_returned():
 def test_the_autoencoder_of_a_preset_of_an_earlier_version():
     """Its layers state sizes; the present `encoder` and `decoder` with its weights do not."""
     autoencoder = kgen.from_preset(PRESETS / "text_to_image").autoencoder
-    options = {"channels": (64, 128, 128), "patch": 2}
+    options = {"channels": (48, 96, 128), "patch": 2}
     for network, size, same in (
         (autoencoder.encoder, (48, 80), lambda: encoder((48, 80, 3), 12, **options)),
         (autoencoder.decoder, (6, 10), lambda: decoder((6, 10, 12), **options)),
