@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from kgen.published.weights import Weights
 
@@ -212,11 +213,17 @@ def read_slots(slots: list[Slot], weights: Weights):
     """
     check_names(slots, weights)
     for slot in slots:
-        value = slot.to_ours(*(weights[name] for name in slot.names))
-        if not np.isfinite(value).all():
-            raise ValueError(f"{describe(weights)} must have finite numbers in {slot.names[0]!r}.")
-        slot.variable.assign(value)
+        slot.variable.assign(_value(slot, weights))
     weights.close()
+
+
+def _value(slot, weights):
+    """The value of a variable in its own type; of a large one few copies exist at a time."""
+    value = slot.to_ours(*(weights[name] for name in slot.names))
+    # A sum is finite where all numbers are; one of half precision is made in float32.
+    if not np.isfinite(np.sum(value, dtype=np.float32)) and not np.isfinite(value).all():
+        raise ValueError(f"{describe(weights)} must have finite numbers in {slot.names[0]!r}.")
+    return np.ascontiguousarray(value, tf.as_dtype(slot.variable.dtype).as_numpy_dtype)
 
 
 def write_slots(slots: list[Slot], dtype: str | None = None) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ import safetensors
 
 from kgen.published.headers import Tensor, read_header
 
-RELEASE = 256 * 2**20
+RELEASE = 8 * 2**20
 DTYPES = {
     "F64": np.float64,
     "F32": np.float32,
@@ -81,12 +81,14 @@ class Weights(collections.abc.Mapping):
     def __getitem__(self, name: str) -> np.ndarray:
         """Returns an array in the type it has in the file."""
         path = self._places[name]
-        if path != self._open_path or self._read > RELEASE:
+        if path != self._open_path:
             self.close()
             self._open_path = path
             self._open_file = safetensors.safe_open(str(path), framework="numpy")
         array = self._open_file.get_tensor(name)
         self._read += array.nbytes
+        if self._read > RELEASE:
+            self.close()
         return array
 
     def __contains__(self, name) -> bool:
