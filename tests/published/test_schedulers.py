@@ -158,6 +158,28 @@ def test_run_of_ddpm(name):
             np.testing.assert_allclose(z, states[i], atol=1e-5)
 
 
+def test_run_of_xl():
+    """From prompts: two text encoders, size conditions, and zeros as the null condition."""
+    described, arrays = reference("sdxl")
+    config = Folder(FIXTURES / "sdxl").read_json("scheduler/scheduler_config.json")
+    steps, prediction = read_scheduler(config, "scheduler_config.json")
+    process, network = GaussianDiffusion(steps.schedule), unet("sdxl", steps.noise_index)
+    options = {"null": "zeros", "sizes": 8, "size": (32, 32)}
+    text = open_text(Folder(FIXTURES / "sdxl"), xl=True, **options)
+    given, null = text(described["prompts"]), text.null(2)
+
+    def denoise(z, t):
+        t = tf.cast(t, z.dtype)
+        log_snr = tf.fill([2], process.log_snr(t))
+        with_text, without = network(z, log_snr, given), network(z, log_snr, null)
+        output = without + described["guidance_scale"] * (with_text - without)
+        return to_x(prediction, output, z, *process.alpha_sigma(t))
+
+    received = run(steps, denoise, tf.constant(arrays["run.noise"]), 10)
+    expected = arrays["run.euler"][-1]
+    np.testing.assert_allclose(received, expected, atol=2e-5 * expected.std())
+
+
 def test_ancestral_step_of_ddpm():
     """From level 501 to 500, of which the reference is not clipped."""
     _, arrays = reference("ddpm")
