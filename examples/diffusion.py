@@ -107,7 +107,7 @@ def draw_plane(model, output, side=60):
     log_p = model.log_likelihood(grid, rtol=1e-3, atol=1e-3).reshape(side, side)
     print(f"the density integrates to {np.exp(log_p).sum() * (axis[1] - axis[0]) ** 2:.2f}")
     figure, axes = pyplot.subplots(1, 3, figsize=(10, 3.4))
-    samples = model.generate(4000, num_steps=50, seed=0)
+    samples = model.generate(num_samples=4000, num_steps=50, seed=0)
     for plot, points, title in ((axes[0], spirals(4000), "data"), (axes[1], samples, "samples")):
         plot.scatter(*points.T, s=1, color="black")
         plot.set(title=title, xlim=(-2.6, 2.6), ylim=(-2.6, 2.6), aspect="equal")

@@ -89,7 +89,7 @@ def bits_of_flow(model, batch, dequantization, args):
     """Bits per dimension by the probability flow: mean and standard error over the pictures."""
     nats = -model.log_likelihood(
         batch["images"],
-        conditions=batch["labels"],
+        condition=batch["labels"],
         num_probes=1,
         dequantization=dequantization,
         rtol=args.tolerance,

@@ -112,7 +112,7 @@ def draw_samples(model, output, num):
     for name, solver, num_steps in SAMPLERS:
         if model.levels and isinstance(solver, AnnealedLangevin):
             num_steps = model.levels - 1  # the ladder that was trained, from level to level
-        points = model.generate(num, num_steps=num_steps, solver=solver, seed=0)
+        points = model.generate(num_samples=num, num_steps=num_steps, solver=solver, seed=0)
         distance = energy_distance(points, data)
         print(f"{name}, {solver.nfe(num_steps)} evaluations: energy distance {distance:.4f}")
         clouds.append((f"{name}\n{solver.nfe(num_steps)} evaluations, {distance:.4f}", points))

@@ -200,7 +200,7 @@ def main(argv=None):
         args.prompts,
         num_steps=args.num_steps,
         guidance_scale=args.guidance_scale,
-        negative_prompts=args.negative_prompt,
+        negative=args.negative_prompt,
         seed=args.seed,
     )
     output = args.output or pathlib.Path("picture.png")

@@ -145,7 +145,7 @@ def trained_on(args, **settings):
             args.data, values=values_of(model), batch_size=args.components, seed=args.seed
         )
         prior.begin_at(next(iter(pictures)), model.posterior)
-        model.reset_averages()
+        model.averages.reset()
     return model
 
 

@@ -2,10 +2,13 @@
 
 from kgen import (
     callbacks,
+    conditioning,
     corruption,
+    data,
     diffusion,
     distribution,
     likelihoods,
+    metrics,
     networks,
     penalties,
     priors,
@@ -14,6 +17,7 @@ from kgen import (
 from kgen.conditioning import TextEncoder
 from kgen.density.flow import log_likelihood
 from kgen.export import export_saved_model
+from kgen.files.keras_files import load_model
 from kgen.gaussian import Gaussian, standard_normal
 from kgen.models.autoencoder import Autoencoder
 from kgen.models.diffusion_model import DiffusionModel
@@ -25,7 +29,7 @@ from kgen.models.score_model import ScoreModel
 from kgen.models.vae import VAE
 from kgen.models.variational_dequantization import VariationalDequantization
 from kgen.models.vqvae import VQVAE
-from kgen.presets import from_preset, load_model
+from kgen.presets import from_preset
 from kgen.sampling import editing
 
 __all__ = [
@@ -42,7 +46,9 @@ __all__ = [
     "TextEncoder",
     "VariationalDequantization",
     "callbacks",
+    "conditioning",
     "corruption",
+    "data",
     "diffusion",
     "distribution",
     "editing",
@@ -51,6 +57,7 @@ __all__ = [
     "likelihoods",
     "load_model",
     "log_likelihood",
+    "metrics",
     "networks",
     "penalties",
     "priors",

@@ -3,7 +3,6 @@
 import os
 import pathlib
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -84,60 +83,6 @@ def check_path(name, value):
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"`{name}` must be a path. Received: {name}={value!r}.")
     return pathlib.Path(value)
-
-
-def check_networks(encoder, decoder, moments=False, parameters=False):
-    """Checks that a decoder takes what an encoder returns, and returns what it takes.
-
-    Args:
-        encoder: a network.
-        decoder: a network.
-        moments: whether the encoder returns mean and log standard deviation, side by side.
-        parameters: whether the decoder may return the parameters of a distribution of the data.
-
-    Raises:
-        ValueError: if the decoder does not.
-    """
-    code, taken = encoder.output_shape, decoder.input_shape
-    if moments:
-        fits = code[1:-1] == taken[1:-1] and code[-1] == 2 * taken[-1]
-        what = "twice the channels that `decoder` takes, at the same size"
-    else:
-        fits, what = code == taken, "what `decoder` takes"
-    if not fits:
-        raise ValueError(
-            f"`encoder` must return {what}. "
-            f"Received: encoder.output_shape={code}, decoder.input_shape={taken}."
-        )
-    if not parameters and encoder.input_shape != decoder.output_shape:
-        raise ValueError(
-            "`decoder` must return what `encoder` takes. Received: "
-            f"encoder.input_shape={encoder.input_shape}, "
-            f"decoder.output_shape={decoder.output_shape}."
-        )
-
-
-def check_likelihood(likelihood, decoder, data_shape):
-    """Checks that a decoder returns the parameters of a likelihood over the data.
-
-    Raises:
-        ValueError: if it does not, or ends in a sigmoid where logits are expected.
-    """
-    channels = likelihood.parameter_channels(data_shape[-1])
-    expected, received = (*data_shape[:-1], channels), tuple(decoder.output_shape[1:])
-    if received != expected:
-        raise ValueError(
-            f"`decoder` must return {expected} for {type(likelihood).__name__} and data of shape "
-            f"{tuple(data_shape)}. Received: decoder.output_shape={decoder.output_shape}."
-        )
-    shaping = (keras.layers.Reshape, keras.layers.Flatten, keras.layers.Permute)
-    layers = [v for v in getattr(decoder, "layers", [decoder]) if not isinstance(v, shaping)]
-    last = layers[-1]
-    if getattr(getattr(last, "activation", None), "__name__", "") == "sigmoid":
-        raise ValueError(
-            "`decoder` must return logits, not probabilities: leave out the sigmoid of its last "
-            f"layer. Received: a decoder that ends in {last.name!r} with a sigmoid."
-        )
 
 
 def check_prior(prior, latent_shape, data_shape, likelihood):

@@ -7,8 +7,9 @@ down:
     model.export_functions(**options) -> functions {name: tf.function}, resources [trackable]
 
 Every function has one input signature and so one graph, which serves every batch size, number of
-steps and guidance scale. The folder holds the variables that the functions read and no others: of a
-model that averages its weights the averaged ones, and no optimizer.
+steps and guidance scale, within bounds that are part of the graph (`kgen.serving.limits`;
+`loaded.limits()` tells them). The folder holds the variables that the functions read and no others:
+of a model that averages its weights the averaged ones, and no optimizer.
 
     loaded = tf.saved_model.load(directory)
     loaded.generate(prompts=..., num_steps=..., ...)    # a dictionary comes back
@@ -22,17 +23,19 @@ References:
   https://www.tensorflow.org/tfx/serving/api_rest
 """
 
+import dataclasses
 import os
 import shutil
 
 import tensorflow as tf
 
 from kgen.checks import check_path
+from kgen.serving.limits import Limits, chosen
 
 SAVED_MODEL_FILES = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
 
 
-def export_saved_model(model, directory, **options):
+def export_saved_model(model, directory, *, max_steps=1000, max_batch=64, **options):
     """Writes `model` as a SavedModel.
 
     The folder appears complete or not at all. A SavedModel that is already there is replaced.
@@ -40,14 +43,16 @@ def export_saved_model(model, directory, **options):
     Args:
         model: a model with `export_functions`, such as `LatentDiffusion` or `KLAutoencoder`.
         directory: folder to write; its parents are made.
+        max_steps: largest number of solver steps in one call.
+        max_batch: largest number of examples in one call.
         **options: arguments of `model.export_functions`. Of a `LatentDiffusion`: `inputs`, of texts
             `"prompts"` (strings; the default) or `"token_ids"` (TensorFlow's core operations only),
             `solver`, `guidance`, `editing`, whether to offer image to image and inpainting too, and
             `negatives`, whether to offer negative prompts.
 
     Raises:
-        TypeError: if the model cannot be exported, or has no such option.
-        ValueError: if an option has another value than those above.
+        TypeError: if the model cannot be exported, or has no such option, or a bound is no number.
+        ValueError: if a bound is less than 1, or an option has another value than those above.
         FileExistsError: if `directory` is a file, or holds anything else than a SavedModel.
 
     Example:
@@ -70,11 +75,17 @@ def export_saved_model(model, directory, **options):
         )
     directory = check_path("directory", directory).absolute()
     _check_free(directory)
-    functions, resources = model.export_functions(**options)
-    graphs = [function.get_concrete_function().graph for function in functions.values()]
+    bounds = Limits(max_steps, max_batch)
+    with chosen(bounds):
+        functions, resources = model.export_functions(**options)
+        graphs = [function.get_concrete_function().graph for function in functions.values()]
     module = tf.Module()
     module.resources = list(resources)
     module.weights = list({id(v): v for graph in graphs for v in graph.variables}.values())
+    module.limits = tf.function(
+        lambda: {name: tf.constant(value) for name, value in dataclasses.asdict(bounds).items()},
+        input_signature=[],
+    )
     for name, function in functions.items():
         setattr(module, name, function)
 

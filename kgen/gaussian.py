@@ -20,6 +20,8 @@ import tensorflow as tf
 
 from kgen.tensors import normal, sum_event
 
+LOG_STD_BOUND = 10.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Gaussian:
@@ -40,9 +42,15 @@ class Gaussian:
 
     @classmethod
     def from_moments(cls, moments):
-        """Splits `[B, ..., 2 C]` on the last axis into the mean and the log standard deviation."""
+        """Splits `[B, ..., 2 C]` on the last axis into the mean and the log standard deviation.
+
+        A log standard deviation in [-10, 10] is taken as it is. What is beyond approaches -11 or 11
+        smoothly, so that data of a large scale do not make the first step overflow.
+        """
         mean, log_std = tf.split(tf.cast(moments, tf.float32), 2, axis=-1)
-        return cls(mean, log_std)
+        beyond = tf.nn.relu(tf.abs(log_std) - LOG_STD_BOUND)
+        bounded = tf.sign(log_std) * (LOG_STD_BOUND + 1 - 1 / (1 + beyond))
+        return cls(mean, tf.where(beyond > 0, bounded, log_std))
 
     @property
     def std(self):

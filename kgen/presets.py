@@ -4,42 +4,43 @@
                     the format and the version of kgen, the sha256 of the weights
     weights.npz     the weights that sample (the averaged ones, where the model averages) by name,
                     no pickle
+    text_encoder_*  the files of a text encoder, if the model has one that lies in no shared folder
 
 Floating weights are stored as float16 by default, half the size and enough for sampling. A preset
 is for use and for fine-tuning; the state of a training (optimizer, seeds) belongs to `.keras`
-files, which `load_model` opens with the same care, and to `kgen.callbacks.Resume`.
+files, which `kgen.load_model` opens with the same care, and to `kgen.callbacks.Resume`.
+
+A preset is replaced in one step, when `config.json` is: it names its weights by their sum. They lie
+beside as `.next-weights.npz` until then, and take their place after it, so that a preset is whole
+at every moment. What a file from a stranger may do is said in `docs/security.md`.
 """
 
-import collections
-import hashlib
+import contextlib
 import importlib.metadata
 import json
-import zipfile
-import zlib
+import pathlib
+import re
+import shutil
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from kgen.checks import check_path
-from kgen.serialization import check_config
+from kgen.files.archives import ArrayArchive
+from kgen.files.budget import budget
+from kgen.files.configs import check_config
+from kgen.files.folders import flush, inside, opened, sha256
+from kgen.files.text import MAX_CONFIG_BYTES, read_json, reason
+from kgen.files.weights import cast, fill, name_of
+from kgen.layer_tree import layers_of
 
-CONFIG, WEIGHTS = "config.json", "weights.npz"
+CONFIG, WEIGHTS, NEXT = "config.json", "weights.npz", ".next-weights.npz"
 FORMAT = 1  # of the folder; a preset that does not say has the first
-DAMAGE = (  # what reading a damaged archive raises
-    EOFError,
-    KeyError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 DTYPES = ("bfloat16", "float16", "float32", "float64", "mixed_bfloat16", "mixed_float16")
 
 
-def save_preset(model, directory, dtype="float16"):
+def save_preset(model, directory, dtype="float16", *, text_encoder=None):
     """Writes `model` to the folder `directory`.
 
     Args:
@@ -47,53 +48,92 @@ def save_preset(model, directory, dtype="float16"):
         directory: the folder; created if missing.
         dtype: type of the stored floating weights, `"float16"` or `"float32"`. Statistics that are
             too large for it are stored as float32.
+        text_encoder: None, and the files of a text encoder are written into the folder; or the
+            plain name of a folder beside `directory` that several presets share, which is written
+            if it is not there.
 
     Raises:
-        ValueError: for another `dtype`, or if a weight is not finite, or too large for it.
+        ValueError: for another `dtype`, if a weight is not finite, or too large for it, or if the
+            shared folder holds another text encoder.
     """
     if dtype not in ("float16", "float32"):
         raise ValueError(f"`dtype` must be 'float16' or 'float32'. Received: dtype={dtype!r}.")
     directory = check_path("directory", directory)
+    if text_encoder is not None and pathlib.PurePath(str(text_encoder)).name != text_encoder:
+        raise ValueError(
+            "`text_encoder` must be None or the plain name of a folder beside the preset. "
+            f"Received: text_encoder={text_encoder!r}."
+        )
+    arrays = _arrays(model, dtype)
     directory.mkdir(parents=True, exist_ok=True)
+    parts = [layer for layer in layers_of(model) if hasattr(layer, "save_beside")]
+    with contextlib.ExitStack() as stack:
+        for part in parts:
+            stack.enter_context(part.save_beside(directory, text_encoder))
+        config = _without_training(keras.saving.serialize_keras_object(model))
+    stamp = {"kgen": importlib.metadata.version("kgen"), "keras": keras.__version__}
+    weights, text = directory / NEXT, directory / f".partial-{CONFIG}"
+    unfinished = directory / f".partial-{WEIGHTS}"
+    try:
+        np.savez_compressed(unfinished, **arrays)
+        content = {
+            "format": FORMAT,
+            "versions": stamp,
+            "sha256": sha256(unfinished),
+            "model": config,
+        }
+        text.write_text(_readable(content), encoding="utf-8")
+        _settle(directory)
+        for path in (unfinished, text):
+            flush(path)
+        unfinished.replace(weights)
+        text.replace(directory / CONFIG)
+        flush(directory)
+        weights.replace(directory / WEIGHTS)
+    finally:
+        for path in (unfinished, text):
+            path.unlink(missing_ok=True)
+    _remove_unnamed(directory, config)
+
+
+def _arrays(model, dtype):
+    """The weights of a model by name, in the type in which they are stored."""
     arrays = {}
     # Not in `averaged()` of the model, which knows nothing of the averages of models inside it.
-    averages = {id(v): a for part in _generative_models(model) for v, a in part.averages()}
+    averages = {id(v): a for part in _generative_models(model) for v, a in part.averages.pairs()}
     for index, variable in enumerate(_stored(model)):
         value = averages.get(id(variable), variable)
         value = tf.convert_to_tensor(value.value).numpy()
         if tf.as_dtype(value.dtype).is_floating:  # bfloat16 too, which is no type of numpy's
-            exact, value = value, _as(value, dtype)
+            exact, value = value, cast(value, dtype)
             if not variable.trainable and np.isinf(value).any():
-                value = _as(exact, "float32")  # a statistic, such as the counts of a codebook
+                value = cast(exact, "float32")  # a statistic, such as the counts of a codebook
             if not np.isfinite(value).all():
                 raise ValueError(
                     f"Weights must be finite as `dtype`. Received: dtype={dtype!r} and "
                     f"{variable.path} with NaN, infinite or too large values."
                 )
-        arrays[f"{index:04d}:{_name(variable)}"] = value
-    config = _without_training(keras.saving.serialize_keras_object(model))
-    stamp = {"kgen": importlib.metadata.version("kgen"), "keras": keras.__version__}
-    # Beside the files first: what is there stays whole until there is something to replace it.
-    weights, text = (directory / f".partial-{name}" for name in (WEIGHTS, CONFIG))
-    try:
-        np.savez_compressed(weights, **arrays)
-        content = {
-            "format": FORMAT,
-            "versions": stamp,
-            "sha256": _sha256(weights),
-            "model": config,
-        }
-        text.write_text(_readable(content))
-        weights.replace(directory / WEIGHTS)
-        text.replace(directory / CONFIG)
-    finally:
-        weights.unlink(missing_ok=True)
-        text.unlink(missing_ok=True)
+        arrays[f"{index:04d}:{name_of(variable)}"] = value
+    return arrays
 
 
-def _as(value, dtype):
-    with np.errstate(over="ignore"):
-        return value.astype(dtype)
+def _settle(directory):
+    """Ends a replacement that was interrupted after its one step."""
+    if not ((directory / NEXT).is_file() and (directory / CONFIG).is_file()):
+        return
+    with contextlib.suppress(ValueError):  # a damaged one, which is replaced anyhow
+        expected = _content(directory / CONFIG, MAX_CONFIG_BYTES).get("sha256")
+        if sha256(directory / NEXT) == expected:
+            (directory / NEXT).replace(directory / WEIGHTS)
+
+
+def _remove_unnamed(directory, config):
+    """Removes the text encoders that the folder held for the model before."""
+    named = json.dumps(config)
+    for folder in directory.iterdir():
+        own = re.fullmatch(r"text_encoder_[0-9a-f]{12}|\.partial-text_encoder", folder.name)
+        if own and folder.is_dir() and not folder.is_symlink() and folder.name not in named:
+            shutil.rmtree(folder)
 
 
 def _readable(value, indent=0):
@@ -109,13 +149,21 @@ def _readable(value, indent=0):
     return line[0] + ",".join(f"{margin} {item}" for item in items) + margin + line[-1]
 
 
-def from_preset(directory, dtype="float32"):
+def from_preset(
+    directory, dtype="float32", *, text_encoder=None, max_config_bytes=MAX_CONFIG_BYTES
+):
     """Rebuilds the model that `model.save_to_preset(directory)` wrote.
+
+    Nothing that its files say makes code run, a network be asked, or a folder be opened but the
+    preset's own and a text encoder that lies beside it. `docs/security.md` says what is checked.
 
     Args:
         directory: the folder.
         dtype: Keras policy that takes the place of a mixed-precision policy used in training:
             `"float32"`, or `"mixed_bfloat16"` where the hardware is good at it.
+        text_encoder: None; or the folder of the model's text encoder, or its name in a hub, in
+            place of the one that the preset names. Its sums must be those of the preset.
+        max_config_bytes: largest size of a configuration.
 
     Returns:
         The model, with the stored weights also in the place of the averaged ones.
@@ -130,95 +178,50 @@ def from_preset(directory, dtype="float32"):
         raise ValueError(f"`dtype` must be one of {DTYPES}. Received: dtype={dtype!r}.")
     directory = check_path("directory", directory)
     for name in (CONFIG, WEIGHTS):
-        if not (directory / name).is_file():
+        if not (directory / name).is_file() and not (directory / NEXT).is_file():
             raise FileNotFoundError(
                 f"`directory` must be a kgen preset, a folder with {CONFIG} and {WEIGHTS}. "
                 f"Received: {directory}, which has no {name}."
             )
-    content = _content(directory / CONFIG)
-    config, expected = content["model"], content.get("sha256")
-    if expected is not None and _sha256(directory / WEIGHTS) != expected:
-        raise ValueError(
-            f"{directory / WEIGHTS} is damaged: its sha256 is not the one in {CONFIG}."
-        )
-    check_config(config, directory / CONFIG)
-    model = _rebuilt(_in_dtype(config, dtype), directory / CONFIG)
-    try:
-        with (
-            (directory / WEIGHTS).open("rb") as file,
-            np.load(file, allow_pickle=False) as archive,
-        ):
-            names = sorted(archive.files)
-            arrays = [archive[name] for name in names]
-    except DAMAGE as error:
-        raise ValueError(
-            f"{directory / WEIGHTS} is damaged or not a weights file: it must be an archive of "
-            "arrays, without pickled objects."
-        ) from error
-    if not all(a.dtype.kind in "biuf" and np.isfinite(a).all() for a in arrays):
-        raise ValueError(f"{directory / WEIGHTS} is damaged: its arrays must be finite numbers.")
-    variables = _stored(model)
-    shapes, expected = [a.shape for a in arrays], [tuple(v.shape) for v in variables]
-    if shapes != expected:
-        arrays = _in_order_of(variables, names, arrays)
-        shapes = [a.shape for a in arrays]
-    if shapes != expected:
-        wrong = next(
-            (i for i, (a, b) in enumerate(zip(shapes, expected)) if a != b),
-            min(len(shapes), len(expected)),
-        )
-        raise ValueError(
-            f"{directory / WEIGHTS} does not fit its configuration: it has {len(shapes)} "
-            f"arrays for {len(expected)} weights, and they first differ at number {wrong}."
-        )
-    for variable, value in zip(variables, arrays):
-        variable.assign(value)
+    path = inside(directory, CONFIG)
+    content = _content(path, max_config_bytes)
+    config = content["model"]
+    folders = (directory, directory.absolute().parent)
+    with (
+        ArrayArchive(_weights(directory, content.get("sha256"))) as archive,
+        opened(path, folders, text_encoder),
+    ):
+        shapes = [header[0] for header in archive.headers.values()]
+        check_config(config, path, largest=max((n for shape in shapes for n in shape), default=1))
+        with budget(shapes, archive.path, copies=3):  # a weight, its average, the outer model's
+            model = _rebuilt(_in_dtype(config, dtype), path)
+        fill(_stored(model), archive)
     for part in _generative_models(model):
-        part.reset_averages()
+        part.averages.reset()
     return model
 
 
-def load_model(path, compile=True):
-    """Loads the model that `model.save("name.keras")` wrote, in safe mode.
-
-    `keras.saving.load_model` does too, but says of a damaged file that it is not found.
-
-    Args:
-        path: the file.
-        compile: whether the model is compiled again, if it was.
-
-    Returns:
-        The model.
-
-    Raises:
-        TypeError: if `path` is no path.
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged or unsafe.
-    """
-    path = check_path("path", path)
-    if not path.is_file():
-        raise FileNotFoundError(f"`path` must be a `.keras` file. Received: {path}, which is none.")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-            config = json.loads(archive.read("config.json"))
-    except DAMAGE as error:
-        raise ValueError(f"{path} is damaged or not a `.keras` file.") from error
-    if damaged is not None:
-        raise ValueError(f"{path} is damaged, in the part {damaged}.")
-    check_config(config, path)
-    return keras.saving.load_model(path, compile=compile)
+def _weights(directory, expected):
+    """The file of weights whose sum the configuration names."""
+    if expected is None:  # as in presets of the first version
+        return inside(directory, WEIGHTS)
+    for name in (WEIGHTS, NEXT):
+        if (directory / name).is_file() and sha256(path := inside(directory, name)) == expected:
+            return path
+    raise ValueError(f"{directory / WEIGHTS} is damaged: its sha256 is not the one in {CONFIG}.")
 
 
-def _content(path):
+def _content(path, limit):
     """What a configuration file holds."""
     try:
-        content = json.loads(path.read_text())
-    except (RecursionError, ValueError) as error:
-        raise ValueError(f"{path} is not the configuration of a preset: no JSON.") from error
+        content = read_json(path, limit, "max_config_bytes")
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not the configuration of a preset: {reason(error)}."
+        ) from error
     if isinstance(content, dict):
         _check_format(content, path)
-    if not isinstance(content, dict) or "model" not in content:
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise ValueError(f"{path} is not the configuration of a preset: it has no key 'model'.")
     return content
 
@@ -241,9 +244,11 @@ def _rebuilt(config, path):
     """The model of a configuration, without its weights."""
     try:
         model = keras.saving.deserialize_keras_object(config, safe_mode=True)
-    except (AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be rebuilt: {error}") from error
-    if not hasattr(model, "ema_weights"):
+    except OSError:
+        raise
+    except Exception as error:  # a configuration can make Keras raise nearly anything
+        raise ValueError(f"{path} cannot be rebuilt: {reason(error)}.") from error
+    if not hasattr(model, "averages"):
         raise ValueError(
             f"{path} must be the configuration of a model of kgen. "
             f"Received: one of a {type(model).__name__}."
@@ -251,40 +256,17 @@ def _rebuilt(config, path):
     return model
 
 
-def _sha256(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _stored(model):
     """Everything but the averages, which take the place of the weights, and the seeds."""
     left_out = set()
     for part in _generative_models(model):
-        left_out.update(id(v) for v in [*part.average_state, *part.seeds.weights])
+        left_out.update(id(v) for v in [*part.averages.weights, *part.seeds.weights])
     return [v for v in model.weights if id(v) not in left_out]
-
-
-def _name(variable):
-    return variable.path.replace("/", ".")
-
-
-def _in_order_of(variables, names, arrays):
-    """The arrays in the order of the variables of their names, or as they are if others are named.
-
-    The order in which Keras lists the weights of a graph changes with the operations in it. It
-    comes first all the same, as names that Keras makes up depend on what was made before.
-    """
-    waiting = collections.defaultdict(list)
-    for name, array in zip(names, arrays):
-        waiting[name.partition(":")[2]].append(array)
-    wanted = [_name(variable) for variable in variables]
-    if collections.Counter(wanted) != {name: len(same) for name, same in waiting.items()}:
-        return arrays
-    return [waiting[name].pop(0) for name in wanted]
 
 
 def _generative_models(model):
     """The model and the models inside it, such as the autoencoder of a latent diffusion model."""
-    return [layer for layer in model._flatten_layers() if hasattr(layer, "ema_weights")]
+    return [layer for layer in layers_of(model) if hasattr(layer, "averages")]
 
 
 def _without_training(config):

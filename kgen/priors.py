@@ -63,7 +63,7 @@ class _Mixture(keras.layers.Layer):
     def begin_at(self, x, posterior):
         """Puts the components where the posteriors of data are.
 
-        A model that averages its weights should `reset_averages()` afterwards.
+        A model that averages its weights should `averages.reset()` afterwards.
 
         Args:
             x: as many data as there are components, `[K, ...]`, in the range of the model.

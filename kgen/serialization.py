@@ -12,8 +12,6 @@ import inspect
 import keras
 
 PACKAGE = "kgen"
-PACKAGES = ("kgen", "keras", "keras_hub", "keras_nlp", "builtins")
-CODE = ("__lambda__", "Lambda", "TFSMLayer", "TorchModuleWrapper", "FlaxLayer", "JaxLayer")
 
 
 def serializable(cls):
@@ -42,7 +40,7 @@ def serializable(cls):
         bound.apply_defaults()
         arguments = dict(list(bound.arguments.items())[1:])
         arguments.update(arguments.pop("kwargs", {}))
-        object.__setattr__(self, "_init_arguments", _Untracked(arguments))
+        object.__setattr__(self, "_init_arguments", Untracked(arguments))
         init(self, *args, **kwargs)
 
     def get_config(self):
@@ -75,38 +73,16 @@ def constructor_arguments(obj):
     return dict(obj._init_arguments.value)
 
 
-def check_config(config, source):
-    """Checks, before anything is built, that a configuration names known classes and no code.
-
-    Known are those of kgen and Keras, and what the user has registered with Keras. Keras' safe mode
-    refuses code too; this looks at all of a configuration at once, names the file, and does not let
-    through the layers that bring code of their own.
+class Untracked:
+    """Hides a value from the trackers of Keras and TensorFlow, which look into attributes.
 
     Args:
-        config: what a JSON file holds.
-        source: where it is from, for the message.
+        value: anything.
 
-    Raises:
-        ValueError: if it names something else.
+    Example:
+        >>> Untracked([1, 2]).value
+        [1, 2]
     """
-    if isinstance(config, dict):
-        name, module = config.get("class_name"), config.get("module")
-        registered = keras.saving.get_registered_object(str(config.get("registered_name")))
-        known = module is None or registered or str(module).partition(".")[0] in PACKAGES
-        if name is not None and (not known or not isinstance(name, str) or name in CODE):
-            raise ValueError(
-                f"{source} is unsafe to load: it must name classes of {', '.join(PACKAGES)} or "
-                "such as are registered with Keras, and no code. "
-                f"Received: class_name={name!r}, module={module!r}."
-            )
-        config = list(config.values())
-    if isinstance(config, (list, tuple)):
-        for item in config:
-            check_config(item, source)
-
-
-class _Untracked:
-    """Hides the constructor's arguments from Keras' attribute tracking."""
 
     def __init__(self, value):
         self.value = value

@@ -11,7 +11,7 @@ References:
 """
 
 import hashlib
-import secrets
+import random
 
 import keras
 import numpy as np
@@ -73,10 +73,11 @@ def fingerprint(arrays):
 
 
 def as_seed(seed):
-    """Makes an int32 pair of an integer, a pair, or None (a fresh seed from the operating system).
+    """Makes an int32 pair of an integer, a pair, or None (a seed from Python's `random`).
 
     Args:
-        seed: None, an integer, or two integers (also as a tensor).
+        seed: None, which `keras.utils.set_random_seed` decides; an integer; or two integers (also
+            as a tensor).
 
     Returns:
         A tensor of shape `[2]`, int32.
@@ -85,7 +86,7 @@ def as_seed(seed):
         ValueError: if `seed` is none of these.
     """
     if seed is None:
-        return tf.constant([secrets.randbits(31), secrets.randbits(31)], tf.int32)
+        return tf.constant([random.getrandbits(31), random.getrandbits(31)], tf.int32)
     if isinstance(seed, (int, np.integer)):
         low, high = int(seed) & 0xFFFFFFFF, (int(seed) >> 32) & 0xFFFFFFFF
         return tf.constant(np.array([low, high], np.uint32).view(np.int32))
@@ -106,13 +107,53 @@ def split(seed, num):
 
 
 def fold_in(seed, data):
-    """Derives the seed that belongs to the integer `data`, for example a step or a replica."""
-    return tf.random.fold_in(seed, data, alg=_ALGORITHM)
+    """Derives the seed that belongs to the integer `data`, for example a step or a replica.
+
+    Args:
+        seed: an int32 pair, or one for each example, `[B, 2]`.
+        data: an integer; with several seeds also one for each, `[B]`.
+
+    Returns:
+        A tensor of the shape of `seed`.
+    """
+    if tf.convert_to_tensor(seed).shape.rank == 1:
+        return tf.random.fold_in(seed, data, alg=_ALGORITHM)
+    data = tf.broadcast_to(data, tf.shape(seed)[:1])
+    return tf.map_fn(
+        lambda pair: tf.random.fold_in(pair[0], pair[1], alg=_ALGORITHM),
+        (seed, data),
+        fn_output_signature=tf.TensorSpec([2], tf.int32),
+    )
 
 
 def normal(shape, seed, dtype="float32"):
-    """Standard normal noise of `shape`, a function of `seed` alone."""
-    return tf.random.stateless_normal(shape, seed, dtype=dtype, alg=_ALGORITHM)
+    """Standard normal noise of `shape`, a function of `seed` alone.
+
+    Args:
+        shape: of the noise.
+        seed: an int32 pair; or one for each example, `[B, 2]`: the noise of an example then
+            depends on its own seed alone, whatever the other examples are.
+        dtype: a floating type.
+
+    Returns:
+        A tensor of that shape.
+
+    Example:
+        >>> seeds = tf.constant([[1, 0], [2, 0]])
+        >>> bool(tf.reduce_all(normal([2, 3], seeds)[1] == normal([3], seeds[1])))
+        True
+    """
+    seed = tf.convert_to_tensor(seed)
+    if seed.shape.rank == 1:
+        return tf.random.stateless_normal(shape, seed, dtype=dtype, alg=_ALGORITHM)
+    shape = tf.convert_to_tensor(shape)
+    static = tf.get_static_value(shape[1:], partial=True)
+    noise = tf.map_fn(
+        lambda pair: tf.random.stateless_normal(shape[1:], pair, dtype=dtype, alg=_ALGORITHM),
+        seed,
+        fn_output_signature=tf.TensorSpec(static, dtype),
+    )
+    return tf.reshape(noise, shape)
 
 
 def uniform(shape, seed, minval=0.0, maxval=1.0, dtype="float32"):

@@ -6,8 +6,10 @@ solution to compare solvers with.
 """
 
 import dataclasses
+import gc
 import math
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -145,6 +147,14 @@ def mixture_data():
         means=np.array([[-1.0, 0.8], [-0.5, 1.2]]),
         stds=np.array([[0.5, 0.4], [0.3, 0.6]]),
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left_over():
+    """Gives back, after each file of tests, what Keras and Python keep of its models and graphs."""
+    yield
+    keras.utils.clear_session()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

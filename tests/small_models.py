@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import kgen
 from kgen.conditioning import Conditioner
+from kgen.conditioning.prompts import as_strings
 from kgen.data import emoji
 from kgen.networks import mlp
 from kgen.networks.conv import decoder, encoder
@@ -23,28 +24,28 @@ class HashedWords(Conditioner):
 
     def __init__(self, length=4, width=8, **kwargs):
         super().__init__(trainable=False, **kwargs)
-        self._convert_input_args = False
-        self._allow_non_tensor_positional_args = True
         self.length = length
         self.width = width
         self.table = np.random.default_rng(0).normal(size=(64, width)).astype("float32")
         self.built = True
 
-    def call(self, inputs, training=False):
-        words = tf.strings.split(tf.convert_to_tensor(inputs))
+    def prepare(self, values):
+        if isinstance(values, dict):
+            return values
+        words = tf.strings.split(as_strings(values))
         ids = tf.strings.to_hash_bucket_fast(words.to_tensor("", shape=[None, self.length]), 64)
         mask = tf.sequence_mask(tf.maximum(words.row_lengths(), 1), self.length)
-        tokens = tf.gather(self.table, ids) * tf.cast(mask[..., None], tf.float32)
-        return {"tokens": tokens, "mask": mask, "pooled": tf.reduce_mean(tokens, 1)}
+        return {"ids": ids, "known": mask}
+
+    def call(self, rows, training=False):
+        tokens = tf.gather(self.table, rows["ids"]) * tf.cast(rows["known"][..., None], tf.float32)
+        return {"tokens": tokens, "mask": rows["known"], "pooled": tf.reduce_mean(tokens, 1)}
 
     def null(self, batch_size):
         return self(tf.fill([batch_size], ""))
 
-    def embed(self, prompts, progress=True):
-        return {key: value.numpy() for key, value in self(prompts).items()}
-
-    def clear_cache(self):
-        pass
+    def signature(self, form=None):
+        return {"prompts": tf.TensorSpec([None], tf.string, "prompts")}
 
 
 @pytest.fixture

@@ -119,7 +119,7 @@ def test_two_devices_equal_one_on_the_same_global_batch(optimizer, options, data
         if "skip_above" in options:
             assert model.skipped_steps.numpy() == 2
             logs = {}  # the loss is what it is: NaN
-        values = [w.numpy().ravel() for w in [*model.trainable_variables, *model.ema_weights]]
+        values = [w.numpy().ravel() for w in [*model.trainable_variables, *model.averages.values]]
         weights.append(np.concatenate([*values, *logs.values()]))
         for variable in model.variables:  # on every device
             parts = strategy.experimental_local_results(variable.value)
@@ -159,7 +159,7 @@ def test_every_method_runs_on_two_devices(strategies):
     model.fit(X, batch_size=16, epochs=2, verbose=0)
     logs = model.evaluate(X, batch_size=16, verbose=0, return_dict=True)
     assert np.isfinite(list(logs.values())).all()
-    assert np.isfinite(model.generate(3, num_steps=3, seed=0)).all()
+    assert np.isfinite(model.generate(num_samples=3, num_steps=3, seed=0)).all()
 
 
 def start_workers(output, *options):

@@ -60,3 +60,23 @@ def test_moments_are_split_on_the_last_axis():
     g = Gaussian.from_moments(moments)
     np.testing.assert_array_equal(g.mean, [[[0, 1], [4, 5]]])
     np.testing.assert_array_equal(g.log_std, [[[2, 3], [6, 7]]])
+
+
+def test_a_log_std_is_bounded_beyond_ten_only():
+    """As it is to 10; then monotone towards 11, continuous with its slope, finite at any size."""
+    inside = np.float32([[-10.0, -3.3, 0.0, 9.999, 10.0]])
+    moments = np.concatenate([inside, inside], -1)
+    np.testing.assert_array_equal(Gaussian.from_moments(moments).log_std, inside)
+    beyond = tf.constant([[10.001, 10.1, 11.0, 20.0, 1e5, 1e30]])
+    for sign in (1, -1):
+        with tf.GradientTape() as tape:
+            tape.watch(beyond)
+            q = Gaussian.from_moments(tf.concat([0 * beyond, sign * beyond], -1))
+        values = sign * q.log_std.numpy()[0]
+        np.testing.assert_allclose(values[:3], [10.001, 10 + 1 / 11, 10.5], rtol=1e-5)
+        assert np.all(np.diff(values[:5]) > 0)
+        assert values[-1] == pytest.approx(11)
+        slope = sign * tape.gradient(q.log_std, beyond).numpy()[0]
+        assert slope[0] == pytest.approx(1, abs=0.01)
+        assert np.isfinite(slope).all()
+        assert np.isfinite(q.kl(standard_normal(q.mean))).all()

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 import kgen
 from kgen.diffusion import CosineLogSNR, GaussianDiffusion
+from kgen.layer_tree import layers_of
 from kgen.networks import TimeMLP, mlp
 from kgen.networks.blocks import dtype_policy
 from kgen.networks.conv import decoder, encoder
@@ -36,7 +37,7 @@ def test_a_mixed_policy_of_training_is_not_forced_on_the_user(tmp_path):
     model.save_to_preset(tmp_path)
 
     def policies(model):
-        return {layer.dtype_policy.name for layer in model._flatten_layers()}
+        return {layer.dtype_policy.name for layer in layers_of(model)}
 
     assert policies(kgen.from_preset(tmp_path)) == {"float32"}
     assert "mixed_bfloat16" in policies(kgen.from_preset(tmp_path, dtype="mixed_bfloat16"))
@@ -76,10 +77,10 @@ def test_averages_of_a_model_inside_another_are_the_weights_too(tmp_path):
     density = kgen.DiffusionModel(TimeMLP(2, width=8, blocks=1), process, ema_decay=0.9)
     for variable in density.trainable_variables:
         variable.assign(variable + 1.0)  # the averages stay behind
-    averages = [average.numpy() for _, average in density.averages()]
+    averages = [average.numpy() for _, average in density.averages.pairs()]
     kgen.VariationalDequantization(mlp((2,), (4,)), density).save_to_preset(tmp_path, "float32")
     loaded = kgen.from_preset(tmp_path).density
-    for (weight, average), expected in zip(loaded.averages(), averages, strict=True):
+    for (weight, average), expected in zip(loaded.averages.pairs(), averages, strict=True):
         np.testing.assert_array_equal(weight, expected)
         np.testing.assert_array_equal(average, expected)
 

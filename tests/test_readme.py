@@ -57,7 +57,7 @@ def test_every_setting_runs_as_typed(model, process, options, draw, gaussian_dat
     model.compile(keras.optimizers.Adam(1e-2))
     logs = model.fit(gaussian_data.sample(200).astype("float32"), verbose=0).history
     assert np.isfinite(list(logs.values())).all()
-    assert model.generate(3, seed=0, **{"num_steps": 5, **draw}).shape == (3, 2)
+    assert model.generate(num_samples=3, seed=0, **{"num_steps": 5, **draw}).shape == (3, 2)
 
 
 @pytest.mark.parametrize(("model", "process", "options", "draw"), drawing())
@@ -67,6 +67,6 @@ def test_every_way_of_drawing_ends_at_the_data(model, process, options, draw, ga
     draw = {"num_steps": 200, **draw}
     data = dataclasses.replace(gaussian_data, mean=np.zeros(2), std=np.full(2, 0.5))
     model = exact(data, process, model=getattr(kgen, model), **{"prediction": "eps", **options})
-    drawn = model.generate(4000, seed=0, batch_size=4000, **draw)
+    drawn = model.generate(num_samples=4000, seed=0, batch_size=4000, **draw)
     np.testing.assert_allclose(drawn.mean(0), 0, atol=0.04)
     np.testing.assert_allclose(drawn.std(0), 0.5, rtol=0.1)

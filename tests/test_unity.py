@@ -297,11 +297,14 @@ class Length(Conditioner):
 
     batch_key = "prompts"
 
-    def call(self, inputs, training=False):
-        return {"pooled": tf.cast(tf.strings.length(inputs), tf.float32)[:, None]}
+    def call(self, rows, training=False):
+        return {"pooled": tf.cast(tf.strings.length(rows), tf.float32)[:, None]}
 
     def null(self, batch_size):
-        return self(tf.fill([batch_size], ""))
+        return {"pooled": tf.zeros([batch_size, 1])}
+
+    def signature(self, form=None):
+        return {"prompts": tf.TensorSpec([None], tf.string, "prompts")}
 
 
 def test_latent_diffusion_is_the_diffusion_model_of_latents_told_a_text():

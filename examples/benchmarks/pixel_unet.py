@@ -62,7 +62,7 @@ def kgen_side(args):
 
         def sample():
             options = {"num_steps": args.num_steps - 1, "solver": "ddim", "seed": 0}
-            return float(model.generate(args.batch_size, **options).mean())
+            return float(model.generate(num_samples=args.batch_size, **options).mean())
 
         return sample, parameters
     model.compile(keras.optimizers.Adam(LEARNING_RATE))

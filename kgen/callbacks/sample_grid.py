@@ -25,8 +25,8 @@ class SampleGrid(keras.callbacks.Callback):
 
     Args:
         directory: where the sheets go; created if missing.
-        prompts: a sequence of strings, or of labels, one for each picture; or of a model that is
-            told nothing how many pictures.
+        prompts: a sequence of strings or of labels, one for each picture; for an unconditional
+            model, the number of pictures.
         every: number of epochs between two sheets.
         num_steps: solver steps, of models that have a solver.
         guidance_scale: of their `generate`.
@@ -106,9 +106,14 @@ class SampleGrid(keras.callbacks.Callback):
         known = inspect.signature(self.model.generate).parameters
         if "num_steps" not in known:  # such as a VAE
             options = {}
-        images = self.model.generate(self.prompts, seed=self.seed, **options)
-        told = isinstance(self.prompts, list)
-        sheet = contact_sheet(images, [str(p) for p in self.prompts] if told else None)
+        if isinstance(self.prompts, list):
+            options["condition"] = self.prompts
+            labels = [str(prompt) for prompt in self.prompts]
+        else:
+            options["num_samples"] = self.prompts
+            labels = None
+        images = self.model.generate(seed=self.seed, **options)
+        sheet = contact_sheet(images, labels)
         try:
             save_png(self.directory / f"epoch_{self._finished:04d}.png", sheet)
         except OSError as error:  # such as a full disk, which is no reason to end a training

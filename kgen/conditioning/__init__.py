@@ -1,10 +1,23 @@
-"""Conditions: what a generative model is told, and how it learns to do without."""
+"""Conditions: what a generative model is given beside the noise."""
 
 from kgen.conditioning.clip_text import CLIPText
 from kgen.conditioning.clip_tower import CLIPTower
 from kgen.conditioning.conditioner import Conditioner
 from kgen.conditioning.dropout import drop_condition
 from kgen.conditioning.labels import Labels
+from kgen.conditioning.picture import Picture
+from kgen.conditioning.several import Several
 from kgen.conditioning.text_encoder import TextEncoder
+from kgen.conditioning.vector import Vector
 
-__all__ = ["CLIPText", "CLIPTower", "Conditioner", "Labels", "TextEncoder", "drop_condition"]
+__all__ = [
+    "CLIPText",
+    "CLIPTower",
+    "Conditioner",
+    "Labels",
+    "Picture",
+    "Several",
+    "TextEncoder",
+    "Vector",
+    "drop_condition",
+]

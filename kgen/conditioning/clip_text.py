@@ -74,12 +74,6 @@ class CLIPText(Conditioner):
             self._empty = _Rows([tower.tokenize("").numpy() for tower in self.towers])
         self.built = True
 
-    def __call__(self, values, training=False):
-        """Returns the condition of values, of rows, or of what is a condition already."""
-        if isinstance(values, dict) and "tokens" in values:
-            return {key: tf.convert_to_tensor(value) for key, value in values.items()}
-        return super().__call__(self.prepare(values), training=training)
-
     def prepare(self, values, size=None):
         """Makes rows of prompts. Needs TensorFlow Text's operations in the process that runs it.
 

@@ -1,49 +1,72 @@
 """What a conditional model is given beside the noisy value: a dictionary of tensors, batch first.
 
-A conditioner turns one entry of a batch (prompts, labels) into that dictionary. Networks look at
-the keys they understand: `"pooled"` `[B, D]` joins the time embedding, `"tokens"` `[B, L, D]` with
-`"mask"` `[B, L]` is attended to. Every conditioner also has a null condition, the one that says
-nothing, which classifier-free guidance needs twice: in training, in place of a share of the
-conditions (`drop_condition`), and in sampling, for the unconditional prediction.
+    values --prepare--> rows --call--> condition
+
+`values` are what a person or a data set gives: prompts, labels, numbers, pictures. `rows` are the
+same as tensors that a graph can compute with (ids in the place of strings). The condition is what
+networks read; they look at the keys they know:
+
+    pooled    [B, D]        joins the embedding of the noise level
+    tokens    [B, L, D]     are attended to, where
+    mask      [B, L]        is true
+    picture   [B, h, w, c]  is concatenated to the input
+
+Every conditioner also has a null condition, which classifier-free guidance needs twice: in
+training, in place of a share of the conditions (`drop_condition`), and in sampling, for the
+unconditional prediction.
+
+A conditioner of one's own is a subclass with `call`, `null` and `signature`, and with `prepare`
+where values are not tensors already. It then works in `fit`, guidance, `generate`, `precompute` and
+exports; nothing outside of this room asks of which kind a conditioner is.
 
 References:
   Classifier-free guidance: Ho and Salimans (2022), section 3.1, https://arxiv.org/abs/2207.12598.
 """
 
+import abc
+
 import keras
+import numpy as np
+import tensorflow as tf
 
 from kgen.tensors import fingerprint
 
+KEYS = ("pooled", "tokens", "mask", "picture")  # what a condition may hold
 
-class Conditioner(keras.layers.Layer):
-    """Abstract: the map from prompts or labels to a condition.
+
+class Conditioner(keras.layers.Layer, abc.ABC):
+    """Abstract: the map from prompts, labels or other values to a condition.
 
     Attributes:
-        batch_key: the entry of a batch that `call` reads, `"prompts"` or `"labels"`.
+        batch_key: the entry of a batch that the conditioner reads, such as `"prompts"`.
+        forms: what a server may take in the place of the values, see `signature`: a dictionary
+            from names to endings of the functions of such a server.
     """
 
     batch_key = None
+    forms = {}
 
-    def call(self, inputs):
-        """Encodes one entry of a batch.
+    def __call__(self, values, training=False):
+        """Returns the condition of values, of rows, or of what is a condition already."""
+        if is_condition(values):
+            return {key: tf.convert_to_tensor(value) for key, value in values.items()}
+        return super().__call__(self.prepare(values), training=training)
+
+    @abc.abstractmethod
+    def call(self, rows, training=False):
+        """Encodes rows.
 
         Args:
-            inputs: the batch's `batch_key` entry, B items.
+            rows: what `prepare` returned, B rows.
+            training: whether layers such as dropout are active.
 
         Returns:
-            A dictionary of tensors, each with B rows.
+            A dictionary of tensors with the keys of `KEYS`, each with B rows.
         """
-        raise NotImplementedError(f"{type(self).__name__} must implement `call(inputs)`.")
 
-    def check(self, inputs):
-        """Checks an entry of a batch at the door, before training; not at all by default."""
-
-    def fingerprint(self):
-        """The sha256 of all that a condition depends on: the weights, unless there is more."""
-        return fingerprint(self.weights)
-
+    @abc.abstractmethod
     def null(self, batch_size):
-        """The condition that says nothing.
+        """Returns the condition that says nothing.
 
         Args:
             batch_size: B, an integer or a scalar int32 tensor.
@@ -51,4 +74,113 @@ class Conditioner(keras.layers.Layer):
         Returns:
             A dictionary of the keys and types of `call`, with B rows.
         """
-        raise NotImplementedError(f"{type(self).__name__} must implement `null(batch_size)`.")
+
+    @abc.abstractmethod
+    def signature(self, form=None):
+        """Returns the tensors that a server takes.
+
+        Args:
+            form: None for the values themselves, or one of `forms`.
+
+        Returns:
+            A dictionary of `tf.TensorSpec`s by the name of the argument; of one entry its tensor is
+            what `prepare` is given, of several the dictionary.
+        """
+
+    def values_of(self, batch):
+        """Returns what a batch, a dictionary, has for the conditioner.
+
+        Raises:
+            ValueError: if the batch has no such entry.
+        """
+        if self.batch_key not in batch:
+            raise ValueError(
+                f'A batch must have the key "{self.batch_key}". Received keys: {sorted(batch)}.'
+            )
+        return batch[self.batch_key]
+
+    def as_batch(self, rows):
+        """Returns rows as entries of a batch, from which `values_of` gets them back."""
+        return {self.batch_key: rows}
+
+    def prepare(self, values):
+        """Checks values and makes rows of them; in a graph too. Rows are returned as they are.
+
+        Args:
+            values: one value, or a sequence or tensor of B of them; or rows.
+
+        Returns:
+            A tensor, or a dictionary of tensors, with B rows.
+
+        Raises:
+            TypeError: if a value is of another type.
+            ValueError: if there is no value, or one is out of range.
+        """
+        return tf.convert_to_tensor(values)
+
+    def embed(self, values, batch_size=256, progress=True):
+        """Encodes many values, some at a time.
+
+        Args:
+            values: what `prepare` takes, N of them.
+            batch_size: rows that are encoded at once.
+            progress: whether to print a progress bar, if there is more than one batch.
+
+        Returns:
+            The condition as numpy arrays with N rows.
+        """
+        rows = self.prepare(values)
+        num, parts = num_rows(rows), []
+        bar = keras.utils.Progbar(num, verbose=int(progress and num > batch_size))
+        for start in range(0, num, batch_size):
+            stop = min(start + batch_size, num)
+            part = tf.nest.map_structure(lambda row: row[start:stop], rows)  # noqa: B023
+            parts.append({key: value.numpy() for key, value in self(part).items()})
+            bar.add(stop - start)
+        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+    def clear_cache(self):
+        """Forgets what `embed` may have kept."""
+
+    def graph_checks(self, values):
+        """Returns what an export checks of values beyond what `prepare` does in a graph.
+
+        Args:
+            values: tensors, as `prepare` takes them.
+
+        Returns:
+            A list of pairs of a boolean scalar and the message of the error if it is false.
+        """
+        return []
+
+    def resources(self):
+        """Returns the trackable objects, beside variables, that a SavedModel of it needs."""
+        return []
+
+    def fingerprint(self):
+        """Returns the sha256 of all that a condition depends on: by default the weights."""
+        return fingerprint(self.weights)
+
+
+def is_condition(values):
+    """Whether values are a condition already: a dictionary with keys of `KEYS` only.
+
+    Example:
+        >>> is_condition({"pooled": 0}), is_condition({"token_ids": 0}), is_condition("a prompt")
+        (True, False, False)
+    """
+    return isinstance(values, dict) and bool(values) and set(values) <= set(KEYS)
+
+
+def num_rows(rows):
+    """Returns the number of rows of a tensor, or of each tensor of a dictionary.
+
+    Raises:
+        ValueError: if the tensors have different numbers of rows, or none.
+    """
+    lengths = {int(np.shape(row)[0]) for row in tf.nest.flatten(rows)}
+    if len(lengths) != 1 or lengths == {0}:
+        raise ValueError(
+            f"A condition must have at least one row, in each tensor as many. Received: {lengths}."
+        )
+    return lengths.pop()

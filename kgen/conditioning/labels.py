@@ -6,6 +6,7 @@ References:
   Ho and Salimans (2022), https://arxiv.org/abs/2207.12598, section 3.1 (the null token).
 """
 
+import numpy as np
 import tensorflow as tf
 
 from kgen.checks import check_count
@@ -20,45 +21,60 @@ class Labels(Conditioner):
     Args:
         num_classes: how many classes there are; labels are 0 to `num_classes - 1`.
         width: width of an embedding.
+        names: None, or the names of the classes, which may then be given in place of labels.
         **kwargs: `name` and `dtype` of a Keras layer.
 
     Raises:
-        ValueError: if `num_classes` or `width` is less than 1.
+        ValueError: if `num_classes` or `width` is less than 1, or `names` are not one for each
+            class, all different.
 
     Example:
         >>> Labels(10, 8)(tf.constant([3, 1]))["pooled"].shape
         TensorShape([2, 8])
+        >>> Labels(2, 8, names=["cat", "dog"]).prepare(["dog", "cat"]).numpy().tolist()
+        [1, 0]
     """
 
     batch_key = "labels"
 
-    def __init__(self, num_classes, width=64, **kwargs):
+    def __init__(self, num_classes, width=64, names=None, **kwargs):
         super().__init__(**kwargs)
         check_count("num_classes", num_classes)
         check_count("width", width)
+        if names is not None and len(set(names)) != num_classes:
+            raise ValueError(
+                f"`names` must be {num_classes} different names. Received: names={names}."
+            )
         self.num_classes = num_classes
         self.width = width
+        self.names = None if names is None else tuple(names)
         self.table = self.add_weight(
             shape=(num_classes + 1, width), initializer="random_normal", name="table"
         )
         self.built = True
 
-    def call(self, inputs, training=False):
-        """Embeddings of integer labels `[B]`.
+    def prepare(self, values):
+        """Returns labels as an integer tensor `[B]`.
+
+        Args:
+            values: a label, or integers of any type `[B]`; names of classes where there are names.
 
         Raises:
             TypeError: if they are not integers.
             ValueError: if they are not one for each example, or one is out of range.
             tf.errors.InvalidArgumentError: for the latter inside of a compiled function.
         """
-        labels = self.check(inputs)
-        return {"pooled": tf.gather(self.table, labels)}
-
-    def check(self, inputs):
-        """Returns labels as a tensor, with the errors of `call`."""
-        labels = tf.convert_to_tensor(inputs)
+        if isinstance(values, (str, bytes)) or _all_strings(values):
+            values = self._of_names([values] if isinstance(values, (str, bytes)) else values)
+        labels = values if tf.is_tensor(values) else _array(values)
+        labels = tf.convert_to_tensor(labels)
         if not labels.dtype.is_integer:
             raise TypeError(f"`labels` must be integers. Received: {labels.dtype.name}.")
+        if labels.dtype.size < 4:
+            labels = tf.cast(labels, tf.int32)
+        elif labels.dtype in (tf.uint32, tf.uint64):
+            labels = tf.cast(labels, tf.int64)
+        labels = labels[tf.newaxis] if labels.shape.rank == 0 else labels
         if labels.shape.rank not in (1, None):
             raise ValueError(f"`labels` must have shape [B]. Received: shape {labels.shape}.")
         valid = tf.reduce_all((labels >= 0) & (labels < self.num_classes))
@@ -70,7 +86,42 @@ class Labels(Conditioner):
             raise ValueError(f"{message} Received: {labels.numpy()}.")
         return labels
 
+    def call(self, rows, training=False):
+        """Returns the embeddings `[B, width]` of labels `[B]`."""
+        return {"pooled": tf.gather(self.table, rows)}
+
     def null(self, batch_size):
-        """The embedding of no class, `batch_size` times."""
+        """Returns the embedding of no class, `batch_size` times."""
         rows = tf.gather(self.table, tf.fill([batch_size], self.num_classes))
         return {"pooled": tf.cast(rows, self.compute_dtype)}  # as `call`, which Keras casts
+
+    def signature(self, form=None):
+        """Returns the one tensor that a server takes: int32 `[B]`."""
+        return {"labels": tf.TensorSpec([None], tf.int32, "labels")}
+
+    def _of_names(self, values):
+        values = [v.decode() if isinstance(v, bytes) else str(v) for v in values]
+        unknown = sorted(set(values) - set(self.names or ()))
+        if unknown:
+            known = "numbers of classes" if self.names is None else f"among {self.names}"
+            raise ValueError(f"`labels` must be {known}. Received: {unknown[:5]}.")
+        return [self.names.index(value) for value in values]
+
+
+def _all_strings(values):
+    if isinstance(values, np.ndarray):
+        return values.dtype.kind in "SU" or (
+            values.dtype == object and _all_strings([*values.flat])
+        )
+    many = isinstance(values, (list, tuple)) and len(values) > 0
+    return many and all(isinstance(value, (str, bytes)) for value in values)
+
+
+def _array(values):
+    try:
+        array = np.asarray(values)
+    except ValueError:  # rows of different lengths
+        array = np.empty(0, object)
+    if array.dtype.kind not in "iufb" or array.size == 0:
+        raise ValueError(f"`labels` must be one for each example. Received: labels={values!r}.")
+    return array

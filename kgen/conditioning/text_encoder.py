@@ -26,6 +26,7 @@ References:
   Text in diffusion: Rombach et al. (2022), section 3.3, https://arxiv.org/abs/2112.10752.
 """
 
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -35,10 +36,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kgen.conditioning import text_presets
+from kgen.conditioning import text_presets, text_saving, tokenizers
 from kgen.conditioning.conditioner import Conditioner
 from kgen.conditioning.packing import Packer
 from kgen.conditioning.prompts import as_strings
+from kgen.files.folders import named_folder, now_opened
 from kgen.serialization import serializable
 
 ACTIVATIONS = (None, "gelu_erf")
@@ -79,6 +81,7 @@ class TextEncoder(Conditioner):
     """
 
     batch_key = "prompts"
+    forms = {"token_ids": "_from_tokens"}
 
     def __init__(
         self,
@@ -109,8 +112,6 @@ class TextEncoder(Conditioner):
         text_presets.check_inputs(backbone)
         if activation == "gelu_erf":
             text_presets.use_exact_gelu(backbone)
-        self._convert_input_args = False
-        self._allow_non_tensor_positional_args = True
         self.sequence_length = sequence_length
         self.activation = activation
         self.pooling = pooling
@@ -156,19 +157,25 @@ class TextEncoder(Conditioner):
         Returns:
             A `TextEncoder` in float32, whatever the type of the weights in the file.
         """
-        import keras_hub
-
         folder = text_presets.locate(preset)
-        source = str(folder or preset)
-        if folder is not None:
+        return cls._load(preset, folder, sequence_length, trainable=trainable, **kwargs)
+
+    @classmethod
+    def _load(cls, preset, folder, sequence_length=None, **kwargs):
+        """Builds the encoder of a folder, or without one that of a published preset."""
+        published = folder is None or not text_presets.is_keras_preset(folder)
+        if published:
+            backbone, tokenizer = text_presets.load_published(folder or preset)
+        else:
             text_presets.check_files(folder)
-        settings = text_presets.read_settings(folder) | {"trainable": trainable, **kwargs}
-        backbone = keras_hub.models.Backbone.from_preset(source, dtype="float32")
-        backbone = getattr(backbone, "text_encoder", backbone)
+            backbone = text_presets.load_backbone(folder)
+            tokenizer = tokenizers.build(folder)
+        settings = text_presets.read_settings(folder) | kwargs
         if sequence_length is not None:
             settings["sequence_length"] = sequence_length
-        encoder = cls(backbone, text_presets.load_tokenizer(source), **settings)
-        encoder._origin = text_presets.origin(preset, folder, backbone, encoder.parts.tokenizer)
+        backbone = getattr(backbone, "text_encoder", backbone)
+        encoder = cls(backbone, tokenizer, **settings)
+        encoder._origin = text_presets.origin(preset, folder, backbone, tokenizer)
         return encoder
 
     def save_to_preset(self, folder, dtype=None):
@@ -185,23 +192,36 @@ class TextEncoder(Conditioner):
             backbone.set_weights(self.parts.backbone.get_weights())
         backbone.save_to_preset(str(folder))
         self.parts.tokenizer.save_to_preset(str(folder))
-        settings = {
-            "activation": self.activation,
-            "pooling": self.pooling,
-            "normalize": self.normalize,
-            "sequence_length": self.sequence_length,
-        }
         folder = pathlib.Path(folder)
-        path = folder / text_presets.SETTINGS_FILE
-        path.write_text(json.dumps(settings, indent=4) + "\n", encoding="utf-8")
+        text_saving.write_settings(self, folder)
         self._origin = text_presets.origin(folder, folder, backbone, self.parts.tokenizer)
+
+    @contextlib.contextmanager
+    def save_beside(self, directory, shared=None):
+        """Writes the encoder's files for a model's preset, which names them while it is open.
+
+        Args:
+            directory: the folder of the model's preset, in which they will lie.
+            shared: None, or the name of a folder beside it in which they lie instead.
+
+        Raises:
+            ValueError: if the shared folder holds another encoder.
+        """
+        before = self._origin
+        folder, sums = text_saving.store(self, directory, shared, before)
+        self._origin = {"preset": folder.name, **sums}
+        try:
+            yield
+        finally:
+            self._origin = before or {"preset": str(folder), **sums}
 
     def fingerprint(self):
         """The sha256 of all that an embedding depends on: weights, tokenizer and settings."""
         settings = [self.sequence_length, self.activation, self.pooling, self.normalize]
         digest = hashlib.sha256(json.dumps(settings).encode())
-        digest.update(text_presets.fingerprint(None, self.parts.backbone).encode())
-        digest.update(text_presets.tokenizer_fingerprint(None, self.parts.tokenizer).encode())
+        sums = text_presets.published_sums(self.parts.backbone, self.parts.tokenizer)
+        for value in sums.values():
+            digest.update(value.encode())
         return digest.hexdigest()
 
     def tokenize(self, prompts):
@@ -255,18 +275,53 @@ class TextEncoder(Conditioner):
             tokens = tf.stop_gradient(tokens)
         return {"tokens": tokens, "mask": mask, "pooled": self._pool(tokens, mask)}
 
-    def call(self, inputs, training=False):
-        """Encodes prompts; see the class."""
-        if not isinstance(inputs, dict):
-            return self.encode(**self.tokenize(inputs), training=training)
-        if set(inputs) == {"tokens", "mask", "pooled"}:
-            return {key: tf.convert_to_tensor(value) for key, value in inputs.items()}
-        if set(inputs) == {"token_ids", "padding_mask"}:
-            return self.encode(**inputs, training=training)
-        raise ValueError(
-            "`inputs` must be prompts, or a dictionary of token_ids and padding_mask, or a "
-            f"condition (tokens, mask, pooled). Received: a dictionary of {sorted(inputs)}."
-        )
+    def prepare(self, values):
+        """Returns ids and mask of prompts; see `tokenize`, whose output is returned as it is.
+
+        Raises:
+            TypeError: if a prompt is not a string.
+            ValueError: if there is no prompt, or a dictionary is not what `tokenize` returns.
+        """
+        if not isinstance(values, dict):
+            return self.tokenize(values)
+        if set(values) != {"token_ids", "padding_mask"}:
+            raise ValueError(
+                "`inputs` must be prompts, or a dictionary of token_ids and padding_mask, or a "
+                f"condition (tokens, mask, pooled). Received: a dictionary of {sorted(values)}."
+            )
+        return {key: tf.convert_to_tensor(value) for key, value in values.items()}
+
+    def call(self, rows, training=False):
+        """Encodes the ids of prompts; see the class."""
+        return self.encode(**rows, training=training)
+
+    def signature(self, form=None):
+        """Returns what a server takes: strings, or with the form `"token_ids"` ids and mask."""
+        if form is None:
+            return {"prompts": tf.TensorSpec([None], tf.string, "prompts")}
+        row = [None, self.sequence_length]
+        return {
+            "token_ids": tf.TensorSpec(row, tf.int32, "token_ids"),
+            "padding_mask": tf.TensorSpec(row, tf.bool, "padding_mask"),
+        }
+
+    def graph_checks(self, values):
+        """Returns the checks of ids that a client made: known ones, and a real one in each text."""
+        if not isinstance(values, dict):
+            return []
+        ids, mask = values["token_ids"], values["padding_mask"]
+        most = self.parts.tokenizer.vocabulary_size() - 1
+        return [
+            (tf.reduce_all((ids >= 0) & (ids <= most)), f"`token_ids` must be in [0, {most}]."),
+            (
+                tf.reduce_all(tf.reduce_any(mask, axis=1)),
+                "`padding_mask` must mark a token of each text.",
+            ),
+        ]
+
+    def resources(self):
+        """Returns the tokenizer, whose tables a SavedModel needs."""
+        return [self.parts.tokenizer]
 
     def null(self, batch_size):
         """The encoding of the empty prompt, `batch_size` times; core operations only."""
@@ -324,21 +379,39 @@ class TextEncoder(Conditioner):
         }
 
     @classmethod
+    def check_config(cls, config):
+        """Compares the sums of a config with those of the files it names, which it does not load.
+
+        Raises:
+            ValueError: if they are others, or the config names no folder that may be opened.
+        """
+        place = now_opened()
+        if place is not None:
+            preset, folder, _ = _named(config, place)
+            if folder is not None and text_presets.is_keras_preset(folder):
+                sums = text_presets.file_sums(folder)
+                text_presets.check_sums(_sums(config), sums, preset)
+
+    @classmethod
     def from_config(cls, config):
-        """Loads the preset again and refuses one whose weights or tokenizer have another sha256."""
-        config = dict(config)
-        preset = config.pop("preset")
-        # A configuration may name the weights only, as those of kgen's first presets do.
-        sums = {key: config.pop(key) for key in text_presets.SUMS if key in config}
-        encoder = cls.from_preset(preset, **config)
-        for key, expected in sums.items():
-            received = encoder._origin[key]
-            if received != expected:
-                raise ValueError(
-                    f"The text encoder's {text_presets.SUMS[key]} the model was trained with. "
-                    f"Expected {key}={expected}. Received: {key}={received}, "
-                    f"preset={str(text_presets.locate(preset) or preset)!r}."
-                )
+        """Builds the encoder of a model that `kgen.from_preset` or `kgen.load_model` is loading.
+
+        Raises:
+            ValueError: if something else loads it, if the config names no folder that may be
+                opened, or if the encoder is another one than that of the model.
+        """
+        place = now_opened()
+        if place is None:
+            raise ValueError(
+                "A TextEncoder lies in a folder of its own, which a file alone cannot open: load "
+                "the file with `kgen.load_model(path)` or `kgen.from_preset(directory)`, which "
+                "find it beside the file, or name its folder there by `text_encoder`. "
+                f"Received: preset={config.get('preset')!r:.200}."
+            )
+        cls.check_config(config)
+        preset, folder, options = _named(config, place)
+        encoder = cls._load(preset, folder, **options)
+        text_presets.check_sums(_sums(config), encoder._origin, preset)
         return encoder
 
     def _run(self, prompts, batch_size, progress):
@@ -397,6 +470,29 @@ class _Cache:
 
     def __init__(self):
         self.rows = {}
+
+
+def _named(config, place):
+    """What a config names: a preset, its folder if it has one, and the options of the encoder."""
+    options = {key: value for key, value in config.items() if key not in text_presets.SUMS}
+    preset, given = options.pop("preset", None), place.given
+    if set(options) - {"name", "sequence_length", "trainable"} or not _sums(config):
+        raise ValueError(
+            f"{place.source} must give a TextEncoder a preset, its sums, and no other options than "
+            f"name, sequence_length and trainable. Received: {sorted(config)}."
+        )
+    if given is not None:
+        return given, text_presets.locate(given), options
+    folder = named_folder(preset, place)
+    if not text_presets.is_keras_preset(folder):
+        raise ValueError(f"{folder} must be a text encoder in the format of KerasHub.")
+    return folder, folder, options
+
+
+def _sums(config):
+    """The sums in a config. The first presets have that of the weights only."""
+    sums = {key: config[key] for key in text_presets.SUMS if key in config}
+    return sums if "sha256" in sums else {}
 
 
 def _sequence_output(outputs):

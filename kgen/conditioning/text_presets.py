@@ -10,20 +10,29 @@ while some checkpoints were trained with the exact error function; `"gelu_erf"` 
 KerasHub's configuration cannot. A model that uses a frozen encoder names its folder, and the sha256
 of its weights and of its tokenizer, so that a changed encoder is an error and not a worse picture.
 
+Nothing in a folder is built before its files are checked and, where a model names them, their sums
+compared: the backbone must be one of KerasHub's, no larger than its file of weights, and the
+tokenizer of a class in `kgen.conditioning.tokenizers`.
+
 References:
   GELU: Hendrycks and Gimpel (2016), section 2, https://arxiv.org/abs/1606.08415.
 """
 
+import contextlib
 import hashlib
-import json
+import math
 import pathlib
-import tempfile
 
 import keras
-from keras.src.saving.serialization_lib import SafeModeScope
 
 from kgen import tensors
-from kgen.serialization import check_config
+from kgen.conditioning import tokenizers
+from kgen.files.budget import budget
+from kgen.files.configs import check_config, check_no_code, resolve
+from kgen.files.folders import inside
+from kgen.files.hdf5 import check_hdf5
+from kgen.files.safetensors import read_header
+from kgen.files.text import read_json, reason
 
 DEFAULT_SETTINGS = {
     "activation": None,
@@ -58,12 +67,11 @@ def read_settings(folder):
     """Settings of the preset in `folder` (None: a published one), completed by the defaults."""
     if folder is None or not (folder / SETTINGS_FILE).is_file():
         return DEFAULT_SETTINGS
-    path = folder / SETTINGS_FILE
-    settings = _read(path)
+    settings = read_json(inside(folder, SETTINGS_FILE))
     if not isinstance(settings, dict) or not set(settings) <= set(DEFAULT_SETTINGS):
         raise ValueError(
-            f"{path} is damaged: it must have no other keys than {sorted(DEFAULT_SETTINGS)}. "
-            f"Received: {settings!r}."
+            f"{folder / SETTINGS_FILE} is damaged: it must have no other keys than "
+            f"{sorted(DEFAULT_SETTINGS)}. Received: {settings!r:.200}."
         )
     return DEFAULT_SETTINGS | settings
 
@@ -81,29 +89,121 @@ def check_files(folder):
             f"Received: {folder}, which has no config.json."
         )
     for path in sorted(folder.glob("*.json")):
-        check_config(_read(path), path)
+        content = read_json(inside(folder, path.name))
+        if path.name == "config.json":
+            check_config(content, path)
+        elif path.name != tokenizers.CONFIG:
+            check_no_code(content, path)
+    read_settings(folder)
+    tokenizers.read(folder)
 
 
-def _read(path):
+def load_backbone(folder):
+    """The backbone of a folder with a KerasHub preset, in float32, and its weights.
+
+    Raises:
+        ValueError: if a file is damaged, or the weights are not those of the configuration.
+    """
+    path = inside(folder, "config.json")
+    config = read_json(path)
+    cls = resolve(config) if isinstance(config, dict) and "class_name" in config else None
+    import keras_hub
+
+    if not isinstance(cls, type) or not issubclass(cls, keras_hub.models.Backbone):
+        raise ValueError(f"{path} must be the configuration of a backbone of KerasHub.")
+    arrays = [array for file in _weights(folder) for array in check_hdf5(file, file).values()]
+    shapes = [shape for shape, _ in arrays]
+    check_config(config, path, largest=max((n for shape in shapes for n in shape), default=1))
+    sharded = (folder / "model.weights.json").is_file()
+    name = "model.weights.json" if sharded else "model.weights.h5"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: it must be JSON.") from error
+        with budget(shapes, folder):
+            inner = {**config["config"], "dtype": "float32"}
+            backbone = keras.saving.deserialize_keras_object({**config, "config": inner})
+            backbone.load_weights(str(inside(folder, name)))
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{folder} cannot be loaded: {reason(error)}.") from error
+    _check_kinds(backbone, arrays, folder)
+    return backbone
+
+
+def is_keras_preset(folder):
+    """Whether a folder holds a preset of KerasHub's own format, and not one that it converts."""
+    path = folder / "config.json"
+    content = read_json(inside(folder, path.name)) if path.is_file() else {"class_name": None}
+    return not isinstance(content, dict) or "class_name" in content or "model_type" not in content
+
+
+def load_published(source):
+    """The backbone and the tokenizer of a published preset that the caller names.
+
+    Args:
+        source: a name that KerasHub knows, or a folder in the format of Transformers.
+    """
+    import keras_hub
+
+    limit = contextlib.nullcontext()
+    if isinstance(source, pathlib.Path):
+        for path in source.glob("*.json"):
+            read_json(inside(source, path.name), tokenizers.MAX_VOCABULARY_BYTES)
+        headers = [read_header(inside(source, p.name)) for p in source.glob("*.safetensors")]
+        shapes = [shape for header in headers for _, shape in header.values()]
+        limit = budget(shapes, source, elements=sum(map(math.prod, shapes)))
+    with limit:
+        backbone = keras_hub.models.Backbone.from_preset(str(source), dtype="float32")
+    return backbone, keras_hub.tokenizers.Tokenizer.from_preset(str(source))
+
+
+def _weights(folder):
+    """The files of weights of a folder, each inside of it."""
+    files = [inside(folder, path.name) for path in sorted(folder.glob("model*.weights.h5"))]
+    index = folder / "model.weights.json"
+    if index.is_file():
+        content = read_json(inside(folder, index.name))
+        named = content.get("weight_map", {}) if isinstance(content, dict) else {}
+        names = keras.tree.flatten(named)
+        for name in names:
+            if not isinstance(name, str) or pathlib.PurePath(name).name != name:
+                raise ValueError(f"{index} must name files beside it. Received: {name!r:.200}.")
+    elif not (folder / "model.weights.h5").is_file():
+        raise ValueError(f"`preset` must hold model.weights.h5. Received: preset={str(folder)!r}.")
+    return files
+
+
+def _check_kinds(backbone, arrays, folder):
+    kinds = {}
+    for variable in backbone.variables:
+        floating = "float" in variable.dtype
+        kind = "float" if floating else variable.dtype
+        kinds.setdefault(tuple(variable.shape), set()).add(kind)
+    for shape, kind in arrays:
+        if len(shape) and kind not in kinds.get(tuple(shape), {kind}):
+            raise ValueError(
+                f"{folder} is damaged: its arrays must be of the types of the weights that they "
+                f"fill. Received: {kind} of shape {shape}."
+            )
 
 
 def origin(preset, folder, backbone, tokenizer):
     """Returns what a config says of where an encoder is from: its path and its sums."""
-    return {
-        "preset": portable(preset, folder),
-        "sha256": fingerprint(folder, backbone),
-        "tokenizer_sha256": tokenizer_fingerprint(folder, tokenizer),
-    }
-
-
-def fingerprint(folder, backbone):
-    """Returns the sha256 of a folder's weights file, or of a published preset's values."""
     if folder is None:
-        return tensors.fingerprint(backbone.get_weights())
+        sums = published_sums(backbone, tokenizer)
+    elif is_keras_preset(folder):
+        sums = file_sums(folder)
+    else:
+        tokens = tokenizers.value_sum(tokenizer, folder)
+        sums = {"sha256": _weights_sum(folder), "tokenizer_sha256": tokens}
+    return {"preset": portable(preset, folder), **sums}
+
+
+def file_sums(folder):
+    """The sha256 of a folder's weights files and of its tokenizer, from the files alone."""
+    return {"sha256": _weights_sum(folder), "tokenizer_sha256": tokenizers.file_sum(folder)}
+
+
+def _weights_sum(folder):
     digest = hashlib.sha256()
     files = next((found for p in WEIGHTS_PATTERNS if (found := sorted(folder.glob(p)))), [])
     if not files:
@@ -112,38 +212,29 @@ def fingerprint(folder, backbone):
             f"Received: preset={str(folder)!r}."
         )
     for path in files:
-        digest.update(path.read_bytes())
+        with inside(folder, path.name).open("rb") as file:
+            while piece := file.read(2**20):
+                digest.update(piece)
     return digest.hexdigest()
 
 
-def tokenizer_fingerprint(folder, tokenizer):
-    """Returns the sha256 of a tokenizer: its configuration, if `folder` has it, and vocabulary."""
-    digest = hashlib.sha256()
-    if folder is not None and (folder / "tokenizer.json").is_file():
-        digest.update((folder / "tokenizer.json").read_bytes())
-    with tempfile.TemporaryDirectory() as scratch:
-        tokenizer.save_assets(scratch)
-        for path in sorted(pathlib.Path(scratch).iterdir()):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
+def published_sums(backbone, tokenizer):
+    """The same of a preset that lies in no folder: of the values."""
+    return {
+        "sha256": tensors.fingerprint(backbone.get_weights()),
+        "tokenizer_sha256": tokenizers.value_sum(tokenizer),
+    }
 
 
-def load_tokenizer(source):
-    """Loads the tokenizer of a preset, whatever class the backbone has."""
-    import keras_hub
-
-    path = pathlib.Path(source) / "tokenizer.json"
-    config = _read(path) if path.is_file() else {}
-    # KerasHub finds a tokenizer by the backbone's class, and CLIPTextEncoder has none. Safe mode
-    # refuses a vocabulary outside of the model's archive, which here is the point; code in the
-    # configuration is refused by `check_files`.
-    with SafeModeScope(False):
-        if "registered_name" not in config:
-            return keras_hub.tokenizers.Tokenizer.from_preset(source)
-    tokenizer = keras.saving.deserialize_keras_object(config, safe_mode=True)
-    with SafeModeScope(False):
-        tokenizer.load_preset_assets(source)
-    return tokenizer
+def check_sums(expected, received, preset):
+    """Raises ValueError unless the sums that a config names are those of an encoder."""
+    for key, value in expected.items():
+        if received[key] != value:
+            raise ValueError(
+                f"The text encoder's {SUMS[key]} the model was trained with. "
+                f"Expected {key}={value!r:.100}. Received: {key}={received[key]}, "
+                f"preset={str(preset)!r}."
+            )
 
 
 def check_inputs(backbone):

@@ -1,1 +1,5 @@
-"""Input pipelines: `tf.data` over TFDS data sets. Import the module of the data set you need."""
+"""Input pipelines: `tf.data` over pictures of one's own and over data sets of TFDS."""
+
+from kgen.data import emoji, folder, grey
+
+__all__ = ["emoji", "folder", "grey"]

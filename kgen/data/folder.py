@@ -11,25 +11,31 @@ size: a picture is turned as its camera says, put on white where it is transpare
 to a square around its middle and resized.
 
 All pictures are read once, in threads, and stay in memory as bytes, N x size x size x channels. So
-a broken one is known by its path before the training begins, and epochs cost no reading. What is
+a broken one is known by its path before the training begins, and epochs cost no reading. A folder
+may be a stranger's: `kgen.data.picture_files` says what a picture may be, and a link that leads out
+of the folder is not followed unless that is asked for. What is
 larger than memory wants sharded TFRecord files (README, "From one GPU to many machines").
 """
 
 import concurrent.futures
 import csv
-import io
+import functools
 import warnings
 
 import numpy as np
 
 from kgen.checks import check_count, check_one_of, check_path
 from kgen.data.arrays import VALUES, batches
+from kgen.data.picture_files import MAX_PIXELS, Gate, open_picture
+from kgen.files.text import check_regular, read_file
 
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 CAPTIONS = ("txt", "csv", "folders")
 TABLES = ("captions.csv", "metadata.csv")
+MAX_CAPTION_BYTES = 2**20  # of a text file, or of a line of a table
 _FILE_COLUMNS = ("file_name", "filename", "file", "image")
 _CAPTION_COLUMNS = ("caption", "text", "prompt")
+_OTHERS = 100  # captions without a picture that are kept, to be named in a message
 
 
 def load(
@@ -44,6 +50,8 @@ def load(
     seed=0,
     resize="crop",
     on_error="raise",
+    max_pixels=MAX_PIXELS,
+    follow_links=False,
 ):
     """Returns the pictures of a folder in batches, ready for `model.fit`.
 
@@ -59,6 +67,8 @@ def load(
         resize: `"crop"` for the middle square, `"pad"` for the whole picture on white.
         on_error: `"raise"`, or `"skip"` to leave out what is broken or lacks its caption, with a
             warning that names it.
+        max_pixels: largest number of pixels of a picture; also of those that are read at once.
+        follow_links: whether links may lead out of the folder.
 
     Returns:
         A `tf.data.Dataset` of known length: float32 `[B, size, size, channels]`, or a dictionary
@@ -73,14 +83,31 @@ def load(
     check_one_of("values", values, VALUES)
     check_count("batch_size", batch_size)
     images, columns = load_arrays(
-        directory, size, captions=captions, channels=channels, resize=resize, on_error=on_error
+        directory,
+        size,
+        captions=captions,
+        channels=channels,
+        resize=resize,
+        on_error=on_error,
+        max_pixels=max_pixels,
+        follow_links=follow_links,
     )
     return batches(
         images, columns, values=values, batch_size=batch_size, shuffle=shuffle, seed=seed
     )
 
 
-def load_arrays(directory, size=64, *, captions=None, channels=3, resize="crop", on_error="raise"):
+def load_arrays(
+    directory,
+    size=64,
+    *,
+    captions=None,
+    channels=3,
+    resize="crop",
+    on_error="raise",
+    max_pixels=MAX_PIXELS,
+    follow_links=False,
+):
     """Returns the pictures of a folder in memory, in the order of their paths.
 
     Args:
@@ -90,6 +117,8 @@ def load_arrays(directory, size=64, *, captions=None, channels=3, resize="crop",
         channels: 3 or 1.
         resize: `"crop"` or `"pad"`.
         on_error: `"raise"` or `"skip"`.
+        max_pixels: largest number of pixels of a picture.
+        follow_links: whether links may lead out of the folder.
 
     Returns:
         uint8 `[N, size, size, channels]`, and a dictionary with `"prompts"`, strings `[N]`, or
@@ -101,6 +130,7 @@ def load_arrays(directory, size=64, *, captions=None, channels=3, resize="crop",
         ValueError: as of `load`.
     """
     check_count("size", size)
+    check_count("max_pixels", max_pixels)
     if captions is not None:
         check_one_of("captions", captions, CAPTIONS)
     check_one_of("resize", resize, ("crop", "pad"))
@@ -109,10 +139,15 @@ def load_arrays(directory, size=64, *, captions=None, channels=3, resize="crop",
         raise ValueError(f"`channels` must be 1 or 3. Received: channels={channels!r}.")
     directory = _folder(directory)
     paths = _pictures(directory)
-    paths, column, problems = _captioned(directory, paths, captions)
+    if not follow_links:
+        _check_links(directory, paths)
+    paths, column, problems = _captioned(directory, paths, captions, follow_links)
     _report(problems, on_error)
+    read = functools.partial(
+        _read, Gate(max_pixels), max_pixels, size=size, channels=channels, resize=resize
+    )
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        images = list(pool.map(lambda path: _read(path, size, channels, resize), paths))
+        images = list(pool.map(read, paths))
     _report([image for image in images if isinstance(image, str)], on_error)
     good = [i for i, image in enumerate(images) if not isinstance(image, str)]
     if not good:
@@ -158,7 +193,16 @@ def _hidden(directory, path):
     return any(part.startswith((".", "__")) for part in path.relative_to(directory).parts)
 
 
-def _captioned(directory, paths, captions):
+def _check_links(directory, paths):
+    root = directory.resolve()
+    out = next((path for path in paths if not path.resolve().is_relative_to(root)), None)
+    if out is not None:
+        raise ValueError(
+            f"{out} is a link that leads out of `directory`; `follow_links=True` allows that."
+        )
+
+
+def _captioned(directory, paths, captions, follow_links):
     """The paths that have what is asked for, that as a column, and what is wrong with others."""
     if captions is None:
         return paths, {}, []
@@ -169,80 +213,107 @@ def _captioned(directory, paths, captions):
         alone = [path for path in paths if path.parent == directory]
         problems = [f"{path} is in no folder of a class" for path in alone]
         return good, {"labels": np.array(labels, "int32")}, problems
-    texts = (_text_files if captions == "txt" else _table)(directory, paths)
+    texts = (_text_files if captions == "txt" else _table)(directory, paths, follow_links)
     good, known = [path for path in paths if path in texts], set(paths)
     problems = [f"{path} has no caption" for path in paths if path not in texts]
     problems += [f"the caption of {path} has no picture" for path in texts if path not in known]
     return good, {"prompts": [texts[path] for path in good]}, problems
 
 
-def _text_files(directory, paths):
+def _text_files(directory, paths, follow_links):
     """Captions by the path of the picture, from the text files beside them."""
     pictures, texts = {}, {}
     for path in paths:
         pictures.setdefault(path.with_suffix(".txt"), []).append(path)
-    for path in sorted(p for p in directory.rglob("*.txt") if not _hidden(directory, p)):
-        caption = " ".join(_utf8(path).split())
+    files = sorted(p for p in directory.rglob("*.txt") if not _hidden(directory, p))
+    if not follow_links:
+        _check_links(directory, files)
+    for path in files:
+        try:
+            text = read_file(path, MAX_CAPTION_BYTES).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} must be text in UTF-8. Received: {error}.") from error
+        caption = " ".join(text.split())
         if caption:
             texts.update(dict.fromkeys(pictures.get(path, [path]), caption))
     return texts
 
 
-def _table(directory, paths):
+def _table(directory, paths, follow_links):
     """Captions by the path of the picture, from a table in the folder."""
     table = next((directory / name for name in TABLES if (directory / name).is_file()), None)
     if table is None:
         raise FileNotFoundError(
             f"`directory` must hold {' or '.join(TABLES)}. Received: {directory}."
         )
+    if not follow_links:
+        _check_links(directory, [table])
+    check_regular(table)
     try:
-        names, *rows = list(csv.reader(io.StringIO(_utf8(table), newline=""), strict=True)) or [[]]
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            return _rows(csv.reader(_lines(file, table), strict=True), table, directory, paths)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{table} must be text in UTF-8. Received: {error}.") from error
     except csv.Error as error:
         raise ValueError(f"{table} must be a table of captions. Received: {error}.") from error
-    names = [name.strip().lower() for name in names]
-    file = next((name for name in _FILE_COLUMNS if name in names), None)
-    caption = next((name for name in _CAPTION_COLUMNS if name in names), None)
+
+
+def _lines(file, table):
+    """The lines of a table, of which none may be without end."""
+    while line := file.readline(MAX_CAPTION_BYTES + 1):
+        if len(line) > MAX_CAPTION_BYTES:
+            raise ValueError(f"{table} must have lines of at most {MAX_CAPTION_BYTES} characters.")
+        yield line
+
+
+def _rows(rows, table, directory, paths):
+    names = [name.strip().lower() for name in next(rows, [])]
+    file = next((names.index(name) for name in _FILE_COLUMNS if name in names), None)
+    caption = next((names.index(name) for name in _CAPTION_COLUMNS if name in names), None)
     if file is None or caption is None:
         raise ValueError(
             f"{table} must have a column of {_FILE_COLUMNS} and one of {_CAPTION_COLUMNS}. "
-            f"Received: columns {names}."
+            f"Received: columns {names[:20]}."
         )
-    texts = {}
+    texts, known, others = {}, set(paths), 0
     for row in rows:
-        row = dict(zip(names, row))
-        path, text = directory / row.get(file, "").strip(), row.get(caption, "").strip()
+        cell, text = (row[i].strip() if i < len(row) else "" for i in (file, caption))
+        path = directory / cell
         if path in texts:
-            raise ValueError(f"{table} must name a picture once. Received: {row[file]!r} twice.")
-        if text:
+            raise ValueError(f"{table} must name a picture once. Received: {cell!r:.200} twice.")
+        if text and (path in known or others < _OTHERS):
+            others += path not in known
             texts[path] = text
     return texts
 
 
-def _utf8(path):
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be text in UTF-8. Received: {error}.") from error
-
-
-def _read(path, size, channels, resize):
+def _read(gate, max_pixels, path, size, channels, resize):
     """The picture as uint8 `[size, size, channels]`, or a string that says what is wrong."""
-    from PIL import Image, ImageOps
-
     try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode == "F":
-                return f"{path} must have whole numbers. Received: a picture of real ones."
-            if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip
-                values = np.asarray(image)
-                values = values // 257 if values.max() > 255 else values
-                image = Image.fromarray(values.astype("uint8"))
-            image = image.convert("RGBA")
+        with (
+            open_picture(path, max_pixels) as file,
+            gate.passed(file.width * file.height),
+        ):
+            return _resized(file, size, channels, resize)
     except Exception as error:  # a broken file can make Pillow raise nearly anything
         return f"{path} cannot be read: {error}"
-    white = Image.new("RGBA", image.size, "white")
-    image = Image.alpha_composite(white, image).convert("RGB" if channels == 3 else "L")
+
+
+def _resized(file, size, channels, resize):
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(file)
+    if image.mode == "F":
+        raise ValueError("it must have whole numbers, not real ones")
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip
+        values = np.asarray(image)
+        values = values // 257 if values.max() > 255 else values
+        image = Image.fromarray(values.astype("uint8"))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB")
+    image = image if channels == 3 else image.convert("L")
     if resize == "crop":
         image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
     else:

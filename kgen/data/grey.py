@@ -1,9 +1,9 @@
 """Small grey pictures, 28 x 28: the digits of MNIST, the clothes of Fashion-MNIST, and emoji.
 
 The three have one size and one interface. MNIST and Fashion-MNIST come through `tfds.load`, which
-downloads them (`kgen.data.offline` fills its cache where it cannot); 50,000 pictures train, 10,000
-validate and 10,000 test. The emoji ship with kgen and need no download: ink on black, 8,926 to
-train and 991 to test, whose captions are held out; there the validation split is the test split.
+downloads them (`tools/grey_offline.py` fills its cache where it cannot); 50,000 pictures train,
+10,000 validate and 10,000 test. The emoji ship with kgen and need no download: ink on black, 8,926
+to train and 991 to test, whose captions are held out; there the validation split is the test split.
 
 What a pixel is depends on the likelihood, so `values` must say it (`kgen.data.arrays`).
 
@@ -109,7 +109,7 @@ def _tfds(name, split, data_dir):
     except Exception as error:  # of whatever stands between here and the server
         raise RuntimeError(
             f"`{name}` is not in the cache of TensorFlow Datasets and could not be downloaded. "
-            f"`python -m kgen.data.offline {name}` gets it another way; `name='emoji'` needs no "
+            f"`python -m tools.grey_offline {name}` gets it another way; `name='emoji'` needs no "
             "download."
         ) from error
     return tensors["image"].numpy(), tensors["label"].numpy().astype("int32")

@@ -1,13 +1,14 @@
-"""The forward process and the meaning of predictions: what all diffusion models share."""
+"""The forward process, what predictions mean, and the denoiser: what diffusion models share."""
 
-from kgen.diffusion import prediction, timesteps, weighting
-from kgen.diffusion.clock_schedules import EDMLogSNR, FlowLogSNR, PolynomialLogSNR
-from kgen.diffusion.denoiser import denoiser
+from kgen.diffusion import prediction, times, weighting
+from kgen.diffusion.closed_form_schedules import EDMLogSNR, FlowLogSNR, PolynomialLogSNR
+from kgen.diffusion.denoiser import Denoiser
 from kgen.diffusion.discrete_beta import DiscreteBeta, LevelIndex
 from kgen.diffusion.guidance import (
     autoguidance,
     classifier_free,
     classifier_guidance,
+    clip,
     condition,
     dynamic_threshold,
 )
@@ -15,11 +16,13 @@ from kgen.diffusion.learned_schedule import LearnedLogSNR
 from kgen.diffusion.linear_beta import LinearBeta
 from kgen.diffusion.process import SCALINGS, GaussianDiffusion
 from kgen.diffusion.schedule import CosineLogSNR, LinearLogSNR, NoiseSchedule
-from kgen.diffusion.timesteps import sample_times, time_grid
+from kgen.diffusion.times import BoundSteps, NoiseLevels, sample_times, time_grid
 
 __all__ = [
     "SCALINGS",
+    "BoundSteps",
     "CosineLogSNR",
+    "Denoiser",
     "DiscreteBeta",
     "EDMLogSNR",
     "FlowLogSNR",
@@ -28,17 +31,18 @@ __all__ = [
     "LevelIndex",
     "LinearBeta",
     "LinearLogSNR",
+    "NoiseLevels",
     "NoiseSchedule",
     "PolynomialLogSNR",
     "autoguidance",
     "classifier_free",
     "classifier_guidance",
+    "clip",
     "condition",
-    "denoiser",
     "dynamic_threshold",
     "prediction",
     "sample_times",
     "time_grid",
-    "timesteps",
+    "times",
     "weighting",
 ]

@@ -208,6 +208,28 @@ def dynamic_threshold(denoise, quantile=0.995):
     return thresholded
 
 
+def clip(denoise, low=-1.0, high=1.0):
+    """Keeps estimates in the range of the data.
+
+    Args:
+        denoise: a function of `z` and `t`.
+        low: least value of the data.
+        high: greatest value of the data.
+
+    Returns:
+        A function `denoise(z, t) -> x_hat`.
+
+    Example:
+        >>> clip(lambda z, t: 3.0 * z)(tf.constant([[1.0, -0.25]]), 0.5).numpy().tolist()
+        [[1.0, -0.75]]
+    """
+
+    def clipped(z, t):
+        return tf.clip_by_value(denoise(z, t), low, high)
+
+    return clipped
+
+
 def _limited(x_hat, quantile):
     sizes = tf.sort(tf.reshape(tf.abs(x_hat), [tf.shape(x_hat)[0], -1]), axis=-1)
     rank = tf.cast(tf.shape(sizes)[1] - 1, tf.float32) * quantile

@@ -11,8 +11,8 @@ estimate does: that is what the path is trained to reduce,
 
     minimise over the schedule    E[ L(t)^2 ],    L(t) one example's term at one draw of t
 
-whose gradient is E[2 L dL/d(schedule)] (`kgen.diffusion.loss.variance_term`). In its minimum every
-t has the same mean square of its term.
+whose gradient is E[2 L dL/d(schedule)] (`kgen.diffusion.bound.learned_schedule_terms`). In its
+minimum every t has the same mean square of its term.
 
 Reference:
   Kingma et al. (2021), https://arxiv.org/abs/2107.00630, appendix H and I.2.

@@ -57,10 +57,12 @@ class GaussianDiffusion:
 
     Args:
         schedule: a `NoiseSchedule`.
-        scaling: `"vp"`, `"ve"`, `"sub_vp"` or `"flow"`.
+        scaling: `"vp"`, `"ve"`, `"sub_vp"` or `"flow"`; None for what the schedule belongs to, or
+            `"vp"` if it belongs to none.
 
     Raises:
-        ValueError: for an unknown scaling.
+        ValueError: for an unknown scaling, or for one of `"vp"` and `"sub_vp"` where the schedule
+            is that of the other.
         TypeError: if `schedule` is not a `NoiseSchedule`.
 
     Example:
@@ -73,12 +75,20 @@ class GaussianDiffusion:
     """
 
     schedule: NoiseSchedule
-    scaling: str = "vp"
+    scaling: str | None = None
 
     def __post_init__(self):
-        check_one_of("scaling", self.scaling, SCALINGS)
         if not isinstance(self.schedule, NoiseSchedule):
             raise TypeError(f"`schedule` must be a NoiseSchedule. Received: {self.schedule!r}.")
+        if self.scaling is None:
+            object.__setattr__(self, "scaling", self.schedule.scaling or "vp")
+        check_one_of("scaling", self.scaling, SCALINGS)
+        # The log-SNRs of the two equations differ, so that one is not seen through the other.
+        if {self.scaling, self.schedule.scaling} == {"vp", "sub_vp"}:
+            raise ValueError(
+                f"`scaling` must be None or {self.schedule.scaling!r} for {self.schedule!r}. "
+                f"Received: scaling={self.scaling!r}."
+            )
 
     def log_snr(self, t):
         """Returns log(alpha^2 / sigma^2) at `t`, of the shape of `t`."""

@@ -44,7 +44,14 @@ class NoiseSchedule(abc.ABC):
     """A decreasing function from time in [0, 1] to the log signal-to-noise ratio.
 
     A new schedule defines `log_snr` and `time`; `slope` falls back on automatic differentiation.
+
+    Attributes:
+        scaling: the scaling of the process that the schedule was published for, which a
+            `GaussianDiffusion` takes unless it is given another one; None if it was for none in
+            particular.
     """
+
+    scaling = None
 
     @abc.abstractmethod
     def log_snr(self, t):

@@ -22,9 +22,7 @@ References:
 
 import tensorflow as tf
 
-from kgen.diffusion.denoiser import run
-from kgen.diffusion.loss import noise_levels
-from kgen.diffusion.prediction import to_eps
+from kgen.diffusion.times import draw_noise_levels
 from kgen.diffusion.weighting import error_factor
 from kgen.tensors import expand_to, normal, sum_event, uniform
 
@@ -32,40 +30,25 @@ OBJECTIVES = ("dsm", "implicit", "sliced", "sliced_vr")
 
 
 def implicit_score_matching(
-    network,
-    process,
-    prediction,
-    x,
-    cond,
-    seeds,
-    *,
-    objective,
-    weighting,
-    times,
-    ladder=None,
-    training=False,
+    denoiser, x, cond, seeds, *, objective, weighting="simple", times="stratified", training=False
 ):
-    """The weighted loss of each example without a target.
+    """Returns the weighted loss of each example, which needs no target.
 
     Args:
-        network: called as `network(z, log_snr, cond, training)`.
-        process: a `GaussianDiffusion`.
-        prediction: what the network's output means, one of `PREDICTION_TYPES`.
+        denoiser: a `Denoiser`.
         x: data `[B, ...]`.
-        cond: what the network is given beside the noisy value.
+        cond: the condition or None.
         seeds: three int32 pairs, of the times, the noise and the directions.
         objective: `"implicit"`, `"sliced"` or `"sliced_vr"`.
-        weighting: a key of `WEIGHTINGS`.
-        times: a key of `TIME_SAMPLERS`; without effect on a ladder, which is drawn evenly.
-        ladder: None for continuous time, or the number L of noise levels.
+        weighting: a key of `kgen.diffusion.weighting.WEIGHTINGS`.
+        times: a key of `kgen.diffusion.times.TIME_SAMPLERS`, or `NoiseLevels(L)`.
         training: whether layers such as dropout are active.
 
     Returns:
         A tensor `[B]`, which may be negative.
     """
-    log_snr, slope, density = noise_levels(
-        process, tf.shape(x)[0], seeds[0], times=times, ladder=ladder
-    )
+    process = denoiser.process
+    log_snr, slope, density = draw_noise_levels(times, process, tf.shape(x)[0], seeds[0])
     alpha, sigma = (expand_to(a, x) for a in process.alpha_sigma_of(log_snr))
     z = alpha * x + sigma * normal(tf.shape(x), seeds[1])
     if objective == "implicit":
@@ -77,8 +60,7 @@ def implicit_score_matching(
 
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(z)
-        output = run(network, process, prediction, z, log_snr, cond, training)
-        score = -to_eps(prediction, output, z, alpha, sigma) / sigma
+        score = denoiser.score_of(z, log_snr, cond, training)
         along = [tf.reduce_sum(score * v) for v in directions]
     trace = tf.add_n([sum_event(tape.gradient(a, z) * v) for a, v in zip(along, directions)])
     if objective == "sliced":

@@ -7,7 +7,9 @@ The format that `torch.save` wrote before version 1.6 is five pickles and then t
 
 In the fourth pickle a tensor is a call `_rebuild_tensor_v2(storage, offset, size, stride, ...)` and
 a storage a persistent id `("storage", type, key, location, elements, view)`. A pickle can name any
-function for its reader to call, so here it may name these and `OrderedDict`, and nothing else.
+function for its reader to call, so here it may name these and `OrderedDict`, and nothing else. Its
+instructions are listed before they are followed, as one of them takes memory by a number alone, and
+no tensor may be larger than its storage, nor a storage than the file.
 
 References:
   https://docs.python.org/3/library/pickle.html#restricting-globals
@@ -15,11 +17,19 @@ References:
 
 import collections
 import dataclasses
+import io
+import math
+import os
 import pickle
+import pickletools
 import struct
 
 import numpy as np
 
+from kgen.files.text import check_regular, reason
+
+MAX_PICKLE_BYTES = 16 * 2**20
+_MOST_COPIES = 8  # of the storages, in tensors that share them
 _MAGIC = 0x1950A86A20F9469CFC6C
 _STORAGES = {
     "DoubleStorage": "<f8",
@@ -46,11 +56,18 @@ class _Tensor:
 
     def array(self, buffers):
         """A copy out of the storages; numpy refuses a view that leaves its buffer."""
+        if not all(type(n) is int and n >= 0 for n in (*self.size, *self.stride, self.offset)):
+            raise ValueError("sizes and strides must be whole numbers")
         dtype = self.storage.dtype
         strides = tuple(step * dtype.itemsize for step in self.stride)
         offset = self.offset * dtype.itemsize
         buffer = buffers[self.storage.key]
+        if math.prod(self.size) * dtype.itemsize > len(buffer):
+            raise ValueError("a tensor is larger than its storage")
         return np.ndarray(tuple(self.size), dtype, buffer, offset, strides).copy()
+
+    def __setstate__(self, state):
+        raise pickle.UnpicklingError("The file must not change its tensors.")
 
 
 class _Unpickler(pickle.Unpickler):
@@ -83,24 +100,64 @@ def read_state_dict(path):
         A dictionary from names to arrays.
 
     Raises:
-        ValueError: if the file is in another format.
-        pickle.UnpicklingError: if it holds anything but tensors and `OrderedDict`.
+        OSError: if the file cannot be read.
+        ValueError: if the file is in another format, or holds anything but tensors and
+            `OrderedDict`.
     """
+    check_regular(path)
     with open(path, "rb") as file:
         if file.read(2) == b"PK":
             raise ValueError(
                 f"`path` must be in the format of PyTorch before 1.6. Received a zip: {path}."
             )
         file.seek(0)
-        if _Unpickler(file).load() != _MAGIC:
-            raise ValueError(f"`path` must be a PyTorch state dictionary. Received: {path}.")
-        _Unpickler(file).load()
-        _Unpickler(file).load()
-        tensors, keys = _Unpickler(file).load(), _Unpickler(file).load()
-        tensors = {name: t for name, t in tensors.items() if isinstance(t, _Tensor)}
-        dtypes = {tensor.storage.key: tensor.storage.dtype for tensor in tensors.values()}
-        buffers = {}
-        for key in keys:
-            (count,) = struct.unpack("<q", file.read(8))
-            buffers[key] = file.read(count * dtypes[key].itemsize)
-    return {name: tensor.array(buffers) for name, tensor in tensors.items()}
+        try:
+            return _read(file, path)
+        except OSError:
+            raise
+        except Exception as error:  # a pickle can make its reader raise nearly anything
+            raise ValueError(f"{path} is damaged or no weights file: {reason(error)}.") from error
+
+
+def _read(file, path):
+    if _unpickled(file) != _MAGIC:
+        raise ValueError("it must be a PyTorch state dictionary")
+    _unpickled(file)
+    _unpickled(file)
+    tensors, keys = _unpickled(file), _unpickled(file)
+    tensors = {name: t for name, t in tensors.items() if isinstance(t, _Tensor)}
+    dtypes = {tensor.storage.key: tensor.storage.dtype for tensor in tensors.values()}
+    buffers, size = {}, os.path.getsize(path)
+    for key in keys:
+        (count,) = struct.unpack("<q", file.read(8))
+        length = count * dtypes[key].itemsize
+        if not 0 <= length <= size - file.tell():
+            raise ValueError("a storage is larger than the file")
+        buffers[key] = file.read(length)
+    held, arrays = _MOST_COPIES * sum(map(len, buffers.values())), {}
+    for name, tensor in tensors.items():
+        array = tensor.array(buffers)
+        held -= array.nbytes
+        if held < 0:
+            raise ValueError("too many of its tensors share a storage")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"{name} must be finite")
+        arrays[name] = array
+    return arrays
+
+
+def _unpickled(file):
+    """The next pickle of a file, of limited length and with small numbers in its memory."""
+    start = file.tell()
+    window = io.BytesIO(file.read(MAX_PICKLE_BYTES))
+    count = 0
+    for count, (code, argument, _) in enumerate(pickletools.genops(window), 1):
+        if "PUT" in code.name and argument > 2 * count:
+            raise ValueError("its pickles must number their objects in order")
+    end = window.tell()
+    window.seek(0)
+    value = _Unpickler(window).load()
+    if window.tell() != end:
+        raise ValueError("a pickle of it ends twice")
+    file.seek(start + end)
+    return value

@@ -20,8 +20,9 @@ References:
 import tensorflow as tf
 
 from kgen import likelihoods
-from kgen.checks import check_networks, check_one_of, check_pictures
-from kgen.models.generative_model import GenerativeModel, images_of
+from kgen.checks import check_one_of
+from kgen.models.encoder_decoder import EncoderDecoder
+from kgen.models.generative_model import images_of
 from kgen.serialization import serializable
 from kgen.tensors import split, sum_event
 
@@ -33,7 +34,7 @@ ERRORS = {
 
 
 @serializable
-class Autoencoder(GenerativeModel):
+class Autoencoder(EncoderDecoder):
     """Autoencoder: plain, denoising, sparse, contractive, or any of these together.
 
     Args:
@@ -42,6 +43,7 @@ class Autoencoder(GenerativeModel):
         error: `"squared"`, `"absolute"` or `"cross_entropy"`.
         corruption: None, or a corruption of `kgen.corruption`, in training only.
         penalties: penalties of `kgen.penalties`.
+        data_shape: shape of an example; None takes that of the encoder's input.
         ema_decay: decay of the averaged weights, or None.
         seed: integer seed of all randomness in training, or None.
         **kwargs: `name` and `dtype` of a Keras model.
@@ -65,33 +67,22 @@ class Autoencoder(GenerativeModel):
         error="squared",
         corruption=None,
         penalties=(),
+        data_shape=None,
         ema_decay=None,
         seed=None,
         **kwargs,
     ):
-        super().__init__(ema_decay=ema_decay, seed=seed, **kwargs)
-        check_networks(encoder, decoder)
         check_one_of("error", error, ERRORS)
-        self.encoder = encoder
-        self.decoder = decoder
+        likelihood = likelihoods.Bernoulli() if error == "cross_entropy" else None
+        options = {"data_shape": data_shape, "ema_decay": ema_decay, "seed": seed, **kwargs}
+        super().__init__(encoder, decoder, likelihood=likelihood, **options)
         self.error = error
         self.corruption = corruption
         self.penalties = tuple(penalties)
         names = [penalty.name for penalty in self.penalties]
         if len(set(names)) < len(names):
             raise ValueError(f"`penalties` must be one of each kind. Received: {names}.")
-        self.built = True
         self.start_averaging()
-
-    @property
-    def data_shape(self):
-        """Shape of an example, such as `(28, 28, 1)`."""
-        return tuple(self.encoder.input_shape[1:])
-
-    @property
-    def latent_shape(self):
-        """Shape of a code."""
-        return tuple(self.decoder.input_shape[1:])
 
     @property
     def term_names(self):
@@ -107,39 +98,11 @@ class Autoencoder(GenerativeModel):
         given = self.corruption(x, corruption_seed) if corrupt else x
 
         def encode(x):
-            return tf.cast(self.encoder(x, training=training), tf.float32)
+            return tf.cast(self.run_encoder(x, training=training), tf.float32)
 
         terms, code = {}, None
         for penalty, penalty_seed in zip(self.penalties, seeds):
             code, terms[penalty.name] = penalty(encode, given, penalty_seed)
         code = encode(given) if code is None else code
-        output = tf.cast(self.decoder(code, training=training), tf.float32)
+        output = self.run_decoder(code, training=training)
         return {"reconstruction": ERRORS[self.error](x, output), **terms}
-
-    def encode(self, x):
-        """Codes of data."""
-        return tf.cast(self.encoder(x), tf.float32)
-
-    def decode(self, code):
-        """Data of codes."""
-        output = tf.cast(self.decoder(code), tf.float32)
-        return tf.sigmoid(output) if self.error == "cross_entropy" else output
-
-    def reconstruct(self, x):
-        """Data through the code and back."""
-        return self.decode(self.encode(x))
-
-    def call(self, x, training=False):
-        """The reconstruction."""
-        return self.reconstruct(x)
-
-    def check_batch(self, batch):
-        """Checks data before training and evaluation."""
-        unit = likelihoods.Bernoulli() if self.error == "cross_entropy" else None
-        check_pictures(batch, self.data_shape, unit)
-
-    def export_functions(self):
-        """What a SavedModel offers: `encode`, `decode` and `reconstruct`."""
-        from kgen.serving import autoencoders as serving
-
-        return serving.autoencoder(self), []

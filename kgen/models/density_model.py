@@ -12,15 +12,17 @@ import tensorflow as tf
 from kgen import likelihoods, solvers
 from kgen.checks import check_count, check_data, check_interval
 from kgen.density import flow
-from kgen.diffusion.loss import prior_term, reconstruction_term
-from kgen.models.denoising_model import DenoisingModel
+from kgen.diffusion import BoundSteps
+from kgen.diffusion.bound import prior_term, reconstruction_term
+from kgen.models.denoiser_model import DenoiserModel
 from kgen.models.variational_dequantization import VariationalDequantization
-from kgen.sampling.conditions import as_rows, encoded
-from kgen.sampling.sampler import Steps, slices
+from kgen.sampling.compiled import Compiled
+from kgen.sampling.request import condition_rows, rows_of, slices
+from kgen.symbolic import input_shape
 from kgen.tensors import as_seed, fold_in, split
 
 
-class DensityModel(DenoisingModel):
+class DensityModel(DenoiserModel):
     """Abstract: a denoising model whose z is the data with noise.
 
     Args:
@@ -30,13 +32,24 @@ class DensityModel(DenoisingModel):
         levels: a number of noise levels, or None for continuous time.
         grey_levels: number of values of a pixel in [-1, 1], or None for real values.
         conditioner: None, or a `Conditioner`.
-        **kwargs: as of `DenoisingModel`.
+        **kwargs: as of `DenoiserModel`.
 
     Raises:
         ValueError: if an option is none of these.
     """
 
-    def __init__(self, network, process, *, data_shape, levels, grey_levels, conditioner, **kwargs):
+    def __init__(
+        self,
+        network,
+        process,
+        *,
+        prediction,
+        data_shape,
+        levels,
+        grey_levels,
+        conditioner,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         if levels is not None:
             check_count("levels", levels)
@@ -44,9 +57,9 @@ class DensityModel(DenoisingModel):
             check_count("grey_levels", grey_levels)
             check_interval("grey_levels", grey_levels, "[2, inf)")
         if data_shape is None:
-            data_shape = getattr(network, "data_shape", None)
-        if data_shape is None:
-            raise ValueError("`data_shape` must be given for a network that has none.")
+            data_shape = input_shape(network, "z")
+        if data_shape is None or None in data_shape:
+            raise ValueError("`data_shape` must be given for a network that leaves it open.")
         self.data_shape = tuple(data_shape)
         self.levels = levels
         self.grey_levels = grey_levels
@@ -57,24 +70,24 @@ class DensityModel(DenoisingModel):
             if grey_levels is None
             else likelihoods.LogisticMixture()
         )
-        self.likelihood_step = Steps(self, self._log_likelihood)
-        self.start_denoising(network, process, conditioner, self.data_shape)
+        self.flow_log_likelihood = Compiled(self._log_likelihood, self.averaged)
+        self.own_denoiser(network, process, prediction, conditioner, self.data_shape)
 
     def _log_likelihood(self, solver, num_probes, x, cond, seed):
         return flow.log_likelihood(
-            lambda z, t: self.sampler.denoise(z, t, cond),
+            lambda z, t: self.denoiser(z, t, cond),
             self.process,
             x,
             solver=solver,
             num_probes=num_probes,
-            seed=seed,
+            seed=tf.ensure_shape(seed, [2]),
         )
 
     def log_likelihood(
         self,
         x,
         *,
-        conditions=None,
+        condition=None,
         num_probes=None,
         dequantization=None,
         rtol=1e-5,
@@ -87,7 +100,7 @@ class DensityModel(DenoisingModel):
 
         Args:
             x: data `[N, *data_shape]`.
-            conditions: of a conditional model the label or prompt, one for all or for each.
+            condition: of a conditional model, one for all examples or one for each.
             num_probes: None for the exact trace, or the number of random vectors of its estimate.
             dequantization: None for the density of the values as they are; `"uniform"` for
                 log p(x + noise) with even noise as wide as a bin; or a trained
@@ -115,25 +128,27 @@ class DensityModel(DenoisingModel):
         x, seeds = tf.convert_to_tensor(x), split(as_seed(seed), 2)
         if dequantization == "uniform":
             x = flow.dequantize(x, seeds[0], self.grey_levels or 256)
-        rows = as_rows(self.conditioner, conditions, len(x), "conditions")
-        step = self.likelihood_step(solvers.DormandPrince(rtol, atol), num_probes)
+        if condition is None and self.conditioner is not None:
+            raise ValueError("`condition` must be given to a model with a conditioner.")
+        rows = condition_rows(self.conditioner, condition, len(x))
+        measure = self.flow_log_likelihood(solvers.DormandPrince(rtol, atol), num_probes)
         parts = []
         for part in slices(len(x), batch_size, verbose):
-            cond, _ = encoded(self, rows, None, part)
+            cond, _ = self.conditions_of(rows_of(rows, part), None)
             values, log_q = x[part], 0.0
             if learned:
                 values, log_q = dequantization.dequantize(values, fold_in(seeds[0], part.start))
-            parts.append((step(values, cond, fold_in(seeds[1], part.start)) - log_q).numpy())
+            parts.append((measure(values, cond, fold_in(seeds[1], part.start)) - log_q).numpy())
         return np.concatenate(parts)
 
     @property
-    def bound_levels(self):
-        """Number of steps of the bound, or None for continuous time."""
-        return self.levels
+    def bound_times(self):
+        """The times at which the bound is evaluated: continuous, or the steps between levels."""
+        return "stratified" if self.levels is None else BoundSteps(self.levels)
 
-    def _finish(self, z, given):
-        """Pixels where the data have grey levels; real values, such as latents, as they are."""
-        return z if self.grey_levels is None else super()._finish(z, given)
+    def to_data(self, z, given):
+        """Returns pixels where the data have grey levels, and real values as they are."""
+        return z if self.grey_levels is None else super().to_data(z, given)
 
     def density_terms(self, x, cond, seed):
         """A bound on -log p(x) of `x` as real values: its three terms, `[B]` nats.
@@ -153,12 +168,17 @@ class DensityModel(DenoisingModel):
         return {
             "reconstruction": reconstruction_term(self.process, x, seeds[2], grey_levels),
             "prior": prior_term(self.process, x),
-            "denoising": self._denoising(
-                x, cond, seeds[:2], "elbo", training, levels=self.bound_levels
+            "denoising": self.denoiser.loss(
+                x,
+                cond,
+                seeds[:2],
+                weighting="elbo",
+                times=self.bound_times,
+                training=training,
             ),
         }
 
-    def export_functions(self, solver="dpm", num_probes=1, **options):
+    def export_functions(self, solver=None, num_probes=1, **options):
         """What a SavedModel offers: that of `kgen.serving.denoising`, and `log_likelihood`.
 
         `log_likelihood(images[, labels or prompts], seed) -> nats`, by `num_probes` random vectors;

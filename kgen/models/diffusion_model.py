@@ -2,7 +2,7 @@
 
     z_t = alpha_t x + sigma_t eps,    l = log_snr(t)
 
-    -log p(x) <= reconstruction + prior + denoising                    (`kgen.diffusion.loss`)
+    -log p(x) <= reconstruction + prior + denoising                    (`kgen.diffusion.bound`)
 
     loss = 1/2 E_t[ w(l) (-dl/dt) |eps - eps_hat(z_t, l, cond)|^2 ] / dim(x)
 
@@ -20,7 +20,7 @@ References:
 
 import tensorflow as tf
 
-from kgen.diffusion.loss import denoising_and_variance
+from kgen.diffusion.bound import learned_schedule_terms
 from kgen.diffusion.weighting import OF_LOG_SNR
 from kgen.models.density_model import DensityModel
 from kgen.models.generative_model import images_of
@@ -44,7 +44,7 @@ class DiffusionModel(DensityModel):
         grey_levels: 256 for 8-bit pictures in [-1, 1], or None for real values.
         conditioner: None, or a `Conditioner` such as `kgen.conditioning.Labels`.
         cond_drop_rate: share of the examples that are shown the null condition in training.
-        times: how training draws t, a key of `kgen.diffusion.timesteps.TIME_SAMPLERS`.
+        times: how training draws t, a key of `kgen.diffusion.times.TIME_SAMPLERS`.
         ema_decay: decay of the averaged weights, or None.
         seed: integer seed of all randomness in training, or None.
         **kwargs: `name` and `dtype` of a Keras model.
@@ -115,33 +115,24 @@ class DiffusionModel(DensityModel):
         """`weighted_denoising`, for each number of the data, `[B]`.
 
         With a learned schedule also `schedule`, which is zero and only has a gradient
-        (`kgen.diffusion.loss.denoising_and_variance`).
+        (`kgen.diffusion.bound.learned_schedule_terms`).
         """
         seeds = split(self.seeds.next() if seed is None else seed, 3)
         x = images_of(batch)
         values = tf.cast(tf.size(x[0]), tf.float32)
-        cond = self.condition(batch, training, seeds[0])
+        cond = self.encode_condition(batch, training, seeds[0])
+        times = self.times if training and self.levels is None else self.bound_times
+        options = {"weighting": self.weighting, "times": times, "training": training}
         if self.learned_schedule is not None:
-            error, variance = denoising_and_variance(
-                self.network,
-                self.process,
-                self.prediction,
-                x,
-                cond,
-                seeds[1:],
-                weighting=self.weighting,
-                times=self.times,
-                training=training,
-            )
+            error, variance = learned_schedule_terms(self.denoiser, x, cond, seeds[1:], **options)
             return {"weighted_denoising": error / values, "schedule": variance}
-        levels = self.bound_levels
-        error = self._denoising(x, cond, seeds[1:], self.weighting, training, levels=levels)
+        error = self.denoiser.loss(x, cond, seeds[1:], **options)
         return {"weighted_denoising": error / values}
 
     def bound_terms(self, batch, training=False, seed=None):
         """`reconstruction`, `prior` and `denoising`, `[B]` nats, whatever the weighting."""
         seeds = split(self.seeds.next() if seed is None else seed, 4)
-        cond = self.condition(batch, False, seeds[0])
+        cond = self.encode_condition(batch, False, seeds[0])
         return self._bound(images_of(batch), cond, seeds[1:], self.grey_levels, training)
 
 

@@ -23,37 +23,40 @@ References:
   Child (2020), https://arxiv.org/abs/2011.10650 (very deep VAE: residual state, skipped steps).
 """
 
+import keras
 import tensorflow as tf
 
 from kgen import likelihoods
-from kgen.checks import (
-    check_count,
-    check_data,
-    check_likelihood,
-    check_pictures,
-    check_positive,
-    check_prior,
-)
-from kgen.density.importance import importance_log_likelihood, tile
+from kgen.checks import check_data, check_positive
+from kgen.density import importance
+from kgen.density.importance import tile, tile_condition
 from kgen.gaussian import Gaussian
-from kgen.models.generative_model import GenerativeModel, images_of
-from kgen.sampling.ancestral import compiled_samples
+from kgen.models.encoder_decoder import EncoderDecoder
+from kgen.models.generative_model import images_of
+from kgen.sampling import ancestral
 from kgen.serialization import serializable
-from kgen.tensors import as_seed, split
+from kgen.symbolic import output_spec, symbolic
+from kgen.tensors import split
 
 
 @serializable
-class HVAE(GenerativeModel):
+class HVAE(EncoderDecoder):
     """Hierarchical variational autoencoder.
 
     Args:
         encoder: network `[B, ...]` -> features, a tensor for all levels or a list, one for each.
         levels: `GaussianLevel`s, the top one first, or other Keras layers with
             `prior(state) -> Gaussian`, `posterior(state, features) -> Gaussian` and
-            `merge(state, z) -> state`. The top one has a `state_shape`: it starts from zeros.
-        decoder: network from the last state to the parameters of the likelihood.
+            `merge(state, z) -> state`; with a conditioner `prior(state, cond)` and
+            `posterior(state, features, cond)`. The top one has a `state_shape`: it starts from
+            zeros.
+        decoder: network from the last state to the parameters of the likelihood. Networks may be
+            of any kind and, with a conditioner, take the condition too; see
+            `kgen.models.encoder_decoder`.
         likelihood: as of `VAE`.
         prior: p(z_0): None for that of the top level, or an object of `kgen.priors`.
+        conditioner: as of `VAE`; the priors of the levels may take the condition.
+        data_shape: shape of an example; None takes that of the encoder's input.
         beta: weight of the KLs.
         warm_up: number of training steps over which that weight grows from 0.
         free_bits: nats of each level's KL that cost nothing more than they do.
@@ -73,6 +76,8 @@ class HVAE(GenerativeModel):
         likelihood="bernoulli",
         *,
         prior=None,
+        conditioner=None,
+        data_shape=None,
         beta=1.0,
         warm_up=0,
         free_bits=0.0,
@@ -80,41 +85,47 @@ class HVAE(GenerativeModel):
         seed=None,
         **kwargs,
     ):
-        super().__init__(ema_decay=ema_decay, seed=seed, **kwargs)
         if not levels:
             raise ValueError("`levels` must hold at least one level. Received: none.")
         check_positive("beta", beta, zero=True)
         check_positive("warm_up", warm_up, zero=True)
         check_positive("free_bits", free_bits, zero=True)
-        self.likelihood = likelihoods.get(likelihood)
-        check_likelihood(self.likelihood, decoder, encoder.input_shape[1:])
-        outputs = getattr(encoder, "outputs", None) or [None]
-        if len(outputs) not in (1, len(levels)):
-            raise ValueError(
-                "`encoder` must have one output, or one for each level. "
-                f"Received: {len(outputs)} outputs for {len(levels)} levels."
-            )
-        self.encoder = encoder
-        self.levels = list(levels)
-        self.decoder = decoder
+        options = {"data_shape": data_shape, "ema_decay": ema_decay, "seed": seed, **kwargs}
+        options |= {"likelihood": likelihoods.get(likelihood), "conditioner": conditioner}
+        super().__init__(encoder, decoder, levels=levels, **options)
         if prior is not None:
-            check_prior(prior, self.latent_shape, self.data_shape, self.likelihood)
+            self.check_own_prior(prior)
         self.prior = prior
         self.beta = beta
         self.warm_up = warm_up
         self.free_bits = free_bits
-        self.built = True
         self.start_averaging()
 
-    @property
-    def data_shape(self):
-        """Shape of an example, such as `(28, 28, 1)`."""
-        return tuple(self.encoder.input_shape[1:])
+    def code_spec(self, code, cond):
+        """As of `EncoderDecoder`; visits each level once, and sets `latent_shapes`.
 
-    @property
-    def latent_shape(self):
-        """Shape of z_0, the code of the top level, which `prior` is a density of."""
-        return self.levels[0].latent_shape
+        `latent_shape` is that of z_0, the code of the top level, which `prior` is a density of.
+        """
+        features = [code] if isinstance(code, keras.KerasTensor) else list(code)
+        if len(features) not in (1, len(self.levels)):
+            raise ValueError(
+                "`encoder` must have one output, or one for each level. "
+                f"Received: {len(features)} outputs for {len(self.levels)} levels."
+            )
+        features *= len(self.levels) // len(features)
+        state, self.latent_shapes = symbolic(self.levels[0].state_shape), []
+        for i, (level, f) in enumerate(zip(self.levels, features)):
+
+            def visit(state, features, cond=None, level=level):
+                q, _ = _distributions(level, state, features, cond)
+                return q.mean, level.merge(state, q.mean)
+
+            inputs = {"state": state, "features": f, "cond": cond}
+            z, state = output_spec(visit, inputs, f"levels[{i}]")
+            self.latent_shapes.append(tuple(z.shape[1:]))
+        self.latent_shape = self.latent_shapes[0]
+        self.latent_names = tuple(f"latents_{i}" for i in range(len(self.levels)))
+        return state
 
     @property
     def kl_names(self):
@@ -133,12 +144,8 @@ class HVAE(GenerativeModel):
 
     def loss_terms(self, batch, training=False, seed=None):
         """`reconstruction` and `kl_0`, `kl_1`, ... as they count in the loss, `[B]` nats."""
-        x = images_of(batch)
-        reconstruction, kls = self._elbo(x, training, seed)
-        weight = self.beta
-        if training and self.warm_up:
-            done = tf.cast(self.optimizer.iterations, tf.float32) / self.warm_up
-            weight = weight * tf.minimum(done, 1.0)
+        reconstruction, kls = self._elbo(batch, training, seed)
+        weight = self.beta * self.warm_up_done(training)
         if self.free_bits:
             # Above the floor the gradient is that of the KL, below it is zero.
             kls = [kl + tf.nn.relu(self.free_bits - tf.reduce_mean(kl)) for kl in kls]
@@ -149,7 +156,7 @@ class HVAE(GenerativeModel):
 
     def bound_terms(self, batch, training=False, seed=None):
         """`reconstruction`, `prior`, `denoising`, and the KL of each level, `[B]` nats."""
-        reconstruction, kls = self._elbo(images_of(batch), training, seed)
+        reconstruction, kls = self._elbo(batch, training, seed)
         return {
             "reconstruction": reconstruction,
             "prior": kls[0],
@@ -157,23 +164,23 @@ class HVAE(GenerativeModel):
             **dict(zip(self.kl_names, kls)),
         }
 
-    def _elbo(self, x, training, seed):
+    def _elbo(self, batch, training, seed):
+        x, cond = images_of(batch), self.condition_of(batch, training)
         seed = self.seeds.next() if seed is None else seed
-        state, steps = self.infer(x, seed, training=training)
-        log_p = self.likelihood.log_prob(self._parameters(state, training), x)
+        state, steps = self.infer(x, seed, training=training, cond=cond)
+        log_p = self.likelihood.log_prob(self.run_decoder(state, cond, training), x)
         kls = [q.kl(p) for q, p, _ in steps]
         if self.prior is not None:
             q, _, z = steps[0]
-            kls[0] = self.prior.kl(q, z, self.posterior)
+            kls[0] = self.prior.kl(q, z, self._posterior)
         return -log_p, kls
 
-    def posterior(self, x):
-        """The Gaussian q(z_0 | x)."""
-        state = self._start(tf.shape(x)[0])
-        return self.levels[0].posterior(state, self._features(x, False)[0])
+    def _posterior(self, x, cond=None, training=False):
+        state, features = self._start(tf.shape(x)[0]), self._features(x, cond, training)
+        return self.levels[0].posterior(state, features[0], *_given(cond))
 
-    def infer(self, x, seed, num_samples=1, training=False):
-        """Visits the levels from the top and samples each posterior.
+    def infer(self, x, seed, num_samples=1, training=False, cond=None):
+        """Visits the levels from the top and samples each posterior, with the weights as they are.
 
         Args:
             x: data `[B, ...]`.
@@ -181,68 +188,56 @@ class HVAE(GenerativeModel):
             num_samples: K, how many samples for each example.
             training: whether layers such as dropout are active in the encoder and the decoder; a
                 level always runs as after training.
+            cond: the encoded condition, or None.
 
         Returns:
             The last state, `[K B, ...]` sample by sample, and for each level `(q, p, z)`.
         """
-        features = self._features(x, training)
-        features = [tile(f, num_samples) for f in features]
+        features = [tile(f, num_samples) for f in self._features(x, cond, training)]
+        cond = tile_condition(cond, num_samples)
         state, steps = self._start(num_samples * tf.shape(x)[0]), []
         for level, f, level_seed in zip(self.levels, features, self._seeds(seed), strict=True):
-            p, q = level.prior(state), level.posterior(state, f)
+            q, p = _distributions(level, state, f, cond)
             z = q.sample(level_seed)
             steps.append((q, p, z))
             state = level.merge(state, z)
         return state, steps
 
-    def log_weights(self, x, seed, num_samples, training=False):
-        """The log weights log p(x, z) - log q(z | x) for `num_samples` samples, `[K, B]` nats."""
+    def log_weights(self, x, seed, num_samples, training=False, cond=None):
+        """As of `VAE.log_weights`."""
         x = tf.cast(x, tf.float32)
-        state, steps = self.infer(x, seed, num_samples, training)
-        log_w = self.likelihood.log_prob(self._parameters(state, training), tile(x, num_samples))
+        state, steps = self.infer(x, seed, num_samples, training, cond)
+        output = self.run_decoder(state, tile_condition(cond, num_samples), training)
+        log_w = self.likelihood.log_prob(output, tile(x, num_samples))
         log_p = [p.log_prob(z) for _, p, z in steps]
         if self.prior is not None:
-            log_p[0] = self.prior.log_prob(steps[0][2], self.posterior)
+            log_p[0] = self.prior.log_prob(steps[0][2], self._posterior)
         log_w += tf.add_n([p - q.log_prob(z) for p, (q, _, z) in zip(log_p, steps)])
         return tf.reshape(log_w, [num_samples, -1])
 
-    def log_likelihood(self, x, num_samples=5000, **options):
-        """Estimates log p(x) by importance sampling.
-
-        Args:
-            x: data `[N, ...]`, an array.
-            num_samples: samples for each example.
-            **options: of `kgen.density.importance.importance_log_likelihood`, such as `chunk`,
-                `batch_size`, `seed`, `jit_compile` and `verbose`.
-
-        Returns:
-            A float64 array `[N]`, in nats: a lower bound in expectation, tight for many samples.
-        """
+    def log_likelihood(self, x, num_samples=5000, *, condition=None, **options):
+        """Estimates log p(x), or log p(x | c), by importance sampling; as of `VAE`."""
         check_data("x", x, self.data_shape, self.likelihood)
-        with self.averaged():
-            return importance_log_likelihood(self.log_weights, x, num_samples, **options)
+        return importance.log_likelihood(self, x, num_samples, condition, **options)
 
-    def encode(self, x):
-        """The latents of data, a list from the top down: the mean of each posterior, in order."""
+    def _encode(self, x, cond, seed=None):
+        """The latents, a list from the top down: the mean of each posterior, in order."""
         state, latents = self._start(tf.shape(x)[0]), []
-        for level, f in zip(self.levels, self._features(x, False), strict=True):
-            z = level.posterior(state, f).mean
+        for level, f in zip(self.levels, self._features(x, cond, False), strict=True):
+            z = level.posterior(state, f, *_given(cond)).mean
             latents.append(z)
             state = level.merge(state, z)
         return latents
 
-    def decode(self, latents):
-        """Expected data `[B, ...]` of latents, a list from the top down.
-
-        Levels that the list does not reach take the mean of their prior.
-        """
-        state = self._start(tf.shape(latents[0])[0])
+    def _decode(self, z, cond):
+        """Data of a list from the top down; levels beyond it take the mean of their prior."""
+        state = self._start(tf.shape(z[0])[0])
         for i, level in enumerate(self.levels):
-            z = latents[i] if i < len(latents) else level.prior(state).mean
-            state = level.merge(state, z)
-        return self.likelihood.mean(self._parameters(state, False))
+            mean = z[i] if i < len(z) else level.prior(state, *_given(cond)).mean
+            state = level.merge(state, mean)
+        return super()._decode(state, cond)
 
-    def reconstruct(self, x, num_levels=None):
+    def reconstruct(self, x, num_levels=None, *, condition=None):
         """Expected data through the top `num_levels` levels (all of them by default) and back.
 
         Raises:
@@ -253,29 +248,25 @@ class HVAE(GenerativeModel):
             raise ValueError(
                 f"`num_levels` must be in 1..{len(self.levels)}. Received: {num_levels}."
             )
-        return self.decode(self.encode(x)[:num_levels])
+        latents = self.encode(x, condition=condition)[:num_levels]
+        return self.decode(latents, condition=condition)
 
-    def call(self, x, training=False):
-        """The reconstruction."""
-        return self.reconstruct(x)
-
-    def generate(self, num_samples, *, temperature=1.0, seed=None):
+    def generate(self, num_samples=None, *, condition=None, temperature=1.0, seed=None):
         """Draws latents from the top down and decodes them.
 
         Args:
-            num_samples: how many.
+            num_samples: how many; with a condition how many for each, 1 by default.
+            condition: as of `VAE.generate`.
             temperature: factor of the standard deviation of each prior, positive; one number, or
                 one for each level from the top down.
             seed: integer or None.
 
         Returns:
-            uint8 `[num_samples, H, W, C]` where the data are pictures, else float32: expected data
-            given the latents.
+            As of `VAE.generate`.
 
         Raises:
             ValueError: if a number is not positive, or there is another number of temperatures.
         """
-        check_count("num_samples", num_samples)
         several = isinstance(temperature, (list, tuple))
         temperatures = list(temperature) if several else [temperature] * len(self.levels)
         if len(temperatures) != len(self.levels):
@@ -285,26 +276,24 @@ class HVAE(GenerativeModel):
             )
         for value in temperatures:
             check_positive("temperature", value)
-        temperatures = tf.constant([float(value) for value in temperatures])
-        step = compiled_samples(self)
-        x = step(tf.constant(num_samples), temperatures, as_seed(seed))
-        return likelihoods.at_the_door(self.likelihood, x).numpy()
+        temperatures = [float(value) for value in temperatures]
+        return ancestral.generate(self, num_samples, condition, temperatures, seed)
 
-    def sample_data(self, num_samples, temperature, seed):
-        """Expected data of drawn latents; `temperature` is a number or `[levels]`."""
+    def sample_data(self, num_samples, temperature, seed, cond=None):
+        """As of `VAE.sample_data`; `temperature` is a number or `[levels]`."""
         temperature = tf.broadcast_to(temperature, [len(self.levels)])
         state = self._start(num_samples)
         for i, (level, level_seed) in enumerate(zip(self.levels, self._seeds(seed))):
             if i == 0 and self.prior is not None:
-                z = self.prior.sample(num_samples, level_seed, self.posterior, temperature[0])
+                z = self.prior.sample(num_samples, level_seed, self._posterior, temperature[0])
             else:
-                p = level.prior(state)
+                p = level.prior(state, *_given(cond))
                 z = Gaussian(p.mean, p.log_std + tf.math.log(temperature[i])).sample(level_seed)
             state = level.merge(state, z)
-        return self.likelihood.mean(self._parameters(state, False))
+        return super()._decode(state, cond)
 
-    def _features(self, x, training):
-        features = self.encoder(x, training=training)
+    def _features(self, x, cond, training):
+        features = self.run_encoder(x, cond, training)
         return features if isinstance(features, (list, tuple)) else [features] * len(self.levels)
 
     def _start(self, batch_size):
@@ -314,15 +303,13 @@ class HVAE(GenerativeModel):
         # One level has the seed of the VAE.
         return [seed] if len(self.levels) == 1 else split(seed, len(self.levels))
 
-    def _parameters(self, state, training):
-        return tf.cast(self.decoder(state, training=training), tf.float32)
 
-    def check_batch(self, batch):
-        """Checks data before training and evaluation."""
-        check_pictures(batch, self.data_shape, self.likelihood)
+def _given(cond):
+    """The last argument of a level's `prior` and `posterior`, where there is a conditioner."""
+    return () if cond is None else (cond,)
 
-    def export_functions(self):
-        """What a SavedModel offers: `encode`, `decode`, `reconstruct` and `generate`."""
-        from kgen.serving import autoencoders as serving
 
-        return serving.hierarchy(self), []
+def _distributions(level, state, features, cond):
+    """q(z | state, x) and p(z | state) of a level, which learns its shape from the first."""
+    q = level.posterior(state, features, *_given(cond))
+    return q, level.prior(state, *_given(cond))

@@ -26,19 +26,22 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kgen.checks import check_networks, check_pictures, check_positive
+from kgen.checks import check_positive
 from kgen.distribution import fused
-from kgen.gaussian import Gaussian, standard_normal
+from kgen.gaussian import standard_normal
+from kgen.layer_tree import freeze
 from kgen.likelihoods import GaussianLikelihood
-from kgen.models.generative_model import GenerativeModel, freeze, global_mean_of_sum, images_of
-from kgen.serialization import serializable
+from kgen.models.encoder_decoder import EncoderDecoder
+from kgen.models.generative_model import images_of
+from kgen.serialization import Untracked, serializable
+from kgen.symbolic import call
 from kgen.tensors import expand_to, normal, split, sum_event
-from kgen.training.data import unpack
-from kgen.training.replicas import apply_gradients, global_mean
+from kgen.training.model import weighted
+from kgen.training.replicas import global_loss, global_mean
 
 
 @serializable
-class KLAutoencoder(GenerativeModel):
+class KLAutoencoder(EncoderDecoder):
     """KL-regularised autoencoder for latent diffusion.
 
     Args:
@@ -53,6 +56,7 @@ class KLAutoencoder(GenerativeModel):
         discriminator: None, or a network `[B, H, W, C]` -> `[B, ...]` of logits, one per patch.
         adversarial: weight of the discriminator's term.
         adversarial_start: number of training steps before the discriminator joins.
+        data_shape: `(H, W, C)`; None takes that of the encoder's input.
         ema_decay: decay of the averaged weights, or None.
         seed: integer seed of all randomness in training, or None.
         **kwargs: `name` and `dtype` of a Keras model.
@@ -65,6 +69,8 @@ class KLAutoencoder(GenerativeModel):
         >>> model.reconstruct(tf.zeros([2, 16, 16, 3])).shape
         TensorShape([2, 16, 16, 3])
     """
+
+    gaussian_code = True
 
     def __init__(
         self,
@@ -80,12 +86,13 @@ class KLAutoencoder(GenerativeModel):
         discriminator=None,
         adversarial=0.1,
         adversarial_start=0,
+        data_shape=None,
         ema_decay=None,
         seed=None,
         **kwargs,
     ):
-        super().__init__(ema_decay=ema_decay, seed=seed, **kwargs)
-        check_networks(encoder, decoder, moments=True)
+        options = {"data_shape": data_shape, "ema_decay": ema_decay, "seed": seed, **kwargs}
+        super().__init__(encoder, decoder, likelihood=GaussianLikelihood(1.0), **options)
         for option, value in (
             ("l1", l1),
             ("l2", l2),
@@ -101,8 +108,6 @@ class KLAutoencoder(GenerativeModel):
                 f"`features` must be a network when `perceptual` is not 0. "
                 f"Received: features=None, perceptual={perceptual}."
             )
-        self.encoder = encoder
-        self.decoder = decoder
         self.l1 = l1
         self.l2 = l2
         self.kl_weight = kl_weight
@@ -114,11 +119,10 @@ class KLAutoencoder(GenerativeModel):
         self.adversarial_start = adversarial_start
         if features is not None:
             freeze(features)
-        channels = decoder.input_shape[-1]
 
         def statistic(name, initializer):
             return self.add_weight(
-                shape=(channels,),
+                shape=self.latent_shape[-1:],
                 initializer=initializer,
                 dtype="float32",
                 autocast=False,
@@ -126,60 +130,38 @@ class KLAutoencoder(GenerativeModel):
                 name=name,
             )
 
+        self._resized = Untracked({})
         self.latent_mean = statistic("latent_mean", "zeros")
         self.latent_std = statistic("latent_std", "ones")
-        self.built = True
         self.start_averaging()
 
-    @property
-    def data_shape(self):
-        """`(H, W, C)`."""
-        return tuple(self.encoder.input_shape[1:])
+    def run_encoder(self, x, cond=None, training=False):
+        """The output of the encoder, for pictures of any size that it can take."""
+        encoder = self._of_size(self.encoder, x.shape[1:-1], self.data_shape)
+        return call(encoder, {"x": x, "cond": cond}, training)
 
-    @property
-    def latent_shape(self):
-        """`(h, w, c)`."""
-        return tuple(self.decoder.input_shape[1:])
+    def run_decoder(self, z, cond=None, training=False):
+        """The output of the decoder, float32, for latents of any size that it can take."""
+        decoder = self._of_size(self.decoder, z.shape[1:-1], self.latent_shape)
+        return tf.cast(call(decoder, {"z": z, "cond": cond}, training), tf.float32)
 
-    def posterior(self, x):
-        """The Gaussian q(z | x), not standardised."""
-        return Gaussian.from_moments(self.encoder(x))
+    def _of_size(self, network, size, own):
+        """A network with the same layers and weights for another size of its input."""
+        size = tuple(size)
+        if size == tuple(own[:-1]) or None in size:
+            return network
+        from kgen.networks import resized
 
-    def encode(self, x, seed=None):
-        """Standardised latents of pictures: the posterior's mean, or a sample if a seed is given.
+        key = (id(network), size)
+        if key not in self._resized.value:
+            self._resized.value[key] = resized(network, size)
+        return self._resized.value[key]
 
-        Args:
-            x: `[B, H, W, C]` in [-1, 1].
-            seed: an int32 pair or None.
+    def _encode(self, x, cond, seed=None):
+        return (super()._encode(x, cond, seed) - self.latent_mean) / self.latent_std
 
-        Returns:
-            `[B, h, w, c]` of zero mean and unit variance per channel over the data.
-        """
-        q = self.posterior(x)
-        z = q.mean if seed is None else q.sample(seed)
-        return (z - self.latent_mean) / self.latent_std
-
-    def decode(self, z):
-        """Pictures `[B, H, W, C]` of standardised latents `[B, h, w, c]`."""
-        return tf.cast(self.decoder(z * self.latent_std + self.latent_mean), tf.float32)
-
-    def reconstruct(self, x):
-        """Pictures through the code and back."""
-        return self.decode(self.encode(x))
-
-    def call(self, x, training=False):
-        """The reconstruction."""
-        return self.reconstruct(x)
-
-    def check_batch(self, batch):
-        """Checks data before training and evaluation."""
-        check_pictures(batch, self.data_shape, GaussianLikelihood())
-
-    def export_functions(self):
-        """What a SavedModel offers: `encode`, `decode` and `reconstruct`."""
-        from kgen.serving import autoencoders as serving
-
-        return serving.autoencoder(self), []
+    def _decode(self, z, cond):
+        return super()._decode(z * self.latent_std + self.latent_mean, cond)
 
     def measure_latents(self, dataset, max_batches=200):
         """Measures mean and standard deviation of each latent channel, and keeps them.
@@ -194,8 +176,7 @@ class KLAutoencoder(GenerativeModel):
 
         @tf.function(reduce_retracing=True)
         def encoder(x):
-            with self.averaged():
-                q = self.posterior(x)
+            q = self.posterior(x)
             return q.mean, q.std**2
 
         if not isinstance(dataset, tf.data.Dataset):
@@ -228,11 +209,11 @@ class KLAutoencoder(GenerativeModel):
 
     def _loss_terms(self, x, training, seed):
         sample_seed, noise_seed = split(self.seeds.next() if seed is None else seed, 2)
-        q = Gaussian.from_moments(self.encoder(x, training=training))
+        q = self._posterior(x, training=training)
         z = q.sample(sample_seed) if training else q.mean
         if training and self.latent_noise:
             z = z + self._noise(z, noise_seed)
-        x_hat = tf.cast(self.decoder(z, training=training), tf.float32)
+        x_hat = self.run_decoder(z, training=training)
         values = tf.cast(tf.size(x[0]), tf.float32)
         terms = {
             "l1": self.l1 * sum_event(tf.abs(x - x_hat)) / values,
@@ -271,7 +252,8 @@ class KLAutoencoder(GenerativeModel):
     @property
     def optimized_variables(self):
         """The autoencoder's variables; the discriminator has an optimizer of its own."""
-        return self.encoder.trainable_variables + self.decoder.trainable_variables
+        networks = self.encoder, self.decoder
+        return [v for part in networks for v in getattr(part, "trainable_variables", ())]
 
     def train_step(self, data):
         """One step of the autoencoder and, where there is one, one of the discriminator.
@@ -282,23 +264,25 @@ class KLAutoencoder(GenerativeModel):
         """
         if self.discriminator is None:
             return super().train_step(data)
-        x = images_of(unpack(data))
+        batch, weights = self.as_batch(data)
+        x = images_of(batch)
         joined = tf.cast(self.optimizer.iterations >= self.adversarial_start, tf.float32)
         variables = self.optimized_variables
         with fused(), tf.GradientTape() as tape:
             terms, x_hat = self._loss_terms(x, True, None)
             logits = self._logits(x_hat)
             terms["adversarial"] = -joined * self.adversarial * tf.reduce_mean(logits, axis=1)
-            scaled = self.optimizer.scale_loss(global_mean_of_sum(terms))
-        self.apply_gradients(self.optimizer, tape.gradient(scaled, variables), variables)
+            terms, extra = weighted(terms, weights), self.regularization()
+            scaled = self.optimizer.scale_loss(global_loss(terms, extra))
+        skipped = self.apply_gradients(self.optimizer, tape.gradient(scaled, variables), variables)
         variables = self.discriminator.trainable_variables
         with fused(), tf.GradientTape() as tape:
             hinge = tf.nn.relu(1 - self._logits(x)) + tf.nn.relu(1 + self._logits(x_hat))
             hinge = joined * tf.reduce_mean(hinge, axis=1)
             scaled = self.discriminator_optimizer.scale_loss(global_mean(hinge))
         gradients = tape.gradient(scaled, variables)
-        apply_gradients(self.discriminator_optimizer, gradients, variables, self.skip_above)
-        return self.logs(terms, discriminator=hinge)
+        self.apply_gradients_of(self.discriminator_optimizer, gradients, variables)
+        return self.logs(terms, extra, skipped=skipped, discriminator=hinge)
 
     def _logits(self, x):
         """The discriminator's logits, `[B, P]`, one for each patch."""

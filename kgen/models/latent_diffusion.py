@@ -21,17 +21,18 @@ References:
 import tensorflow as tf
 
 from kgen.gaussian import Gaussian
+from kgen.layer_tree import freeze
 from kgen.likelihoods import GaussianLikelihood, to_uint8
-from kgen.models.denoising_model import DenoisingModel
-from kgen.models.generative_model import freeze, images_of
+from kgen.models.denoiser_model import DenoiserModel, check_size
+from kgen.models.generative_model import images_of
 from kgen.serialization import serializable
 from kgen.tensors import fingerprint, split
-from kgen.training.data import first_batch
+from kgen.training.data import first_batch, split_weights
 from kgen.training.latent_cache import LatentCache
 
 
 @serializable
-class LatentDiffusion(DenoisingModel):
+class LatentDiffusion(DenoiserModel):
     """Diffusion model, of texts in general, in the latent space of a frozen autoencoder.
 
     Args:
@@ -43,7 +44,7 @@ class LatentDiffusion(DenoisingModel):
             `"edm"`.
         weighting: a key of `kgen.diffusion.weighting.WEIGHTINGS`; the default is the plain mean
             squared error of v.
-        times: how training draws t, a key of `kgen.diffusion.timesteps.TIME_SAMPLERS`.
+        times: how training draws t, a key of `kgen.diffusion.times.TIME_SAMPLERS`.
         cond_drop_rate: share of the examples that are shown the empty text in training.
         ema_decay: decay of the averaged weights, which evaluation, sampling and export use.
         seed: integer seed of all randomness in training, or None.
@@ -51,7 +52,14 @@ class LatentDiffusion(DenoisingModel):
 
     A batch is `{"images": [B, H, W, C] in [-1, 1], "prompts": string [B]}`, with `Labels` instead
     `"labels": int [B]`, without a conditioner the pictures alone; or what `precompute(...)` yields.
+
+    `generate` guides by default (`guidance_scale=3`), since unguided samples are not what a person
+    who types a sentence wants to see.
     """
+
+    default_num_steps = 20
+    default_guidance_scale = 3.0
+    default_batch_size = 32
 
     def __init__(
         self,
@@ -69,7 +77,6 @@ class LatentDiffusion(DenoisingModel):
         **kwargs,
     ):
         super().__init__(
-            prediction=prediction,
             weighting=weighting,
             times=times,
             cond_drop_rate=cond_drop_rate,
@@ -81,7 +88,7 @@ class LatentDiffusion(DenoisingModel):
         freeze(autoencoder)
         self.data_shape = autoencoder.data_shape
         self.likelihood = GaussianLikelihood()
-        self.start_denoising(network, process, conditioner, autoencoder.latent_shape)
+        self.own_denoiser(network, process, prediction, conditioner, autoencoder.latent_shape)
 
     @property
     def term_names(self):
@@ -92,8 +99,11 @@ class LatentDiffusion(DenoisingModel):
         """Returns `{"denoising": [B]}`, with the weighting `"elbo"` in nats per latent value."""
         seeds = split(self.seeds.next() if seed is None else seed, 4)
         z = self._latents(batch, seeds[0])
-        cond = self.condition(batch, training, seeds[1])
-        error = self._denoising(z, cond, seeds[2:], self.weighting, training)
+        cond = self.encode_condition(batch, training, seeds[1])
+        times = self.times if training else "stratified"
+        error = self.denoiser.loss(
+            z, cond, seeds[2:], weighting=self.weighting, times=times, training=training
+        )
         return {"denoising": error / tf.cast(tf.size(z[0]), tf.float32)}
 
     def _latents(self, batch, seed):
@@ -104,13 +114,15 @@ class LatentDiffusion(DenoisingModel):
             return tf.stop_gradient(self.autoencoder.encode(images_of(batch), seed))
 
     def precompute(self, dataset, directory, batch_size=64, seed=0):
-        """Runs the frozen encoders once, so that training reads latents and embeddings from disk.
+        """Runs the frozen encoders once, so that training reads latents and conditions from disk.
+
+        What a conditioner that is trained reads is written instead of its output, which changes.
 
         Args:
-            dataset: finite batches of pictures and prompts. Repeat it to have pictures with several
-                of the captions that are drawn on the fly.
-            directory: where the arrays go. A complete cache of the same encoders that is already
-                there is used as it is, whatever `dataset` yields now.
+            dataset: finite batches for `fit`. Repeat it to have pictures with several of the
+                captions that are drawn on the fly.
+            directory: where the arrays go. A complete cache of the same encoders and data that is
+                already there is used as it is.
             batch_size: of the batches that are returned.
             seed: of their order.
 
@@ -118,150 +130,94 @@ class LatentDiffusion(DenoisingModel):
             A `tf.data.Dataset` for `fit`, shuffled anew every epoch.
 
         Raises:
-            ValueError: if the conditioner is trainable, since its embeddings will change, or takes
-                no texts; if the data are not what the model learns from; if the cache is of others.
+            ValueError: if the data are not what the model learns from, or the cache is of other
+                encoders or data.
         """
-        if self.conditioner is not None and self.conditioner.batch_key != "prompts":
-            raise ValueError(
-                "`precompute` is for texts: of another conditioner `fit` the data set itself. "
-                f"Received: one of type {type(self.conditioner).__name__}."
-            )
-        if self.conditioner is not None and self.conditioner.trainable:
-            raise ValueError("`precompute` needs a frozen conditioner. Received a trainable one.")
+        conditioner = self.conditioner
 
         @tf.function(reduce_retracing=True)
         def moments(images):
             with self.autoencoder.averaged():
                 return tf.cast(self.autoencoder.encoder(images), tf.float32)
 
-        def embed(prompts):
-            cond = self.conditioner.embed(prompts, progress=False)
-            self.conditioner.clear_cache()
-            return cond
+        def encode(values):
+            if conditioner.trainable:
+                return conditioner.as_batch(conditioner.prepare(values))
+            return {"condition": conditioner.embed(values, progress=False)}
+
+        def read(batch):
+            batch, _ = split_weights(batch, self.target_key)
+            values = None if conditioner is None else conditioner.values_of(batch)
+            return images_of(batch), values
 
         source = self._encoders()
         if not LatentCache.exists(directory):
-            self.check_batch(first_batch(dataset))
-            LatentCache.write(directory, dataset, moments, self.conditioner and embed, source)
-        return LatentCache(directory, source).dataset(batch_size, seed=seed)
+            first, _ = split_weights(first_batch(dataset), self.target_key)
+            self.check_batch(first)
+            LatentCache.write(directory, dataset, read, moments, conditioner and encode, source)
+            if conditioner is not None:
+                conditioner.clear_cache()
+        return LatentCache(directory, source, dataset).dataset(batch_size, seed=seed)
 
     def _encoders(self):
         """The sha256 of the autoencoder's encoder and, if there is one, that of the conditioner."""
-        averages = {id(v): average for v, average in self.autoencoder.averages()}
+        averages = {id(v): average for v, average in self.autoencoder.averages.pairs()}
         weights = [averages.get(id(v), v) for v in self.autoencoder.encoder.weights]
-        told = "" if self.conditioner is None else self.conditioner.fingerprint()
-        return fingerprint(weights) + told
+        encoders = fingerprint(weights)
+        if self.conditioner is None or self.conditioner.trainable:
+            return encoders
+        return encoders + self.conditioner.fingerprint()
 
-    def generate(
-        self,
-        prompts,
-        num_steps=20,
-        solver="dpm",
-        guidance_scale=3.0,
-        negative_prompts=None,
-        seed=None,
-        batch_size=32,
-        *,
-        guidance=None,
-        noise=None,
-        images=None,
-        strength=None,
-        mask=None,
-        verbose=0,
-    ):
-        """Makes a picture for each prompt, from noise or from another picture.
+    @property
+    def factor(self):
+        """How many pixels along one axis become one position of the latents."""
+        return self.data_shape[0] // self.autoencoder.latent_shape[0]
 
-        Args:
-            prompts: a string, or B strings; or labels; or how many, without a conditioner.
-            num_steps: solver steps, at least 1; a change does not retrace.
-            solver: a `kgen.solvers.Solver` or a name in `kgen.solvers.SOLVERS`.
-            guidance_scale: 1 is the plain conditional model, more follows the text more closely.
-            negative_prompts: None, or a string or B strings to move away from.
-            seed: an integer for reproducible pictures; picture i depends on it and on i alone.
-            batch_size: pictures made at once.
-            guidance: as of `DiffusionModel.generate`, and so are the others.
-            verbose: 1 for a progress bar, 0 for silence.
-            noise: None, or z at t = 1 to begin from, `[B, *latent_shape]`, such as of `invert`.
-            images: None, or pictures `[B, H, W, C]` to begin from, uint8 or in [-1, 1].
-            strength: with `images`, the time in (0, 1] to begin from.
-            mask: with `images`, 1 where to paint and 0 where to keep them, to the pixel.
-
-        Returns:
-            A uint8 array `[B, H, W, C]`.
+    def shapes_of(self, size):
+        """As of `DenoiserModel`; sizes are multiples of `factor`.
 
         Raises:
-            TypeError: if a prompt is not a string.
-            ValueError: if an argument is out of range, or arguments do not fit together.
+            ValueError: if the model cannot draw pictures of that size.
         """
-        return super().generate(
-            prompts,
-            num_steps=num_steps,
-            solver=solver,
-            guidance_scale=guidance_scale,
-            guidance=guidance,
-            negative_prompts=negative_prompts,
-            noise=noise,
-            images=images,
-            strength=strength,
-            mask=mask,
-            seed=seed,
-            batch_size=batch_size,
-            verbose=verbose,
-        )
+        if size is None:
+            return super().shapes_of(size)
+        check_size(size, self.data_shape)
+        if any(number % self.factor for number in size):
+            raise ValueError(f"`size` must be multiples of {self.factor}. Received: size={size}.")
+        latent, channels = [n // self.factor for n in size], self.autoencoder.latent_shape[-1]
+        super().shapes_of(latent)
+        return (*size, self.data_shape[-1]), (*latent, channels)
 
-    def invert(
-        self,
-        images,
-        prompts=None,
-        *,
-        num_steps=50,
-        solver="ddim",
-        guidance_scale=1.0,
-        batch_size=32,
-    ):
-        """As `DiffusionModel.invert`; the prompts or labels are one for all pictures or for each.
-
-        Returns:
-            float32 `[B, *latent_shape]`, the `noise` of `generate`.
-        """
-        return super().invert(
-            images,
-            prompts,
-            num_steps=num_steps,
-            solver=solver,
-            guidance_scale=guidance_scale,
-            batch_size=batch_size,
-        )
-
-    def _begin(self, given):
+    def to_z(self, given):
+        """Returns the latents of given examples, with the mask at their size."""
         if "x" not in given:
             return given
         with self.autoencoder.averaged():
             given = {**given, "x": self.autoencoder.encode(given["x"])}
         if "mask" in given:
-            factor = self.data_shape[0] // self.autoencoder.latent_shape[0]
+            factor = self.factor
             # 1 where a pixel of a latent is to be painted.
             given["mask"] = tf.nn.max_pool2d(given["mask"], factor, factor, "VALID")
         return given
 
-    def _finish(self, z, given):
+    def to_data(self, z, given):
+        """Returns the decoded pictures, uint8; what a mask keeps is kept to the pixel."""
         with self.autoencoder.averaged():
             images = to_uint8(self.likelihood, self.autoencoder.decode(z))
         if "mask" not in given:
             return images
-        # What is not masked stays as it was, to the pixel.
         known, mask = to_uint8(self.likelihood, given["x"]), given["mask"]
         mixed = mask * tf.cast(images, tf.float32) + (1 - mask) * tf.cast(known, tf.float32)
         return tf.cast(tf.round(mixed), tf.uint8)
 
-    def export_functions(self, inputs="prompts", solver="dpm", **options):
+    def export_functions(self, solver=None, **options):
         """What a SavedModel offers: that of `kgen.serving.denoising`, and `generate_png`.
 
-        The options are `editing`, `guidance` and `negatives` of `serving.sampling`.
+        The options are those of `kgen.serving.denoising.sampling`.
         """
         from kgen.serving import denoising as serving
 
-        functions, resources = serving.sampling(self, solver, inputs, **options)
+        functions, resources = serving.sampling(self, solver, **options)
         functions["generate_png"] = serving.as_png(functions["serving_default"])
         return functions, resources
 
@@ -269,6 +225,13 @@ class LatentDiffusion(DenoisingModel):
         """Checks pictures before training and evaluation; what is precomputed is taken as it is."""
         if not _precomputed(batch):
             super().check_batch(batch)
+
+    def as_batch(self, data):
+        """As of `GenerativeModel`; what is precomputed is taken as it is."""
+        batch, weights = split_weights(data, self.target_key)
+        if _precomputed(batch):
+            return batch, weights
+        return super().as_batch(data)
 
 
 def _precomputed(batch):

@@ -4,8 +4,9 @@
     posterior   q(z | state, x) = N(m', s'),         [m', log s'] = posterior(state, features)
     merge       what the levels below see:           state <- merge(state, z)
 
-With `residual` the posterior is stated relative to the prior, m' = m + dm, log s' = log s + ds, so
-that an output of zero is a KL of zero.
+With a conditioner both networks are given the condition too. With `residual` the posterior is
+stated relative to the prior, m' = m + dm, log s' = log s + ds, so that an output of zero is a KL of
+zero.
 
 Reference:
   Vahdat and Kautz (2020), https://arxiv.org/abs/2007.03898, section 3.2 (residual normal).
@@ -16,17 +17,20 @@ import tensorflow as tf
 
 from kgen.gaussian import Gaussian
 from kgen.serialization import serializable
+from kgen.symbolic import call, output_shape, takes_condition
 
 
 @serializable
 class GaussianLevel(keras.layers.Layer):
     """One level: a Gaussian prior and a Gaussian posterior.
 
-    Its networks run as after training: layers such as dropout have no effect in them.
+    Its networks run as after training: layers such as dropout have no effect in them. They may be
+    of any kind (`kgen.symbolic`); a condition comes last.
 
     Args:
         prior: None for N(0, I), or a network from the state to `[B, ..., 2 C]`.
-        posterior: a network from `[state, features]`, or from features alone, to `[B, ..., 2 C]`.
+        posterior: a network from `[state, features]`, or from features alone where it has one input
+            or the state is that of a top level without `state_shape`, to `[B, ..., 2 C]`.
         merge: None if the latent itself is the next state, or a network from `[state, z]` to it.
         state_shape: of the top level: the shape of the state it starts from.
         residual: whether the posterior is stated relative to the prior.
@@ -40,32 +44,31 @@ class GaussianLevel(keras.layers.Layer):
         self.merge_network = merge
         self.state_shape = tuple(state_shape)
         self.residual = residual
+        shape = output_shape(posterior)
+        self.latent_shape = shape and (*shape[:-1], shape[-1] // 2)  # None until the first call
         self.built = True
 
-    @property
-    def latent_shape(self):
-        """Shape of the latent."""
-        shape = self.posterior_network.output_shape[1:]
-        return (*shape[:-1], shape[-1] // 2)
-
-    def prior(self, state):
+    def prior(self, state, cond=None):
         """p(z | state)."""
         if self.prior_network is None:
             zeros = tf.zeros(tf.concat([tf.shape(state)[:1], self.latent_shape], 0))
             return Gaussian(zeros, zeros)
-        return Gaussian.from_moments(self.prior_network(state))
+        return Gaussian.from_moments(call(self.prior_network, {"state": state, "cond": cond}))
 
-    def posterior(self, state, features):
+    def posterior(self, state, features, cond=None):
         """q(z | state, x)."""
-        network = self.posterior_network
-        q = Gaussian.from_moments(
-            network([state, features] if len(network.inputs) == 2 else features)
-        )
-        if self.residual:
-            p = self.prior(state)
+        inputs = {"state": state, "features": features, "cond": cond}
+        if state.shape.rank == 1 or not takes_condition(self.posterior_network):
+            inputs.pop("state")
+        q = Gaussian.from_moments(call(self.posterior_network, inputs))
+        self.latent_shape = tuple(q.mean.shape[1:])
+        if self.residual and self.prior_network is not None:
+            p = self.prior(state, cond)
             q = Gaussian(p.mean + q.mean, p.log_std + q.log_std)
         return q
 
     def merge(self, state, z):
         """The state that the next level sees."""
-        return z if self.merge_network is None else self.merge_network([state, z])
+        if self.merge_network is None:
+            return z
+        return call(self.merge_network, {"state": state, "z": z})

@@ -22,6 +22,7 @@ References:
 import tensorflow as tf
 
 from kgen.checks import check_interval, check_one_of
+from kgen.diffusion import BoundSteps, NoiseLevels
 from kgen.diffusion.score_matching import OBJECTIVES, implicit_score_matching
 from kgen.models.density_model import DensityModel
 from kgen.models.generative_model import images_of
@@ -47,7 +48,7 @@ class ScoreModel(DensityModel):
         grey_levels: 256 for 8-bit pictures in [-1, 1], or None for real values.
         conditioner: None, or a `Conditioner` such as `kgen.conditioning.Labels`.
         cond_drop_rate: share of the examples that are shown the null condition in training.
-        times: how training draws t, a key of `kgen.diffusion.timesteps.TIME_SAMPLERS`.
+        times: how training draws t, a key of `kgen.diffusion.times.TIME_SAMPLERS`.
         ema_decay: decay of the averaged weights, or None.
         seed: integer seed of all randomness in training, or None.
         **kwargs: `name` and `dtype` of a Keras model.
@@ -105,9 +106,9 @@ class ScoreModel(DensityModel):
         self.objective = objective
 
     @property
-    def bound_levels(self):
-        """Number of steps of the bound: those from each level of the ladder to the next."""
-        return None if self.levels is None else self.levels - 1
+    def bound_times(self):
+        """The times of the bound: continuous, or the steps from each noise level to the next."""
+        return "stratified" if self.levels is None else BoundSteps(self.levels - 1)
 
     @property
     def term_names(self):
@@ -118,23 +119,18 @@ class ScoreModel(DensityModel):
         """`score_matching`, for each number of the data, `[B]`; up to a constant."""
         seeds = split(self.seeds.next() if seed is None else seed, 4)
         x = images_of(batch)
-        cond = self.condition(batch, training, seeds[0])
+        cond = self.encode_condition(batch, training, seeds[0])
+        times = self.times if training else "stratified"
+        options = {
+            "weighting": self.weighting,
+            "times": times if self.levels is None else NoiseLevels(self.levels),
+            "training": training,
+        }
         if self.objective == "dsm":
-            ladder = self.levels
-            loss = self._denoising(x, cond, seeds[1:3], self.weighting, training, ladder=ladder)
+            loss = self.denoiser.loss(x, cond, seeds[1:3], **options)
         else:
             loss = implicit_score_matching(
-                self.network,
-                self.process,
-                self.prediction,
-                x,
-                cond,
-                seeds[1:],
-                objective=self.objective,
-                weighting=self.weighting,
-                times=self.times if training else "stratified",
-                ladder=self.levels,
-                training=training,
+                self.denoiser, x, cond, seeds[1:], objective=self.objective, **options
             )
         return {"score_matching": loss / tf.cast(tf.size(x[0]), tf.float32)}
 

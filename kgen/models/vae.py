@@ -30,38 +30,36 @@ References:
 import tensorflow as tf
 
 from kgen import likelihoods
-from kgen.checks import (
-    check_count,
-    check_data,
-    check_likelihood,
-    check_networks,
-    check_one_of,
-    check_pictures,
-    check_positive,
-    check_prior,
-)
-from kgen.density.importance import importance_log_likelihood, log_mean_exp, tile
+from kgen.checks import check_count, check_data, check_one_of, check_positive
+from kgen.density import importance
+from kgen.density.importance import log_mean_exp, tile, tile_condition
 from kgen.gaussian import Gaussian
-from kgen.models.generative_model import GenerativeModel, images_of
+from kgen.models.encoder_decoder import EncoderDecoder
+from kgen.models.generative_model import images_of
 from kgen.priors import StandardNormal
-from kgen.sampling.ancestral import compiled_samples
+from kgen.sampling import ancestral
 from kgen.serialization import serializable
-from kgen.tensors import as_seed, expand_to
+from kgen.tensors import expand_to
 
 OBJECTIVES = ("elbo", "iwae")
 GRADIENTS = ("reparameterised", "sticking_the_landing", "doubly_reparameterised")
 
 
 @serializable
-class VAE(GenerativeModel):
+class VAE(EncoderDecoder):
     """Variational autoencoder.
 
     Args:
         encoder: network `[B, ...]` -> `[B, ..., 2 C]`, mean and log standard deviation of q(z|x).
         decoder: network `[B, ..., C]` -> parameters of the likelihood (of `"bernoulli"`: logits).
+            Networks may be of any kind and, with a conditioner, take the condition too; see
+            `kgen.models.encoder_decoder`.
         likelihood: `"bernoulli"` (data in [0, 1]), `"gaussian"` or `"logistic_mixture"` (data in
             [-1, 1]), or an object of `kgen.likelihoods`.
         prior: None for N(0, I), or an object of `kgen.priors`.
+        conditioner: None, or a `Conditioner`: then the model is one of p(x | c), with the prior
+            p(z), and a batch is `{"images": x, <batch_key of the conditioner>: ...}`.
+        data_shape: shape of an example; None takes that of the encoder's input.
         beta: weight of the KL.
         warm_up: number of training steps over which that weight (or `capacity`) grows from 0; the
             bound of `"iwae"` has no KL to weigh, and no warm-up.
@@ -84,6 +82,8 @@ class VAE(GenerativeModel):
         (3, 28, 28, 1)
     """
 
+    gaussian_code = True
+
     def __init__(
         self,
         encoder,
@@ -91,6 +91,8 @@ class VAE(GenerativeModel):
         likelihood="bernoulli",
         *,
         prior=None,
+        conditioner=None,
+        data_shape=None,
         beta=1.0,
         warm_up=0,
         capacity=None,
@@ -101,8 +103,9 @@ class VAE(GenerativeModel):
         seed=None,
         **kwargs,
     ):
-        super().__init__(ema_decay=ema_decay, seed=seed, **kwargs)
-        check_networks(encoder, decoder, moments=True, parameters=True)
+        options = {"data_shape": data_shape, "ema_decay": ema_decay, "seed": seed, **kwargs}
+        options |= {"likelihood": likelihoods.get(likelihood), "conditioner": conditioner}
+        super().__init__(encoder, decoder, **options)
         check_one_of("objective", objective, OBJECTIVES)
         check_one_of("gradient", gradient, GRADIENTS)
         if gradient == "doubly_reparameterised" and objective != "iwae":
@@ -122,48 +125,31 @@ class VAE(GenerativeModel):
         check_count("num_samples", num_samples)
         if capacity is not None:
             check_positive("capacity", capacity)
-        self.likelihood = likelihoods.get(likelihood)
-        check_likelihood(self.likelihood, decoder, encoder.input_shape[1:])
-        self.encoder = encoder
-        self.decoder = decoder
-        self.prior = StandardNormal(tuple(decoder.input_shape[1:])) if prior is None else prior
-        check_prior(self.prior, self.latent_shape, self.data_shape, self.likelihood)
+        self.prior = StandardNormal(self.latent_shape) if prior is None else prior
+        self.check_own_prior(self.prior)
         self.beta = beta
         self.warm_up = warm_up
         self.capacity = capacity
         self.num_samples = num_samples
         self.objective = objective
         self.gradient = gradient
-        self.built = True
         self.start_averaging()
-
-    @property
-    def data_shape(self):
-        """Shape of an example, such as `(28, 28, 1)`."""
-        return tuple(self.encoder.input_shape[1:])
-
-    @property
-    def latent_shape(self):
-        """Shape of a code."""
-        return tuple(self.decoder.input_shape[1:])
 
     @property
     def term_names(self):
         """Names of the loss terms."""
         return ("iwae",) if self.objective == "iwae" else ("reconstruction", "kl")
 
-    def posterior(self, x, training=False):
-        """The Gaussian q(z | x)."""
-        return Gaussian.from_moments(self.encoder(x, training=training))
-
     def loss_terms(self, batch, training=False, seed=None):
         """`reconstruction` and `kl` (or `iwae`), `[B]` nats."""
-        x = images_of(batch)
         seed = self.seeds.next() if seed is None else seed
         if self.objective == "iwae":
-            return {"iwae": -log_mean_exp(self.log_weights(x, seed, self.num_samples, training))}
-        reconstruction, kl = self._elbo(x, training, seed)
-        weight = self._ramp(training)
+            x, cond = images_of(batch), self.condition_of(batch, training)
+            return {
+                "iwae": -log_mean_exp(self.log_weights(x, seed, self.num_samples, training, cond))
+            }
+        reconstruction, kl = self._elbo(batch, training, seed)
+        weight = self.warm_up_done(training)
         if self.capacity is not None:
             return {
                 "reconstruction": reconstruction,
@@ -174,97 +160,76 @@ class VAE(GenerativeModel):
     def bound_terms(self, batch, training=False, seed=None):
         """`reconstruction` and `prior`, `[B]` nats: their sum is the negative ELBO."""
         seed = self.seeds.next() if seed is None else seed
-        reconstruction, kl = self._elbo(images_of(batch), training, seed)
+        reconstruction, kl = self._elbo(batch, training, seed)
         return {"reconstruction": reconstruction, "prior": kl}
 
-    def _elbo(self, x, training, seed):
+    def _elbo(self, batch, training, seed):
         """-E log p(x|z) and KL(q || p), each a mean over `num_samples` samples."""
-        k, q = self.num_samples, self.posterior(x, training)
-        q = _repeat(q, k)
+        x, cond, k = images_of(batch), self.condition_of(batch, training), self.num_samples
+        q = _repeat(self._posterior(x, cond, training), k)
         z = q.sample(seed)
-        reconstruction = -self.likelihood.log_prob(self.decode_parameters(z, training), tile(x, k))
+        output = self.run_decoder(z, tile_condition(cond, k), training)
+        reconstruction = -self.likelihood.log_prob(output, tile(x, k))
         if self.gradient == "sticking_the_landing":
-            kl = _fixed(q).log_prob(z) - self.prior.log_prob(z, self.posterior)
+            kl = _fixed(q).log_prob(z) - self.prior.log_prob(z, self._posterior)
         else:
-            kl = self.prior.kl(q, z, self.posterior)
+            kl = self.prior.kl(q, z, self._posterior)
         mean = [tf.reduce_mean(tf.reshape(term, [k, -1]), axis=0) for term in (reconstruction, kl)]
         return mean[0], mean[1]
 
-    def log_weights(self, x, seed, num_samples, training=False):
-        """Importance weights log p(x, z_k) - log q(z_k | x), `[K, B]` nats, K = `num_samples`."""
+    def log_weights(self, x, seed, num_samples, training=False, cond=None):
+        """Importance weights log p(x, z_k) - log q(z_k | x), `[K, B]` nats, K = `num_samples`.
+
+        With the weights as they are; `cond` is the encoded condition.
+        """
         x = tf.cast(x, tf.float32)
-        q = _repeat(self.posterior(x, training), num_samples)
+        q = _repeat(self._posterior(x, cond, training), num_samples)
         z = q.sample(seed)
         factor = []
         if self.gradient != "reparameterised":
             q = _fixed(q)
         if self.gradient == "doubly_reparameterised":
             z = _scale_gradient(z, factor)
-        log_p = self.likelihood.log_prob(
-            self.decode_parameters(z, training), tile(x, num_samples)
-        ) + self.prior.log_prob(z, self.posterior)
+        output = self.run_decoder(z, tile_condition(cond, num_samples), training)
+        log_p = self.likelihood.log_prob(output, tile(x, num_samples))
+        log_p += self.prior.log_prob(z, self._posterior)
         log_w = tf.reshape(log_p - q.log_prob(z), [num_samples, -1])
         factor.append(tf.reshape(tf.stop_gradient(tf.nn.softmax(log_w, axis=0)), [-1]))
         return log_w
 
-    def _ramp(self, training):
-        """The part of the warm-up that is done, in [0, 1]."""
-        if not training or not self.warm_up:
-            return 1.0
-        return tf.minimum(tf.cast(self.optimizer.iterations, tf.float32) / self.warm_up, 1.0)
-
-    def decode_parameters(self, z, training=False):
-        """Parameters of p(x | z)."""
-        return tf.cast(self.decoder(z, training=training), tf.float32)
-
-    def encode(self, x, seed=None):
-        """Codes of data: the posterior's mean, or a sample if a seed (an int32 pair) is given."""
-        q = self.posterior(x)
-        return q.mean if seed is None else q.sample(seed)
-
-    def decode(self, z):
-        """Expected data `[B, ...]` of codes."""
-        return self.likelihood.mean(self.decode_parameters(z))
-
-    def reconstruct(self, x):
-        """Expected data through the posterior's mean and back."""
-        return self.decode(self.encode(x))
-
-    def call(self, x, training=False):
-        """The reconstruction."""
-        return self.reconstruct(x)
-
-    def generate(self, num_samples, *, temperature=1.0, seed=None):
+    def generate(self, num_samples=None, *, condition=None, temperature=1.0, seed=None):
         """Draws codes from the prior and decodes them.
 
         Args:
-            num_samples: how many.
+            num_samples: how many; with a condition how many for each, 1 by default.
+            condition: of a model with a conditioner, what it takes, such as labels or prompts; or
+                what it returns.
             temperature: factor of the prior's standard deviation, positive.
             seed: integer or None.
 
         Returns:
-            uint8 `[num_samples, H, W, C]` where the data are pictures, else float32: expected data
-            given the code.
+            uint8 `[N, H, W, C]` where the data are pictures, else float32: expected data given the
+            code; the `num_samples` of each condition one after the other.
 
         Raises:
-            ValueError: if `num_samples` or `temperature` is not positive.
+            ValueError: if `num_samples` or `temperature` is not positive, or the condition is
+                missing or has no conditioner.
         """
-        check_count("num_samples", num_samples)
         check_positive("temperature", temperature)
-        step = compiled_samples(self)
-        x = step(tf.constant(num_samples), tf.constant(float(temperature)), as_seed(seed))
-        return likelihoods.at_the_door(self.likelihood, x).numpy()
+        return ancestral.generate(self, num_samples, condition, float(temperature), seed)
 
-    def sample_data(self, num_samples, temperature, seed):
-        """Expected data of `num_samples` codes of the prior."""
-        return self.decode(self.prior.sample(num_samples, seed, self.posterior, temperature))
+    def sample_data(self, num_samples, temperature, seed, cond=None):
+        """Expected data of `num_samples` codes of the prior, with the weights as they are."""
+        z = self.prior.sample(num_samples, seed, self._posterior, temperature)
+        return self._decode(z, cond)
 
-    def log_likelihood(self, x, num_samples=5000, **options):
-        """Estimates log p(x) by importance sampling.
+    def log_likelihood(self, x, num_samples=5000, *, condition=None, **options):
+        """Estimates log p(x), or log p(x | c), by importance sampling.
 
         Args:
             x: data `[N, ...]`, an array.
             num_samples: samples for each example.
+            condition: of a model with a conditioner, one for each example.
             **options: of `kgen.density.importance.importance_log_likelihood`, such as `chunk`,
                 `batch_size`, `seed`, `jit_compile` and `verbose`.
 
@@ -272,18 +237,7 @@ class VAE(GenerativeModel):
             A float64 array `[N]`, in nats: a lower bound in expectation, tight for many samples.
         """
         check_data("x", x, self.data_shape, self.likelihood)
-        with self.averaged():
-            return importance_log_likelihood(self.log_weights, x, num_samples, **options)
-
-    def check_batch(self, batch):
-        """Checks data before training and evaluation."""
-        check_pictures(batch, self.data_shape, self.likelihood)
-
-    def export_functions(self):
-        """What a SavedModel offers: `encode`, `decode`, `reconstruct` and `generate`."""
-        from kgen.serving import autoencoders as serving
-
-        return serving.autoencoder(self, generate=True), []
+        return importance.log_likelihood(self, x, num_samples, condition, **options)
 
 
 def _repeat(q, k):

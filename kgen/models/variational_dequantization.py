@@ -32,6 +32,7 @@ import tensorflow as tf
 
 from kgen.models.generative_model import GenerativeModel, images_of
 from kgen.serialization import serializable
+from kgen.symbolic import call, describe, output_spec, symbolic
 from kgen.tensors import as_seed, split, sum_event, uniform
 
 _MIN_LOG_SCALE = -7.0
@@ -42,8 +43,9 @@ class VariationalDequantization(GenerativeModel):
     """Learned noise that fills the bins of discrete data, for the likelihood of a density.
 
     Args:
-        network: a Keras model of data `[B, ..., C]`, which returns `[B, ..., 2 C]`: the mean and
-            the log scale of the noise, side by side. Zeros are even noise.
+        network: a network of any kind (`kgen.symbolic`) of data `[B, ..., C]`, which returns
+            `[B, ..., 2 C]`: the mean and the log scale of the noise, side by side. Zeros are even
+            noise.
         density: a `DiffusionModel` or `ScoreModel` of pixels. `fit` leaves it as it is.
         ema_decay: decay of the averaged weights, or None.
         seed: integer seed of all randomness in training, or None.
@@ -84,10 +86,11 @@ class VariationalDequantization(GenerativeModel):
             raise ValueError("`density` must have `grey_levels`. Received: a model of real values.")
         shape = density.data_shape
         expected = (*shape[:-1], 2 * shape[-1])
-        if tuple(network.output_shape[1:]) != expected:
+        output = output_spec(network, {"x": symbolic(shape)})
+        if getattr(output, "shape", ())[1:] != expected:
             raise ValueError(
                 f"`network` must return {expected} for data of shape {shape}. "
-                f"Received: network.output_shape={network.output_shape}."
+                f"Received: {describe({'outputs': output})}."
             )
         self.network = network
         self.density = density
@@ -126,7 +129,7 @@ class VariationalDequantization(GenerativeModel):
         x = images_of(batch)
         values, log_q = self._noisy(x, seeds[0], training)
         with self.density.averaged():
-            cond = self.density.condition(batch, False, seeds[1])
+            cond = self.density.encode_condition(batch, False, seeds[1])
             terms = self.density.density_terms(values, cond, seeds[2])
         volume = tf.cast(tf.size(x[0]), tf.float32) * math.log(self.bin_width)
         return log_q, {**terms, "reconstruction": terms["reconstruction"] - volume}
@@ -149,7 +152,7 @@ class VariationalDequantization(GenerativeModel):
             return self._noisy(tf.cast(x, tf.float32), as_seed(seed), False)
 
     def _noisy(self, x, seed, training):
-        output = tf.cast(self.network(x, training=training), tf.float32)
+        output = tf.cast(call(self.network, {"x": x}, training), tf.float32)
         mean, log_scale = tf.split(output, 2, axis=-1)
         log_scale = tf.maximum(log_scale, _MIN_LOG_SCALE)
         even = uniform(tf.shape(mean), seed, 1e-6, 1 - 1e-6)

@@ -23,17 +23,18 @@ References:
 
 import tensorflow as tf
 
-from kgen.checks import check_count, check_interval, check_networks, check_pictures, check_positive
+from kgen.checks import check_count, check_interval, check_positive
 from kgen.distribution import fused
-from kgen.models.generative_model import GenerativeModel, global_mean_of_sum, images_of
+from kgen.models.encoder_decoder import EncoderDecoder
+from kgen.models.generative_model import images_of
 from kgen.serialization import serializable
 from kgen.tensors import sum_event, uniform
-from kgen.training.data import unpack
-from kgen.training.replicas import sum_over_replicas
+from kgen.training.model import weighted
+from kgen.training.replicas import global_loss, sum_over_replicas
 
 
 @serializable
-class VQVAE(GenerativeModel):
+class VQVAE(EncoderDecoder):
     """Vector-quantised variational autoencoder.
 
     Args:
@@ -43,6 +44,7 @@ class VQVAE(GenerativeModel):
         commitment: weight of the distance of an encoding from its code.
         decay: decay of the moving averages of the codes, in [0, 1).
         revive_below: use of a code, as a share of the mean use, at which it is put elsewhere.
+        data_shape: shape of an example; None takes that of the encoder's input.
         ema_decay: decay of the averaged weights of the networks, or None.
         seed: integer seed of all randomness in training, or None.
         **kwargs: `name` and `dtype` of a Keras model.
@@ -68,23 +70,23 @@ class VQVAE(GenerativeModel):
         commitment=0.25,
         decay=0.99,
         revive_below=0.01,
+        data_shape=None,
         ema_decay=None,
         seed=None,
         **kwargs,
     ):
-        super().__init__(ema_decay=ema_decay, seed=seed, **kwargs)
-        check_networks(encoder, decoder)
+        options = {"data_shape": data_shape, "ema_decay": ema_decay, "seed": seed, **kwargs}
+        super().__init__(encoder, decoder, **options)
         check_count("num_codes", num_codes)
         check_positive("commitment", commitment, zero=True)
         check_positive("revive_below", revive_below, zero=True)
         check_interval("decay", decay, "[0, 1)")
-        self.encoder = encoder
-        self.decoder = decoder
         self.num_codes = num_codes
         self.commitment = commitment
         self.decay = decay
         self.revive_below = revive_below
-        width = decoder.input_shape[-1]
+        *latent_shape, width = self.latent_shape
+        self.latent_shape = tuple(latent_shape)  # of the map of codes
 
         def statistic(name, shape, initializer="zeros"):
             return self.add_weight(
@@ -100,18 +102,7 @@ class VQVAE(GenerativeModel):
         self.codes = statistic("codes", (num_codes, width), "random_normal")
         self.counts = statistic("counts", (num_codes,))
         self.sums = statistic("sums", (num_codes, width))
-        self.built = True
         self.start_averaging()
-
-    @property
-    def data_shape(self):
-        """Shape of an example, such as `(28, 28, 1)`."""
-        return tuple(self.encoder.input_shape[1:])
-
-    @property
-    def latent_shape(self):
-        """Shape of the map of codes."""
-        return tuple(self.decoder.input_shape[1:-1])
 
     @property
     def term_names(self):
@@ -124,10 +115,10 @@ class VQVAE(GenerativeModel):
 
     def _forward(self, x, training):
         """The loss terms, the encodings `[N, D]` and the numbers of their codes `[N]`."""
-        h = tf.cast(self.encoder(x, training=training), tf.float32)
+        h = tf.cast(self.run_encoder(x, training=training), tf.float32)
         k = self._nearest(h)
         e = tf.gather(self.codes.value, k)
-        x_hat = tf.cast(self.decoder(h + tf.stop_gradient(e - h), training=training), tf.float32)
+        x_hat = self.run_decoder(h + tf.stop_gradient(e - h), training=training)
         terms = {
             "reconstruction": sum_event((x - x_hat) ** 2),
             "commitment": self.commitment * sum_event((h - e) ** 2),
@@ -143,15 +134,17 @@ class VQVAE(GenerativeModel):
 
     def train_step(self, data):
         """One step of gradient descent on the networks; then the codes follow their vectors."""
-        x = images_of(unpack(data))
+        batch, weights = self.as_batch(data)
+        x = images_of(batch)
         variables = self.optimized_variables
         with fused(), tf.GradientTape() as tape:
             terms, h, k = self._forward(x, True)
-            scaled = self.optimizer.scale_loss(global_mean_of_sum(terms))
+            terms, extra = weighted(terms, weights), self.regularization()
+            scaled = self.optimizer.scale_loss(global_loss(terms, extra))
         gradients = tape.gradient(scaled, variables)
         skipped = self.apply_gradients(self.optimizer, gradients, variables)
         counts = self._follow(tf.stop_gradient(h), k, self.seeds.next(), skipped)
-        return self.logs(terms, perplexity=perplexity(counts))
+        return self.logs(terms, extra, skipped=skipped, perplexity=perplexity(counts))
 
     def _follow(self, h, k, seed, skipped):
         """Updates the averages and the codes, unless the step was skipped.
@@ -181,37 +174,19 @@ class VQVAE(GenerativeModel):
 
     def test_step(self, data):
         """The terms and the perplexity, with the averaged weights."""
-        x = images_of(unpack(data))
+        batch, weights = self.as_batch(data)
+        x = images_of(batch)
         with self.averaged(), fused():
             terms, _, k = self._forward(x, False)
+            terms, extra = weighted(terms, weights), self.regularization()
         counts = sum_over_replicas(tf.reduce_sum(tf.one_hot(k, self.num_codes), axis=0))
-        return self.logs(terms, perplexity=perplexity(counts))
+        return self.logs(terms, extra, perplexity=perplexity(counts))
 
-    def encode(self, x):
-        """Numbers of codes, int32 `[B, h, w]`, of data."""
-        return self._nearest(tf.cast(self.encoder(x), tf.float32))
+    def _encode(self, x, cond, seed=None):
+        return self._nearest(super()._encode(x, cond))
 
-    def decode(self, codes):
-        """Data of numbers of codes."""
-        return tf.cast(self.decoder(tf.gather(self.codes.value, codes)), tf.float32)
-
-    def reconstruct(self, x):
-        """Data through the codes and back."""
-        return self.decode(self.encode(x))
-
-    def call(self, x, training=False):
-        """The reconstruction."""
-        return self.reconstruct(x)
-
-    def check_batch(self, batch):
-        """Checks data before training and evaluation."""
-        check_pictures(batch, self.data_shape)
-
-    def export_functions(self):
-        """What a SavedModel offers: `encode`, `decode` and `reconstruct`."""
-        from kgen.serving import autoencoders as serving
-
-        return serving.autoencoder(self), []
+    def _decode(self, z, cond):
+        return super()._decode(tf.gather(self.codes.value, z), cond)
 
 
 def perplexity(counts):

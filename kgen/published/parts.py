@@ -19,9 +19,11 @@ import pathlib
 import re
 
 import keras
+import numpy as np
 from safetensors.numpy import save_file
 
 from kgen.conditioning.clip_text import CLIPText
+from kgen.conditioning.labels import Labels
 from kgen.networks import UNet
 from kgen.published import hub
 from kgen.published.autoencoder import (
@@ -65,7 +67,7 @@ class Parts:
         encoder: None, or the encoder of the autoencoder.
         decoder: None, or its decoder.
         text: None, or the text encoder.
-        labels: None, or the layer with the `embeddings` of classes.
+        labels: None, or the conditioner of classes, whose last row, of no class, is zero.
         licence: None, or the licence that the folder states.
     """
 
@@ -77,7 +79,7 @@ class Parts:
     encoder: keras.Model | None = None
     decoder: keras.Model | None = None
     text: CLIPText | None = None
-    labels: keras.layers.Layer | None = None
+    labels: Labels | None = None
     licence: str | None = None
 
     @property
@@ -99,11 +101,13 @@ class Parts:
         if self.decoder is not None:
             config = read_config(self.configs["vae"], "AutoencoderKL", "vae")
             slots["vae"] = autoencoder_slots(self.encoder, self.decoder, config)
+        if self.labels is not None:
+            slots["unet"].append(_class_slot(self.labels))
         return slots
 
     def _unet_modules(self):
         config = read_config(self.configs["unet"], PIPELINES[self.pipeline], "unet")
-        return unet_modules(self.unet, config, "unet", self.labels)
+        return unet_modules(self.unet, config, "unet")
 
 
 def open_parts(
@@ -202,6 +206,19 @@ def write_parts(parts: Parts, directory: str | os.PathLike, dtype: str | None = 
             write_tokenizer(tower, directory / name)
 
 
+def _class_slot(labels):
+    """The table of classes; that of kgen has a row for no class too, which is left at zero."""
+    table = labels.table
+    rows, width = table.shape
+    return Slot(
+        ("class_embedding.weight",),
+        ((rows - 1, width),),
+        table,
+        lambda values: np.concatenate([values, np.zeros([1, width], values.dtype)]),
+        lambda table: [table[:-1]],
+    )
+
+
 def _folder(path, variant):
     if not pathlib.Path(path).exists() and hub.is_name(str(path)):
         path = hub.fetch(str(path), variant)
@@ -217,12 +234,11 @@ def _open_ddpm(folder, pipeline, configs, size, variant, dtype):
     unet = build_unet(config, source, noise_index=steps.noise_index, size=size, dtype=dtype)
     labels, networks = None, [unet]
     if config["num_class_embeds"] is not None:
-        labels = keras.layers.Embedding(
-            config["num_class_embeds"], 4 * config["block_out_channels"][0], name="labels"
-        )
-        labels.build(None)
+        labels = Labels(config["num_class_embeds"], width=4 * config["block_out_channels"][0])
         networks.append(labels)
-    slots = slots_of(unet_modules(unet, config, source, labels))
+    slots = slots_of(unet_modules(unet, config, source))
+    if labels is not None:
+        slots.append(_class_slot(labels))
     check_filled(slots, *networks)
     read_slots(slots, weights)
     return Parts(

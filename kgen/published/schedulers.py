@@ -48,7 +48,7 @@ RHO = 7.0  # of Karras' grid
 @serializable
 @dataclasses.dataclass(frozen=True)
 class PublishedSteps:
-    """How a published pipeline gets from noise to data.
+    """How a published pipeline gets from noise to data: a plan (`kgen.sampling.plan`).
 
     Args:
         solver: a kgen solver.
@@ -126,25 +126,32 @@ class PublishedSteps:
         Args:
             num_steps: N, an integer or an int32 scalar tensor.
             strength: None, or the share of the steps in (0, 1] that is made, the last ones, for
-                sampling that begins at a picture.
+                sampling that begins at a picture; a number or a scalar tensor.
 
         Returns:
             Falling times, float64: N of them if the end is an estimate, else N + 1.
         """
         levels = self.levels(num_steps)
         if strength is not None:
-            made = tf.cast(tf.floor(tf.cast(tf.size(levels), tf.float64) * strength), tf.int32)
-            levels = levels[tf.size(levels) - tf.maximum(made, 1) :]
+            # A strength in float32 is a little less than what was meant.
+            made = tf.floor(tf.cast(num_steps, tf.float64) * tf.cast(strength, tf.float64) + 1e-4)
+            levels = levels[tf.size(levels) - tf.maximum(tf.cast(made, tf.int32), 1) :]
         if self.end == "state":
             levels = tf.concat([levels, tf.zeros([1], tf.float64)], 0)
         return levels / (self.schedule.num_levels - 1)
 
-    def start(self, noise, times):
-        """Returns the state at `times[0]` that noise of unit variance is."""
-        if not self.scaled:
-            return noise
-        _, sigma = GaussianDiffusion(self.schedule).alpha_sigma(times[0])
-        return tf.cast(sigma, noise.dtype) * noise
+    def start(self, noise, times, x=None):
+        """Returns the state at `times[0]`.
+
+        Args:
+            noise: of unit variance, `[B, ...]`.
+            times: what `times` returned.
+            x: None, or what to begin from, `[B, ...]`.
+        """
+        alpha, sigma = GaussianDiffusion(self.schedule).alpha_sigma(tf.cast(times[0], noise.dtype))
+        if x is not None:
+            return alpha * x + sigma * noise
+        return sigma * noise if self.scaled else noise
 
     def finish(self, denoise, z, times):
         """Returns what the pipeline ends with, from the state at `times[-1]`."""

@@ -2,11 +2,11 @@
 
     prompts --tokenizer--> ids, mask --text encoder--> cond --solver, decoder--> pictures --> PNG
 
-A model takes what its conditioner does. Of a `TextEncoder` there are two doors. `"prompts"` takes
-strings; its tokenizer is made of operations of TensorFlow Text, which TensorFlow Serving has built
-in and Python gets from `import tensorflow_text` (which imports Keras;
-`examples/export_and_serve.py` loads the operations alone). `"token_ids"` begins one arrow later and
-needs TensorFlow's core operations only; the client tokenizes (`TextEncoder.tokenize`).
+A model takes what its conditioner says in `signature`. A `TextEncoder` has two forms. By default it
+takes strings; its tokenizer is made of operations of TensorFlow Text, which TensorFlow Serving has
+built in and Python gets from `import tensorflow_text` (which imports Keras;
+`examples/export_and_serve.py` loads the operations alone). `inputs="token_ids"` begins one arrow
+later and needs TensorFlow's core operations only; the client tokenizes (`TextEncoder.tokenize`).
 
     no conditioner  num_samples     int32 []
     Labels          labels          int32 [B]
@@ -22,9 +22,11 @@ needs TensorFlow's core operations only; the client tokenizes (`TextEncoder.toke
 All are arguments of one graph, so no call traces again. The unconditional branch of the guidance
 sees the null condition. The whole batch is made at once.
 
-Two more are there if asked for. `generate_with_negatives` takes what to move away from after what
-to show: `negative_labels`, `negative_prompts` or `negative_token_ids` and `negative_padding_mask`.
-`edit` begins from pictures and not from noise alone; they come after the condition:
+`generate_with_seeds` takes `seeds`, int32 `[B, 2]`, one for each example, which then does not
+depend on the others. Two more functions are there if asked for. `generate_with_negatives` takes
+what to move away from after what to show: `negative_labels`, `negative_prompts` or
+`negative_token_ids` and `negative_padding_mask`. `edit` begins from pictures and not from noise
+alone; they come after the condition:
 
     images    float32 [B, H, W, C] in the range of the data
     mask      float32 [B or 1, H, W, 1], 1 where to paint; ones paint all of it over
@@ -34,94 +36,136 @@ to show: `negative_labels`, `negative_prompts` or `negative_token_ids` and `nega
 import tensorflow as tf
 
 from kgen import solvers
-from kgen.conditioning import Labels, TextEncoder
-from kgen.serving.signature import served
+from kgen.distribution import fused
+from kgen.sampling.plan import plan_of
+from kgen.sampling.sampler import Guided
+from kgen.serving import limits
+from kgen.serving.signature import condition_inputs, served
 
-INPUTS = ("prompts", "token_ids")
 SEED = tf.TensorSpec([2], tf.int32, "seed")
+SEEDS = tf.TensorSpec([None, 2], tf.int32, "seeds")
 
 
-def sampling(
-    model, solver="dpm", inputs="prompts", editing=False, *, guidance=None, negatives=False
-):
+def sampling(model, solver=None, inputs=None, editing=False, *, guidance=None, negatives=False):
     """Makes the functions that draw in a SavedModel, with the averaged weights.
 
     Args:
-        model: a `DenoisingModel`.
-        solver: as of its `generate`.
-        inputs: of a model of texts, `"prompts"` or `"token_ids"`.
+        model: a `DenoiserModel`.
+        solver: as of its `generate`; None for the model's default.
+        inputs: None for the values of its conditioner, or one of the conditioner's `forms`.
         editing: whether it can begin from examples, by `edit`.
         guidance: as of its `generate`.
         negatives: whether it can move away from a condition, by `generate_with_negatives`.
 
     Returns:
-        The functions by name: `generate`, also as `serving_default`, and those asked for, all with
-        `_from_tokens` behind their names for token ids, which return `{"images": ...}`; and the
-        trackable objects besides variables that they use.
+        The functions by name: `generate`, also as `serving_default`, `generate_with_seeds`, and
+        those asked for, all with `_from_tokens` behind their names for token ids, which return
+        `{"images": ...}`; and the trackable objects besides variables that they use.
 
     Raises:
-        TypeError: if the model's conditioner is another one than `Labels` and `TextEncoder`.
         ValueError: for other `inputs`, or for `negatives` of a model without a conditioner.
     """
-    told, encode, resources = _door(model, inputs)
-    if negatives and not told:
+    taken, pack, resources, ending = condition_inputs(model.conditioner, inputs)
+    if negatives and not taken:
         raise ValueError("`negatives` needs a model with a conditioner.")
-    count = [] if told else [tf.TensorSpec([], tf.int32, "num_samples")]
-    guided = told or guidance is not None
+    plan = plan_of(solver or model.default_solver, model.process)
+    count = [] if taken else [tf.TensorSpec([], tf.int32, "num_samples")]
+    guided = taken or guidance is not None
     scale = [tf.TensorSpec([], tf.float32, "guidance_scale")] if guided else []
-    rest = [tf.TensorSpec([], tf.int32, "num_steps"), *scale, SEED]
+    settings = [tf.TensorSpec([], tf.int32, "num_steps"), *scale]
     begin = [
         tf.TensorSpec([None, *model.data_shape], tf.float32, "images"),
         tf.TensorSpec([None, *model.data_shape[:-1], 1], tf.float32, "mask"),
         tf.TensorSpec([], tf.float32, "strength"),
     ]
-    away = [tf.TensorSpec(t.shape, t.dtype, f"negative_{t.name}") for t in told]
-    step = model.generate_step(solver, guidance, portable=True)
-    bound = float(model.likelihood.high) if model.bounded else float("inf")
+    away = [tf.TensorSpec(t.shape, t.dtype, f"negative_{t.name}") for t in taken]
+    bounds = limits.now_chosen()
+    low, high = -float("inf"), float("inf")
+    if model.bounded:
+        low, high = float(model.likelihood.low), float(model.likelihood.high)
 
-    def draw(size, values, options, given=None, negative=None):
+    def draw(size, values, options, given=None, negative=()):
+        checks = [limits.count("num_steps", options[0], bounds.max_steps)]
+        if taken:
+            checks.append(limits.batch(taken[0].name, values[0], bounds.max_batch))
+        else:
+            checks.append(limits.count("num_samples", size, bounds.max_batch))
+        checks += [limits.same(t.name, v, size) for t, v in zip(taken, values)]
+        checks += [limits.same(t.name, v, size) for t, v in zip(away, negative)]
+        for group in filter(len, (values, negative)):
+            checks += model.conditioner.graph_checks(pack(group))
+        if guided:
+            checks.append(limits.finite("guidance_scale", options[1]))
+        if options[-1].shape.rank == 2:
+            checks.append(limits.same("seeds", options[-1], size))
+        if given:
+            strength = given["strength"]
+            checks += [
+                ((strength > 0) & (strength <= 1), "`strength` must be in (0, 1]."),
+                limits.within("images", given["x"], low, high),
+                limits.finite("images", given["x"]),
+                limits.same("images", given["x"], size),
+                limits.within("mask", given["mask"], 0, 1),
+                limits.same("mask", given["mask"], size, one=True),
+            ]
+        size, values, options, given, negative = limits.checked(
+            (size, values, options, given or {}, negative), *checks
+        )
         num_steps, *scale, seed = options
-        positive = tf.debugging.assert_positive(num_steps, "`num_steps` must be at least 1.")
-        with tf.control_dependencies([positive]):
-            num_steps = tf.identity(num_steps)
-        with model.averaged():
-            cond = null = encode(*values)
-            if negative is not None:
-                null = encode(*negative)
-            elif told:
+        if seed.shape.rank == 1:
+            seeds, indices = tf.tile(seed[tf.newaxis], [size, 1]), tf.range(size)
+        else:
+            seeds, indices = seed, tf.zeros([size], tf.int32)
+        with model.averaged(), fused(False):
+            cond = null = model.conditioner(pack(values)) if taken else None
+            if negative:
+                null = model.conditioner(pack(negative))
+            elif taken:
                 null = model.conditioner.null(size)
-        scale = scale[0] if scale else tf.constant(1.0)
-        return {"images": step(cond, null, num_steps, scale, seed, tf.range(size), given or {})}
+            scale = scale[0] if scale else tf.constant(1.0)
+            steering = Guided(cond, null, scale, tf.range(size))
+            images = model.draw(plan, guidance, seeds, indices, num_steps, steering, given)
+        return {"images": images}
 
-    @served([*told, *count, *rest])
-    def generate(*arguments):
-        size = tf.shape(arguments[0])[0] if told else arguments[0]
-        return draw(size, arguments[: len(told)], arguments[-len(rest) :])
+    def generator(seed):
+        rest = [*settings, seed]
+        # With a seed for each example these say how many there are.
+        number = count if seed is SEED else []
 
-    @served([*told, *away, *rest])
+        @served([*taken, *number, *rest])
+        def generate(*arguments):
+            values, options = arguments[: len(taken)], arguments[-len(rest) :]
+            if taken:
+                size = tf.shape(values[0])[0]
+            else:
+                size = arguments[0] if number else tf.shape(options[-1])[0]
+            return draw(size, values, options)
+
+        return generate
+
+    rest = [*settings, SEED]
+
+    @served([*taken, *away, *rest])
     def generate_with_negatives(*arguments):
-        values, negative = arguments[: len(told)], arguments[len(told) : -len(rest)]
+        values, negative = arguments[: len(taken)], arguments[len(taken) : -len(rest)]
         return draw(tf.shape(values[0])[0], values, arguments[-len(rest) :], negative=negative)
 
-    @served([*told, *begin, *rest])
+    @served([*taken, *begin, *rest])
     def edit(*arguments):
-        x, mask, strength = arguments[len(told) : -len(rest)]
-        inside = tf.reduce_all(tf.abs(x) <= bound)
-        checks = (
-            ((strength > 0) & (strength <= 1), "`strength` must be in (0, 1]."),
-            (inside, f"`images` must be in [-{bound:g}, {bound:g}]."),
-        )
-        with tf.control_dependencies([tf.debugging.Assert(ok, [text]) for ok, text in checks]):
-            x = tf.identity(x)
+        x, mask, strength = arguments[len(taken) : -len(rest)]
         given = {"x": x, "mask": mask, "strength": strength}
-        return draw(tf.shape(x)[0], arguments[: len(told)], arguments[-len(rest) :], given)
+        return draw(tf.shape(x)[0], arguments[: len(taken)], arguments[-len(rest) :], given)
 
-    suffix = "_from_tokens" if inputs == "token_ids" else ""
-    functions = {"serving_default": generate, f"generate{suffix}": generate}
+    generate = generator(SEED)
+    functions = {
+        "serving_default": generate,
+        f"generate{ending}": generate,
+        f"generate_with_seeds{ending}": generator(SEEDS),
+    }
     if negatives:
-        functions[f"generate_with_negatives{suffix}"] = generate_with_negatives
+        functions[f"generate_with_negatives{ending}"] = generate_with_negatives
     if editing:
-        functions[f"edit{suffix}"] = edit
+        functions[f"edit{ending}"] = edit
     return functions, resources
 
 
@@ -147,40 +191,23 @@ def log_likelihood(model, num_probes=1):
         model: the model.
         num_probes: random vectors in each.
     """
-    told, encode, _ = _door(model, "prompts")
-    measure = model.likelihood_step(solvers.DormandPrince(), num_probes, portable=True)
+    taken, pack, _, _ = condition_inputs(model.conditioner)
+    measure = model.flow_log_likelihood(solvers.DormandPrince(), num_probes, portable=True)
     images = tf.TensorSpec([None, *model.data_shape], tf.float32, "images")
 
-    @served([images, *told, SEED])
+    @served([images, *taken, SEED])
     def log_likelihood(*arguments):
         images, *values, seed = arguments
+        size = tf.shape(images)[0]
+        images, values, seed = limits.checked(
+            (images, values, seed),
+            limits.batch("images", images, limits.now_chosen().max_batch),
+            limits.finite("images", images),
+            *(limits.same(t.name, v, size) for t, v in zip(taken, values)),
+            *(model.conditioner.graph_checks(pack(values)) if taken else ()),
+        )
         with model.averaged():
-            cond = encode(*values)
+            cond = model.conditioner(pack(values)) if taken else None
         return {"log_likelihood": measure(images, cond, seed)}
 
     return log_likelihood
-
-
-def _door(model, inputs):
-    """What a client tells a model, the function that encodes it, and the objects that this uses."""
-    conditioner = model.conditioner
-    text = isinstance(conditioner, TextEncoder)
-    if inputs not in INPUTS:
-        raise ValueError(f"`inputs` must be one of {INPUTS}. Received: inputs={inputs!r}.")
-    if not text and conditioner is not None and type(conditioner) is not Labels:
-        raise TypeError(
-            f"A {type(model).__name__} can be exported when it has no conditioner, Labels or a "
-            f"TextEncoder. Received one of type {type(conditioner).__name__}."
-        )
-    if not text and inputs == "token_ids":
-        raise ValueError("`inputs` must be 'prompts' for a model without a TextEncoder.")
-    if conditioner is None:
-        return [], lambda: None, []
-    if not text:
-        return [tf.TensorSpec([None], tf.int32, "labels")], conditioner, []
-    if inputs == "prompts":
-        told = [tf.TensorSpec([None], tf.string, "prompts")]
-        return told, conditioner, [conditioner.parts.tokenizer]
-    row = [None, conditioner.sequence_length]
-    told = [tf.TensorSpec(row, tf.int32, "token_ids"), tf.TensorSpec(row, tf.bool, "padding_mask")]
-    return told, conditioner.encode, []

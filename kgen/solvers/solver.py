@@ -24,7 +24,7 @@ import dataclasses
 import tensorflow as tf
 
 from kgen.checks import check_one_of
-from kgen.diffusion.timesteps import TIME_GRIDS
+from kgen.diffusion.times import TIME_GRIDS
 from kgen.tensors import as_seed, fold_in
 
 
@@ -62,7 +62,8 @@ class Solver(abc.ABC):
             s: time to go to, scalar.
             index: number of steps made before, int32 scalar.
             memory: what the previous step returned, at first `initial_memory(z)`.
-            seed: an int32 pair, another one at every step; None if the solver is not stochastic.
+            seed: an int32 pair, another one at every step, or such a pair for each example,
+                `[B, 2]` (`kgen.tensors.normal` takes both); None if the solver is not stochastic.
 
         Returns:
             The state at time `s` and the new memory, of unchanged shapes and dtypes.
@@ -77,23 +78,58 @@ class Solver(abc.ABC):
         return ()
 
 
-def solve(solver, denoise, process, z, times, seed=None):
-    """Follows the path of a denoiser from `times[0]` to `times[-1]`.
+def advance(solver, denoise, process, z, memory, times, first, last, seed=None):
+    """Makes the steps `first` to `last - 1` of a path: the one loop of all solvers.
 
     Args:
         solver: a `Solver`.
         denoise: a function of `z` `[B, ...]` and a scalar `t` that returns `x_hat` `[B, ...]`.
         process: a `GaussianDiffusion`.
+        z: state at `times[first]`, `[B, ...]`.
+        memory: what the step before returned; before the first, `solver.initial_memory(z)`.
+        times: monotone, `[num_steps + 1]`.
+        first: index of the first step, an int32 scalar.
+        last: index after that of the last step, an int32 scalar.
+        seed: an int32 pair, or one for each example, `[B, 2]`; for stochastic solvers.
+
+    Returns:
+        The state at `times[last]`, and the memory.
+    """
+
+    def body(index, z, memory):
+        step_seed = fold_in(seed, index) if solver.stochastic else None
+        new = solver.step(
+            denoise, process, z, times[index], times[index + 1], index, memory, step_seed
+        )
+        z, memory = tf.nest.map_structure(
+            lambda value, old: tf.ensure_shape(value, old.shape), new, (z, memory)
+        )
+        return index + 1, z, memory
+
+    _, z, memory = tf.while_loop(
+        lambda index, z, memory: index < last, body, (tf.convert_to_tensor(first), z, memory)
+    )
+    return z, memory
+
+
+def solve(solver, denoise, process, z, times, seed=None):
+    """Follows the path of a denoiser from `times[0]` to `times[-1]`.
+
+    Args:
+        solver: a `Solver`.
+        denoise: a `Denoiser`, or a function of `z` `[B, ...]` and a scalar `t` that returns `x_hat`
+            `[B, ...]`.
+        process: a `GaussianDiffusion`; None for that of a `Denoiser`.
         z: state at `times[0]`, `[B, ...]`. Half precision is promoted to float32, float64 stays.
         times: monotone, `[num_steps + 1]`, of static or dynamic length; decreasing toward
             the data.
-        seed: an int32 pair, for stochastic solvers.
+        seed: an int32 pair, or one for each example, `[B, 2]`; for stochastic solvers.
 
     Returns:
         The state at `times[-1]`, `[B, ...]`.
 
     Raises:
-        TypeError: if `solver` is not a `Solver`.
+        TypeError: if `solver` is not a `Solver`, or `process` is None and `denoise` has none.
         ValueError: if `times` is not 1-D or (outside of a compiled function) not monotone,
             if `z` is not finite, or if a stochastic solver is traced without a seed, since
             a fresh one would be frozen into the graph.
@@ -109,6 +145,7 @@ def solve(solver, denoise, process, z, times, seed=None):
     """
     if not isinstance(solver, Solver):
         raise TypeError(f"`solver` must be a Solver. Received: solver={solver!r}.")
+    process = process_of(denoise, process)
     z = tf.convert_to_tensor(z)
     z = tf.cast(z, tf.float32) if z.dtype.size < 4 else z
     times = tf.cast(times, z.dtype) if tf.is_tensor(times) else tf.convert_to_tensor(times, z.dtype)
@@ -119,25 +156,24 @@ def solve(solver, denoise, process, z, times, seed=None):
     if solver.stochastic:
         if seed is None and tf.inside_function():
             raise ValueError(f"`seed` must be given to {solver!r} inside a tf.function.")
-        seed = as_seed(seed)
-
-    def body(index, z, memory):
-        step_seed = fold_in(seed, index) if solver.stochastic else None
-        new = solver.step(
-            denoise, process, z, times[index], times[index + 1], index, memory, step_seed
-        )
-        z, memory = tf.nest.map_structure(
-            lambda value, old: tf.ensure_shape(value, old.shape), new, (z, memory)
-        )
-        return index + 1, z, memory
-
+        many = tf.is_tensor(seed) and seed.shape.rank == 2
+        seed = seed if many else as_seed(seed)
     num_steps = tf.shape(times)[0] - 1
-    _, z, _ = tf.while_loop(
-        lambda index, z, memory: index < num_steps,
-        body,
-        (tf.constant(0), z, solver.initial_memory(z)),
-    )
+    memory = solver.initial_memory(z)
+    z, _ = advance(solver, denoise, process, z, memory, times, tf.constant(0), num_steps, seed)
     return z
+
+
+def process_of(denoise, process=None):
+    """Returns `process`, or where that is None the process of a `Denoiser`.
+
+    Raises:
+        TypeError: if there is neither.
+    """
+    process = getattr(denoise, "process", None) if process is None else process
+    if process is None:
+        raise TypeError("`process` must be a GaussianDiffusion unless `denoise` is a Denoiser.")
+    return process
 
 
 def _check_values(z, times):

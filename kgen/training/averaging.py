@@ -1,96 +1,87 @@
 """The exponential moving average of the weights: what evaluation, sampling and presets use.
 
-    ema <- d ema + (1 - d) weights,    d = min(ema_decay, (1 + n) / (10 + n)) after n updates
+    average <- d average + (1 - d) weight,    d = min(decay, (1 + n) / (10 + n)) after n updates
 
 References:
   Polyak and Juditsky (1992), https://doi.org/10.1137/0330046.
 """
 
 import contextlib
-import re
-import types
 
 import keras
 import tensorflow as tf
 
+from kgen.layer_tree import places
+from kgen.serialization import Untracked
 
-class WeightAveraging:
-    """The averaged weights of a Keras model with an attribute `ema_decay`; None means none."""
 
-    ema_weights = ()
+class WeightAverages(keras.layers.Layer):
+    """Averages of the trainable weights of a model, which owns this object.
 
-    def start_averaging(self, variables=None):
-        """Creates the averaged weights; a subclass calls it at the end of its construction.
+    Averages are kept in the order of the places of their weights in the tree of layers, which a
+    model that is rebuilt from its configuration shares; never by a name.
 
-        Args:
-            variables: what is averaged; None means all trainable variables.
-        """
-        if self.ema_decay is None:
+    Args:
+        model: the layer whose weights are averaged; its networks are built.
+        decay: d, in [0, 1); None for no averages.
+        variables: which weights; None for all trainable ones.
+
+    Example:
+        >>> dense = keras.layers.Dense(1, kernel_initializer="ones")
+        >>> dense.build((None, 1))
+        >>> averages = WeightAverages(dense, 0.9)
+        >>> [average.numpy().tolist() for _, average in averages.pairs()]
+        [[[1.0]], [0.0]]
+    """
+
+    def __init__(self, model, decay, variables=None, **kwargs):
+        super().__init__(trainable=False, dtype="float32", **kwargs)
+        self.decay = decay
+        variables = model.trainable_variables if variables is None else variables
+        place = places(model)
+        variables = [] if decay is None else sorted(variables, key=lambda v: place[id(v)])
+        # Hidden, so that Keras does not take the weights of the model for those of this layer.
+        self._averaged = Untracked(variables)
+        self.built = True
+        self.values = []
+        if decay is None:
             return
-        self.ema_updates = self.add_weight(
-            shape=(), dtype="int32", trainable=False, name="ema_updates", initializer="zeros"
+        self.updates = self.add_weight(
+            shape=(), dtype="int32", trainable=False, name="updates", initializer="zeros"
         )
-        # By path: a network that Keras rebuilds may hold its variables in another order.
-        variables = self.trainable_variables if variables is None else variables
-        variables = sorted(variables, key=lambda v: natural_order(v.path))
-        # A namespace, so that Keras does not take the variables for the model's own.
-        self._averaging = types.SimpleNamespace(variables=variables)
         # In half precision a step of 1 - d would round to none.
         dtypes = ["float64" if v.dtype == "float64" else "float32" for v in variables]
-        self.ema_weights = [
-            self.add_weight(
-                shape=v.shape, dtype=dtype, trainable=False, name=f"ema_{i}", initializer="zeros"
-            )
+        self.values = [
+            self.add_weight(shape=v.shape, dtype=dtype, trainable=False, name=f"average_{i}")
             for i, (v, dtype) in enumerate(zip(variables, dtypes))
         ]
-        self.reset_averages()
+        self.reset()
 
-    @property
-    def average_state(self):
-        """The averages and the number of their updates: what there is beside the weights."""
-        return [] if self.ema_decay is None else [*self.ema_weights, self.ema_updates]
+    def pairs(self):
+        """Returns pairs of a trained weight and its average."""
+        return list(zip(self._averaged.value, self.values, strict=True))
 
-    def reset_averages(self):
-        """Sets the averaged weights to the present ones."""
-        for variable, average in self.averages():
+    def reset(self):
+        """Sets the averages to the present weights."""
+        for variable, average in self.pairs():
             average.assign(variable)
 
-    def update_averages(self):
-        """Lets the averaged weights follow, after an update of the weights."""
-        if not self.ema_weights:
+    def update(self):
+        """Lets the averages follow, after an update of the weights."""
+        if self.decay is None:
             return
-        n = tf.cast(self.ema_updates.value, tf.float32)
-        decay = tf.minimum(self.ema_decay, (1 + n) / (10 + n))
-        for variable, average in self.averages():
+        n = tf.cast(self.updates.value, tf.float32)
+        decay = tf.minimum(self.decay, (1 + n) / (10 + n))
+        for variable, average in self.pairs():
             difference = tf.cast(variable, average.dtype) - average
             average.assign(average + tf.cast(1 - decay, average.dtype) * difference)
-        self.ema_updates.assign_add(1)
+        self.updates.assign_add(1)
 
-    def averaged(self):
-        """A context in which the averaged weights stand in for the trained ones.
+    def scope(self):
+        """Returns a context in which the averages stand in for the trained weights.
 
         Variables assigned inside keep their old values outside.
         """
-        if not self.ema_weights:
+        if self.decay is None:
             return contextlib.nullcontext()
-        return keras.StatelessScope([(v, tf.cast(a.value, v.dtype)) for v, a in self.averages()])
-
-    def averages(self):
-        """Pairs of a trained weight and its average."""
-        if not self.ema_weights:
-            return []
-        return list(zip(self._averaging.variables, self.ema_weights, strict=True))
-
-
-def natural_order(path):
-    """A key that sorts numbers in a path as numbers.
-
-    Keras numbers layers without a name from a counter of the process, so a network that is rebuilt
-    has other numbers in the same order: 9, 10 become 11, 12.
-
-    Example:
-        >>> sorted(["dense_10/kernel", "dense_9/kernel", "dense/kernel"], key=natural_order)
-        ['dense/kernel', 'dense_9/kernel', 'dense_10/kernel']
-    """
-    parts = re.split(r"(\d+)", path)
-    return [int(part) if part.isdigit() else part for part in parts]
+        return keras.StatelessScope([(v, tf.cast(a.value, v.dtype)) for v, a in self.pairs()])

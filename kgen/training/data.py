@@ -1,5 +1,7 @@
-"""What `fit` is given: a first look at it, and an order that a resumed training can find again."""
+"""What `fit` is given: checked first, and in an order that a resumed training can find again."""
 
+import hashlib
+import itertools
 import types
 import warnings
 
@@ -7,18 +9,132 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+WEIGHT = "sample_weight"  # an entry of a batch, as Keras' argument of that name
+ARRAYS = (np.ndarray, tf.Tensor, dict)
 
-def unpack(data):
-    """The batch of a data set; kgen's models take no targets."""
-    x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
-    if weight is not None:
-        raise ValueError("The data must yield inputs only: kgen's models have no sample weights.")
-    if y is not None:
+
+def split_weights(data, target_key=None):
+    """Returns the batch of a data set, and the weights of its examples or None.
+
+    Args:
+        data: x, `(x, y)` or `(x, y, sample_weight)`, as Keras yields it; weights may also be the
+            entry `"sample_weight"` of a dictionary.
+        target_key: the entry of a batch that `y` stands for, or None.
+
+    Raises:
+        ValueError: if `y` is neither x again nor of use to the model.
+    """
+    x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
+    x = with_targets(x, y, target_key)
+    if isinstance(x, dict) and WEIGHT in x:
+        if weights is not None:
+            raise ValueError(f"The data must have `{WEIGHT}` in one place only.")
+        x = dict(x)
+        weights = x.pop(WEIGHT)
+    return x, weights
+
+
+def with_targets(x, y, target_key):
+    """Returns a batch for x and targets: `(x, x)` is x, and other targets are a condition.
+
+    Raises:
+        ValueError: if there is no condition that targets could be.
+    """
+    if y is None or y is x or _alike(x, y):
+        return x
+    if target_key is not None and not isinstance(x, dict):
+        return {"images": x, target_key: y}
+    if target_key is not None:
         raise ValueError(
-            "The data must yield inputs only: kgen's models bring their own targets, so "
-            "`fit(x, x)` becomes `fit(x)`."
+            f'Targets must be the entry "{target_key}" of the batch. '
+            f"Received: a dictionary of {sorted(x)} and targets beside it."
         )
-    return x
+    raise ValueError(
+        "The data must yield inputs only: kgen's models bring their own targets, so `fit(x, y)` "
+        "becomes `fit(x)`. To train on labels, give the model a conditioner; to train on damaged "
+        "inputs, a `corruption`."
+    )
+
+
+def _alike(x, y):
+    """Whether targets are the inputs again; in a graph, whether they have their shape and type."""
+    if isinstance(x, dict) or np.shape(x)[1:] != np.shape(y)[1:] or len(np.shape(x)) < 2:
+        return False
+    if tf.is_tensor(x) and not tf.executing_eagerly():
+        return tf.is_tensor(y) and x.dtype == y.dtype
+    return np.shape(x) == np.shape(y) and bool(np.all(np.asarray(x) == np.asarray(y)))
+
+
+class Data:
+    """The data of `fit` or `evaluate`, checked, and the options that go with them.
+
+    Args:
+        model: has `target_key` and `check_batch`.
+        x: arrays, a dictionary of arrays, a `tf.data.Dataset`, a `PyDataset`, a generator of
+            batches or a data frame.
+        y: None; or x again; or what the model is conditional on.
+        options: of Keras' `fit` or `evaluate`; what is done here is taken out.
+
+    Raises:
+        ValueError: if the data do not fit the model.
+    """
+
+    def __init__(self, model, x, y, options):
+        self.model = model
+        self.options = options
+        self.order = None
+        x, y = _plain(x), _plain(y)
+        if options.get("class_weight") is not None:
+            options["sample_weight"] = _class_weights(y, options)
+        self.x = as_arrays(with_targets(x, y, model.target_key))
+        self.y = None
+        self.x = self._checked(self.x)
+        if options.get("validation_data") is not None:
+            options["validation_data"] = self._validation(options["validation_data"])
+        if isinstance(self.x, tf.data.Dataset) and "epochs" in options:
+            options.setdefault("shuffle", False)  # Keras would warn that it cannot
+
+    def put_in_order(self, seed):
+        """Makes the data set one whose place a resumed training can find again."""
+        self.x, self.order = ordered(self.x, self.options, seed)
+        if isinstance(self.x, tf.data.Dataset):
+            self.options["shuffle"] = False
+
+    def _checked(self, x):
+        """Checks arrays, or the first batch of anything else, which is not lost."""
+        if isinstance(x, types.GeneratorType):
+            first = next(x, None)
+            x, batch = itertools.chain([first], x), first
+        else:
+            batch = first_batch(x)
+        if batch is not None:
+            batch, _ = split_weights(batch, self.model.target_key)
+            self.model.check_batch(batch)
+        return x
+
+    def _validation(self, data):
+        if not isinstance(data, (tuple, list)):
+            return self._checked(as_arrays(_plain(data)))
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(tuple(data))
+        x = as_arrays(with_targets(_plain(x), _plain(y), self.model.target_key))
+        x = self._checked(x)
+        return x if weights is None else (x, None, weights)
+
+
+def _plain(x):
+    """A data frame as an array of float32; all else as it is."""
+    return np.asarray(x.to_numpy(), "float32") if hasattr(x, "to_numpy") else x
+
+
+def _class_weights(y, options):
+    """The weight of each example, from those of its class."""
+    classes = options.pop("class_weight")
+    if y is None or options.get("sample_weight") is not None:
+        raise ValueError(
+            "`class_weight` needs labels as `y` and no `sample_weight`. For a data set, give each "
+            f"batch an entry {WEIGHT!r}."
+        )
+    return np.array([classes.get(int(label), 1.0) for label in np.asarray(y)], "float32")
 
 
 def as_arrays(x):
@@ -56,7 +172,7 @@ def _is_text(a):
 
 
 def first_batch(x):
-    """The arrays of `fit` or the first batch of its data set; None of anything else.
+    """Returns the arrays of `fit` or the first batch of its data set; None of anything else.
 
     Raises:
         ValueError: if there is none.
@@ -65,8 +181,10 @@ def first_batch(x):
         x = next(iter(x.take(1)), None)
         if x is None:
             raise ValueError("`x` must hold at least one example. Received: an empty data set.")
-        x = unpack(x)
-    return x if isinstance(x, (np.ndarray, tf.Tensor, dict)) else None
+        return x
+    if isinstance(x, keras.utils.PyDataset):
+        return x[0]
+    return x if isinstance(x, ARRAYS) else None
 
 
 def ordered(x, options, seed):
@@ -78,22 +196,32 @@ def ordered(x, options, seed):
         seed: an integer, of the order of arrays.
 
     Returns:
-        The data set, and a namespace of `dataset` and `steps_per_epoch`, as they were asked for.
+        The data set, and a namespace: `dataset` and `steps_per_epoch`, as they were asked for, and
+        `description`, what tells these data and batches from others, of plain values.
     """
-    if isinstance(x, (np.ndarray, tf.Tensor, dict)):
+    description = {}
+    if isinstance(x, ARRAYS):
         arrays = tf.nest.map_structure(tf.convert_to_tensor, x)
+        weights = options.pop("sample_weight", None)
+        if weights is not None:
+            arrays = arrays if isinstance(arrays, dict) else {"images": arrays}
+            arrays = {**arrays, WEIGHT: tf.convert_to_tensor(weights)}
         num = len(tf.nest.flatten(arrays)[0])
         if options.get("validation_split"):  # the last examples, as in Keras
             num = int(num * (1 - options.pop("validation_split")))
             options["validation_data"] = tf.nest.map_structure(lambda a: a[num:], arrays)
             arrays = tf.nest.map_structure(lambda a: a[:num], arrays)
+        batch_size = options.pop("batch_size", None) or 32
+        description = {"examples": num, "batch size": batch_size, "values": _sample(arrays)}
         x = tf.data.Dataset.range(num)
         if options.pop("shuffle", True):
             x = x.shuffle(num, seed=seed)
-        x = x.batch(options.pop("batch_size", None) or 32)
+        x = x.batch(batch_size)
         x = x.map(lambda rows: tf.nest.map_structure(lambda a: tf.gather(a, rows), arrays))
         x = x.prefetch(2)
     steps = options.get("steps_per_epoch")
+    if isinstance(x, tf.data.Dataset):
+        description |= {"form": repr(x.element_spec), "batches": int(x.cardinality())}
     if steps is None and isinstance(x, tf.data.Dataset) and int(x.cardinality()) > 0:
         # Keras opens a data set twice an epoch if it is not told how long an epoch is.
         options["steps_per_epoch"] = int(x.cardinality())
@@ -101,6 +229,18 @@ def ordered(x, options, seed):
         warnings.warn(
             "`x` has no known length, so that a training that is resumed may see it in another "
             "order. Use `x.apply(tf.data.experimental.assert_cardinality(num_batches))`.",
-            stacklevel=4,
+            stacklevel=5,
         )
-    return x, types.SimpleNamespace(dataset=x, steps_per_epoch=steps)
+    description["steps per epoch"] = options.get("steps_per_epoch")
+    order = types.SimpleNamespace(dataset=x, steps_per_epoch=steps, description=description)
+    return x, order
+
+
+def _sample(arrays):
+    """A sha256 of some examples of arrays: the first, the last and some between."""
+    digest = hashlib.sha256()
+    for array in tf.nest.flatten(arrays):
+        for i in np.unique(np.linspace(0, len(array) - 1, 8).astype(int)):
+            value = array[int(i)].numpy()
+            digest.update(value if isinstance(value, bytes) else np.asarray(value).tobytes())
+    return digest.hexdigest()

@@ -4,23 +4,29 @@ When the autoencoder and the text encoder are frozen, a picture's latent moments
 embedding never change, so `LatentCache.write` runs both once over a data set and training reads
 the results:
 
-    moments.npy                 [N, h, w, 2 c]    mean and log standard deviation of each latent
-    rows.npy                    [N]               which condition belongs to which latent
-    tokens.npy, mask.npy, ...   [P, ...]          one row per distinct prompt
+    moments.npy       [N, h, w, 2 c]    mean and log standard deviation of each latent
+    rows.npy          [N]               which condition belongs to which latent
+    condition.*.npy   [P, ...]          one row for each distinct condition
 
 The files are memory-mapped: written in pieces and read by rows, so they may be larger than memory.
 A folder without its last file, `meta.json`, is incomplete and is written anew. That file also says
-which encoders the arrays are of.
+which encoders the arrays are of, and which data.
 """
 
+import hashlib
 import json
 import pathlib
+from tokenize import TokenError
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from kgen.files.folders import inside
+from kgen.files.text import read_json, reason
+
 META = "meta.json"
+SAMPLED = 3  # batches of a data set that tell it from another
 
 
 class LatentCache:
@@ -29,42 +35,51 @@ class LatentCache:
     Args:
         directory: the folder that `write` filled.
         source: what tells the encoders from others, as of `write`; None takes any.
+        dataset: the data that the cache must be of; None takes any.
 
     Raises:
         FileNotFoundError: if the cache is not complete.
-        ValueError: if it is of other encoders.
+        ValueError: if it is of other encoders or of other data.
     """
 
-    def __init__(self, directory, source=None):
+    def __init__(self, directory, source=None, dataset=None):
         directory = pathlib.Path(directory)
         if not self.exists(directory):
             raise FileNotFoundError(
                 f"`directory` must be a complete cache of latents. Received: {directory}."
             )
-        meta = json.loads((directory / META).read_text())
+        meta = read_json(inside(directory, META))
+        if not isinstance(meta, dict) or not _are_names(meta.get("conditions")):
+            raise ValueError(f"{directory / META} is damaged: it must name arrays of the folder.")
         if source not in (None, meta.get("source")):
             raise ValueError(
-                "`directory` must hold latents of this autoencoder and text encoder. Received: "
+                "`directory` must hold latents of this autoencoder and conditioner. Received: "
                 f"{directory}, which holds those of others; remove it to write it anew."
+            )
+        if dataset is not None and meta.get("data") not in (None, data_fingerprint(dataset)):
+            raise ValueError(
+                f"`directory` must hold latents of these data. Received: {directory}, which holds "
+                "those of others; name another folder, or remove it to write it anew."
             )
         self.moments, self.rows = (_map(directory, name) for name in ("moments", "rows"))
         self.conditions = {key: _map(directory, key) for key in meta["conditions"]}
 
     @staticmethod
     def exists(directory):
-        """Whether `directory` holds a complete cache."""
+        """Returns whether `directory` holds a complete cache."""
         return (pathlib.Path(directory) / META).is_file()
 
     @classmethod
-    def write(cls, directory, dataset, moments, embed, source):
+    def write(cls, directory, dataset, read, moments, encode, source):
         """Runs the encoders over a data set.
 
         Args:
             directory: the folder; created if missing.
-            dataset: batches `{"images": [B, H, W, C], "prompts": string [B]}`, finite.
-            moments: function of the pictures that returns `[B, h, w, 2 c]`.
-            embed: function of a list of prompts that returns a dictionary of arrays, one row each;
-                None for pictures without prompts.
+            dataset: finite batches.
+            read: a function of a batch that returns its pictures and the values of its condition.
+            moments: a function of pictures that returns `[B, h, w, 2 c]`.
+            encode: a function of values that returns nested dictionaries of arrays, one row each;
+                None without a condition.
             source: a string that tells the encoders from others.
 
         Returns:
@@ -73,38 +88,44 @@ class LatentCache:
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / META).unlink(missing_ok=True)
-        latents, rows, prompts = None, [], {}
+        latents, rows, distinct = None, [], Distinct()
         print("Encoding pictures")
         bar = keras.utils.Progbar(_length(dataset))
         for batch in dataset:
+            images, values = read(batch)
             latents = latents or _Appender(directory / "moments.npy")
-            latents.append(moments(batch["images"] if isinstance(batch, dict) else batch))
-            for prompt in batch["prompts"].numpy() if embed else ():
-                rows.append(prompts.setdefault(prompt.decode(), len(prompts)))
+            latents.append(moments(images))
+            if encode is not None:
+                rows += distinct.add(values)
             bar.add(1)
         if latents is None:
             raise ValueError("`dataset` must yield at least one batch. Received an empty one.")
         latents.close()
         np.save(directory / "rows.npy", np.array(rows, "int32"))
-        print(f"Encoding {len(prompts)} distinct prompts")
-        prompts, tables = list(prompts), {}
-        bar = keras.utils.Progbar(len(prompts))
-        for start in range(0, len(prompts), 256):
-            part = prompts[start : start + 256]
-            for key, value in embed(part).items():
-                if key not in tables:
-                    tables[key] = _Appender(directory / f"{key}.npy")
-                tables[key].append(value)
-            bar.add(len(part))
+        tables = {}
+        if encode is not None:
+            print(f"Encoding {len(distinct)} distinct conditions")
+            bar = keras.utils.Progbar(len(distinct))
+            for values, size in distinct.parts(256):
+                for key, value in _flat(encode(values)).items():
+                    if key not in tables:
+                        tables[key] = _Appender(directory / f"{key}.npy")
+                    tables[key].append(value)
+                bar.add(size)
         for table in tables.values():
             table.close()
-        meta = {"conditions": sorted(tables), "source": source}
+        meta = {
+            "conditions": sorted(tables),
+            "source": source,
+            "data": data_fingerprint(dataset),
+        }
         (directory / META).write_text(json.dumps(meta))
         return cls(directory, source)
 
     def dataset(self, batch_size=64, shuffle=True, seed=0):
-        """Batches `{"moments": [B, h, w, 2 c], "condition": {...}}`, shuffled anew every epoch.
+        """Returns batches `{"moments": [B, h, w, 2 c], ...}`, shuffled anew every epoch.
 
+        The condition is the entry `"condition"`, a dictionary, or what the conditioner reads.
         Shuffled batches are whole ones; there is one of all pictures where there are fewer.
         """
         batch_size = min(batch_size, len(self.moments))
@@ -122,13 +143,110 @@ class LatentCache:
             values = tf.numpy_function(read, [indices], types)
             for value, array in zip(values, arrays):
                 value.set_shape([batch_size if shuffle else None, *array.shape[1:]])
-            return {"moments": values[0], "condition": dict(zip(keys, values[1:]))}
+            return {"moments": values[0], **_nested(dict(zip(keys, values[1:])))}
 
         indices = tf.data.Dataset.range(len(self.moments))
         if shuffle:
             indices = indices.shuffle(len(self.moments), seed=seed)
         indices = indices.batch(batch_size, drop_remainder=shuffle)
         return indices.map(batch, num_parallel_calls=1).prefetch(4)
+
+
+class Distinct:
+    """The distinct values among many, in the order in which they first came.
+
+    Example:
+        >>> distinct = Distinct()
+        >>> distinct.add(np.array(["a", "b", "a"])), len(distinct)
+        ([0, 1, 0], 2)
+    """
+
+    def __init__(self):
+        self._numbers = {}
+        self._kept = []
+        self._structure = None
+
+    def __len__(self):
+        return len(self._kept)
+
+    def add(self, values):
+        """Adds nested arrays, one row for each example; returns the number of each row."""
+        leaves = [np.asarray(leaf) for leaf in tf.nest.flatten(values)]
+        self._structure = values
+        numbers = []
+        for row in zip(*leaves):
+            key = hashlib.blake2b(b"\0".join(map(_bytes, row)), digest_size=16).digest()
+            if key not in self._numbers:
+                self._numbers[key] = len(self._kept)
+                self._kept.append(row)
+            numbers.append(self._numbers[key])
+        return numbers
+
+    def parts(self, size):
+        """Yields the distinct values, `size` at once, and how many they are."""
+        for start in range(0, len(self._kept), size):
+            rows = self._kept[start : start + size]
+            leaves = [tf.constant(np.array(leaf)) for leaf in zip(*rows)]
+            yield tf.nest.pack_sequence_as(self._structure, leaves), len(rows)
+
+
+def data_fingerprint(dataset):
+    """Returns a sha256 that tells a data set from others: its form, its length, some examples.
+
+    Of what is shuffled or drawn anew on each reading only the form and the length count.
+
+    Example:
+        >>> ones = tf.data.Dataset.from_tensor_slices(tf.ones([4, 2])).batch(2)
+        >>> zeros = tf.data.Dataset.from_tensor_slices(tf.zeros([4, 2])).batch(2)
+        >>> data_fingerprint(ones) == data_fingerprint(zeros)
+        False
+    """
+    digest = hashlib.sha256(repr(getattr(dataset, "element_spec", None)).encode())
+    digest.update(str(_length(dataset)).encode())
+    if not isinstance(dataset, tf.data.Dataset):
+        return digest.hexdigest()
+    readings = []
+    for _ in range(2):
+        reading = hashlib.sha256()
+        for batch in dataset.take(SAMPLED).as_numpy_iterator():
+            for leaf in tf.nest.flatten(batch):
+                reading.update(_bytes(np.asarray(leaf)))
+        readings.append(reading.digest())
+    if readings[0] == readings[1]:
+        digest.update(readings[0])
+    return digest.hexdigest()
+
+
+def _bytes(value):
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        return value.encode()
+    array = np.asarray(value)
+    if array.dtype == object:
+        return b"\0".join(map(_bytes, array.ravel()))
+    return np.ascontiguousarray(array).tobytes()
+
+
+def _flat(values, prefix=""):
+    """Nested dictionaries as one, with dotted names."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    found = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}.{key}" if prefix else key)
+    return found
+
+
+def _nested(values):
+    found = {}
+    for name, value in values.items():
+        *parents, last = name.split(".")
+        inside = found
+        for parent in parents:
+            inside = inside.setdefault(parent, {})
+        inside[last] = value
+    return found
 
 
 class _Appender:
@@ -159,7 +277,15 @@ class _Appender:
 
 
 def _map(directory, name):
-    return np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    path = inside(directory, f"{name}.npy")
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (EOFError, ValueError, SyntaxError, OverflowError, TokenError) as error:
+        raise ValueError(f"{path} is damaged: {reason(error)}.") from error
+
+
+def _are_names(value):
+    return isinstance(value, list) and all(isinstance(v, str) and v.isidentifier() for v in value)
 
 
 def _length(dataset):

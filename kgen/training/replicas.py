@@ -42,6 +42,28 @@ def global_mean(values):
     return tf.reduce_sum(values) / tf.maximum(num, 1.0)
 
 
+def global_loss(terms, extra=None):
+    """Returns a replica's part of the training loss, a scalar; the parts add up.
+
+    Args:
+        terms: the terms of the loss, `{name: [B]}`; the loss is the mean of their sum.
+        extra: a scalar that is the same on all replicas, such as a regulariser, or None.
+    """
+    loss = global_mean(tf.add_n(list(terms.values())))
+    if extra is None:
+        return loss
+    return loss + extra / sum_over_replicas(tf.constant(1.0))
+
+
+def prepare(model):
+    """Readies a model that is compiled under a strategy of several devices.
+
+    Keras would build it on the mean of a batch over the devices, which strings do not have; the
+    networks of a kgen model are built already.
+    """
+    model._maybe_symbolic_build = lambda iterator=None, data_batch=None: None
+
+
 def apply_gradients(optimizer, gradients, variables, skip_above=None, then=lambda: None):
     """Applies the sum of the replicas' gradients; called on a replica.
 

@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import kgen
 from kgen.conditioning import TextEncoder
+from kgen.files.folders import opened
 from kgen.serialization import serializable
 
 # Keras 3.15 turns TensorFlow variables into arrays in a way that numpy 2.4 deprecates.
@@ -123,6 +125,12 @@ def assert_close(cond, expected, atol=2e-5):
         np.testing.assert_allclose(
             np.asarray(cond[key], "float64"), np.asarray(expected[key], "float64"), atol=atol
         )
+
+
+def from_config(config, folder):
+    """What the loading of a file beside `folder` makes of a config."""
+    with opened("a file", [folder.parent]):
+        return TextEncoder.from_config(config)
 
 
 @serializable
@@ -461,7 +469,7 @@ class TestPreset:
         loaded = TextEncoder.from_preset(tmp_path, trainable=trainable)
         assert_close(loaded(IDS), encoder(IDS))
         assert loaded.parts.tokenizer.vocabulary == encoder.parts.tokenizer.vocabulary
-        again = TextEncoder.from_config(encoder.get_config())
+        again = from_config(encoder.get_config(), tmp_path)
         assert_close(again(IDS), encoder(IDS))
         assert again.get_config() == encoder.get_config()
         assert bool(again.trainable_variables) == trainable
@@ -509,7 +517,7 @@ class TestPreset:
         encoder.save_to_preset(tmp_path)
         other = encoder.get_config()["sha256"]
         with pytest.raises(ValueError, match="weights are not those") as caught:
-            TextEncoder.from_config(config)
+            from_config(config, tmp_path)
         for part in (config["sha256"], other, str(tmp_path)):
             assert part in str(caught.value)
 
@@ -528,9 +536,9 @@ class TestPreset:
         assert old in text
         (tmp_path / file).write_text(text.replace(old, new))
         with pytest.raises(ValueError, match=r"tokenizer is not the one.*tokenizer_sha256="):
-            TextEncoder.from_config(config)
+            from_config(config, tmp_path)
         del config["tokenizer_sha256"]  # as in a preset of an earlier version
-        assert TextEncoder.from_config(config).get_config()["sha256"] == config["sha256"]
+        assert from_config(config, tmp_path).get_config()["sha256"] == config["sha256"]
 
     def test_in_memory_encoder_has_no_config(self):
         with pytest.raises(ValueError, match="save_to_preset"):
@@ -547,8 +555,10 @@ class TestPreset:
         prompts = tf.constant(["a red", ""])
         expected = model(prompts)
         model.save(tmp_path / "model.keras")
-        loaded = keras.saving.load_model(tmp_path / "model.keras")
+        loaded = kgen.load_model(tmp_path / "model.keras")
         np.testing.assert_allclose(loaded(prompts), expected, atol=1e-6)
+        with pytest.raises(ValueError, match=r"load the file with `kgen\.load_model"):
+            keras.saving.load_model(tmp_path / "model.keras")
 
     def test_sha256_is_that_of_the_file(self, minilm):
         import hashlib

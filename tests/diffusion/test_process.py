@@ -4,7 +4,14 @@ import pytest
 import tensorflow as tf
 
 from kgen import gaussian
-from kgen.diffusion import CosineLogSNR, GaussianDiffusion, LinearBeta, LinearLogSNR
+from kgen.diffusion import (
+    CosineLogSNR,
+    EDMLogSNR,
+    FlowLogSNR,
+    GaussianDiffusion,
+    LinearBeta,
+    LinearLogSNR,
+)
 
 SCALINGS = ["vp", "ve", "sub_vp", "flow"]
 every_scaling = pytest.mark.parametrize("scaling", SCALINGS)
@@ -28,9 +35,12 @@ def test_scaling_has_its_definition_and_its_log_snr(scaling, dtype):
 
 
 @every_scaling
-@pytest.mark.parametrize("schedule", [CosineLogSNR(8.0, -8.0), LinearBeta(0.5, 12.0)], ids=repr)
-def test_drift_and_diffusion_move_mean_and_variance(scaling, schedule):
+@pytest.mark.parametrize("kind", ["cosine", "linear_beta"])
+def test_drift_and_diffusion_move_mean_and_variance(scaling, kind):
     """dz = f z dt + g dw has d mean / dt = f mean and d var / dt = 2 f var + g^2."""
+    schedule = CosineLogSNR(8.0, -8.0)
+    if kind == "linear_beta":
+        schedule = LinearBeta(0.5, 12.0, "sub_vp" if scaling == "sub_vp" else "vp")
     process = GaussianDiffusion(schedule, scaling)
     t, step = np.linspace(0.05, 0.95, 19), 1e-6
     (alpha_low, sigma_low), (alpha_high, sigma_high) = (
@@ -136,9 +146,34 @@ def test_half_precision_is_promoted():
 
 @every_scaling
 def test_saves_through_keras(scaling):
-    process = GaussianDiffusion(LinearBeta(0.2, 15.0), scaling)
+    process = GaussianDiffusion(LinearLogSNR(9.0, -8.0), scaling)
     config = keras.saving.serialize_keras_object(process)
     assert keras.saving.deserialize_keras_object(config) == process
+
+
+@pytest.mark.parametrize(
+    ("schedule", "scaling"),
+    [
+        (CosineLogSNR(), "vp"),
+        (LinearBeta(), "vp"),
+        (LinearBeta(scaling="sub_vp"), "sub_vp"),
+        (FlowLogSNR(), "flow"),
+        (EDMLogSNR(), "ve"),
+    ],
+    ids=repr,
+)
+def test_a_schedule_brings_its_scaling(schedule, scaling):
+    process = GaussianDiffusion(schedule)
+    assert process == GaussianDiffusion(schedule, scaling)
+    config = keras.saving.serialize_keras_object(process)
+    assert keras.saving.deserialize_keras_object(config) == process
+
+
+@pytest.mark.parametrize(("own", "other"), [("vp", "sub_vp"), ("sub_vp", "vp")])
+def test_the_log_snr_of_one_equation_is_not_seen_through_the_other(own, other):
+    with pytest.raises(ValueError, match=f"`scaling` must be None or '{own}' for .*='{other}'"):
+        GaussianDiffusion(LinearBeta(scaling=own), other)
+    assert GaussianDiffusion(LinearBeta(scaling=own), "ve").scaling == "ve"
 
 
 def test_wrong_arguments():

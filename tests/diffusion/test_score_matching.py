@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kgen.diffusion import CosineLogSNR, GaussianDiffusion
-from kgen.diffusion.loss import denoising
+from kgen.diffusion import CosineLogSNR, Denoiser, GaussianDiffusion
 from kgen.diffusion.score_matching import implicit_score_matching
 from kgen.tensors import split
 
@@ -27,11 +26,10 @@ def test_differs_from_denoising_by_a_constant(objective, scaling, weighting, gau
     options = {"weighting": weighting, "times": "stratified"}
     plain, implicit = [], []
     for network in (linear(0.7, 0.1), linear(0.3, -0.4)):
-        arguments = (network, process, "eps", x, None)
-        plain.append(denoising(*arguments, SEEDS[:2], **options).numpy())
-        implicit.append(
-            implicit_score_matching(*arguments, SEEDS, objective=objective, **options).numpy()
-        )
+        denoiser = Denoiser(network, process, "eps")
+        plain.append(denoiser.loss(x, None, SEEDS[:2], **options).numpy())
+        loss = implicit_score_matching(denoiser, x, None, SEEDS, objective=objective, **options)
+        implicit.append(loss.numpy())
     gap = (plain[0] - plain[1]) - (implicit[0] - implicit[1])
     assert abs(gap.mean()) < 4 * gap.std() / len(x) ** 0.5
     assert gap.std() / len(x) ** 0.5 < 0.04 * abs((plain[0] - plain[1]).mean())
@@ -40,20 +38,9 @@ def test_differs_from_denoising_by_a_constant(objective, scaling, weighting, gau
 def test_variance_reduction_reduces_the_variance(gaussian_data):
     process = GaussianDiffusion(CosineLogSNR(3.0, -3.0))
     x = tf.constant(gaussian_data.sample(4000), tf.float32)
+    denoiser = Denoiser(linear(0.7, 0.1), process, "eps")
     spreads = [
-        implicit_score_matching(
-            linear(0.7, 0.1),
-            process,
-            "eps",
-            x,
-            None,
-            SEEDS,
-            objective=objective,
-            weighting="simple",
-            times="stratified",
-        )
-        .numpy()
-        .std()
+        implicit_score_matching(denoiser, x, None, SEEDS, objective=objective).numpy().std()
         for objective in ("implicit", "sliced_vr", "sliced")
     ]
     assert spreads[0] <= spreads[1] * 1.001 < spreads[2]
@@ -65,9 +52,7 @@ def test_the_trace_is_exact():
     a = tf.constant([0.5, 2.0, -1.0])
     x = tf.constant([[1.0, -1.0, 0.5]])
     actual = implicit_score_matching(
-        lambda z, log_snr, cond, training: a * z,
-        process,
-        "eps",
+        Denoiser(lambda z, log_snr, cond, training: a * z, process, "eps"),
         x,
         None,
         SEEDS,

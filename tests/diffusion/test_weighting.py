@@ -12,7 +12,7 @@ from kgen.diffusion import (
     prediction,
     weighting,
 )
-from kgen.diffusion.timesteps import sample_times
+from kgen.diffusion.times import sample_times
 
 
 def error(log_snr):

@@ -96,12 +96,13 @@ class Call:
 )
 def test_nothing_but_tensors_is_unpickled(tmp_path, function):
     path = write(tmp_path / "a.pth", {"weight": Call(function, "print('called')")})
-    with pytest.raises(pickle.UnpicklingError, match="tensors and OrderedDict only"):
+    with pytest.raises(ValueError, match=r"a\.pth is damaged.*tensors and OrderedDict only"):
         read_state_dict(path)
 
 
 @pytest.mark.parametrize(
-    ("offset", "size", "stride"), [(0, (11,), (1,)), (8, (3,), (1,)), (0, (2,), (-1,))]
+    ("offset", "size", "stride"),
+    [(0, (11,), (1,)), (8, (3,), (1,)), (0, (2,), (-1,)), (0, (10**6, 10**6), (0, 0))],
 )
 def test_a_tensor_stays_within_its_storage(tmp_path, offset, size, stride):
     storage = Storage("1", range(10))
@@ -116,3 +117,23 @@ def test_other_files_are_refused(tmp_path):
     (tmp_path / "b.pth").write_bytes(b"PK\x03\x04")
     with pytest.raises(ValueError, match="a zip"):
         read_state_dict(tmp_path / "b.pth")
+
+
+def test_what_takes_memory_by_a_number_alone_is_refused(tmp_path):
+    storage = Storage("1", range(10))
+    data = write(tmp_path / "a.pth", {"w": Tensor(storage, 0, (10,), (1,))}, [storage]).read_bytes()
+    place = len(data) - 48
+    (tmp_path / "long.pth").write_bytes(data[:place] + struct.pack("<q", 2**40) + data[place + 8 :])
+    with pytest.raises(ValueError, match="larger than the file"):
+        read_state_dict(tmp_path / "long.pth")
+    # Four bytes that would have the reader make room for 4 billion objects.
+    (tmp_path / "memo.pth").write_bytes(b"\x80\x02K\x07r\xff\xff\xff\xff.")
+    with pytest.raises(ValueError, match="number their objects"):
+        read_state_dict(tmp_path / "memo.pth")
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    storage = Storage("1", [1.0, float("nan")])
+    path = write(tmp_path / "a.pth", {"w": Tensor(storage, 0, (2,), (1,))}, [storage])
+    with pytest.raises(ValueError, match="w must be finite"):
+        read_state_dict(path)

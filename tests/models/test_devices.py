@@ -43,7 +43,11 @@ def test_an_epoch_with_an_uneven_batch(kind, request, pictures, strategies):
     assert all(np.isfinite(value).all() for value in logs.values())
     assert model.skipped_steps.numpy() == 0
     assert max(np.abs(v - w).max() for v, w in zip(before, model.trainable_variables)) > 1e-3
-    for variable in [*model.trainable_variables, *model.ema_weights, *model.optimizer.variables]:
+    for variable in [
+        *model.trainable_variables,
+        *model.averages.values,
+        *model.optimizer.variables,
+    ]:
         one, other = strategies[1].experimental_local_results(variable.value)
         np.testing.assert_array_equal(one, other)
         assert np.isfinite(one).all()

@@ -14,7 +14,8 @@ from kgen.conditioning import Labels
 from kgen.diffusion import CosineLogSNR, GaussianDiffusion, LinearLogSNR, time_grid
 from kgen.networks import TimeMLP
 from kgen.sampling.editing import slerp
-from kgen.solvers import DDIM, AnnealedLangevin, EulerMaruyama, solve
+from kgen.sampling.sampler import Guided
+from kgen.solvers import DDIM, AnnealedLangevin, EulerMaruyama, get, solve
 from kgen.tensors import expand_to
 
 SEED = tf.constant([5, 6])
@@ -68,23 +69,26 @@ def test_reconstruction_of_grey_levels_is_bayes_rule(gaussian_data):
 def test_samples_of_the_exact_denoiser_are_the_data(gaussian_data):
     process = GaussianDiffusion(CosineLogSNR(10.0, -10.0))
     model = exact(gaussian_data, process)
-    x = model.generate(4000, num_steps=40, seed=1)
+    x = model.generate(num_samples=4000, num_steps=40, seed=1)
     np.testing.assert_allclose(x.mean(0), gaussian_data.mean, atol=0.08)
     np.testing.assert_allclose(x.std(0), gaussian_data.std, rtol=0.06)
-    np.testing.assert_allclose(model.generate(5, num_steps=40, seed=1), x[:5], atol=1e-5)
+    np.testing.assert_allclose(
+        model.generate(num_samples=5, num_steps=40, seed=1), x[:5], atol=1e-5
+    )
 
 
 def test_long_work_shows_a_bar_if_asked(gaussian_data, capsys):
     model = exact(gaussian_data, GaussianDiffusion(CosineLogSNR(6.0, -6.0)))
-    x = model.generate(5, num_steps=1, batch_size=2)
+    x = model.generate(num_samples=5, num_steps=1, batch_size=2)
     model.log_likelihood(x, batch_size=2, rtol=0.1)
     assert capsys.readouterr().out == ""
     np.testing.assert_array_equal(
-        model.generate(5, num_steps=1, batch_size=2, seed=3, verbose=1),
-        model.generate(5, num_steps=1, seed=3),
+        model.generate(num_samples=5, num_steps=1, batch_size=2, seed=3, verbose=1),
+        model.generate(num_samples=5, num_steps=1, seed=3),
     )
     model.log_likelihood(x, batch_size=2, rtol=0.1, verbose=1)
-    assert capsys.readouterr().out.count("5/5") == 2
+    out = capsys.readouterr().out
+    assert (out.count("3/3"), out.count("5/5")) == (1, 1)  # steps of batches, and examples
 
 
 def test_log_likelihood_method_is_the_function(gaussian_data):
@@ -155,7 +159,7 @@ def test_exports_make_the_same_samples(conditional, tmp_path):
     drawn = loaded.generate(tf.constant(labels), *arguments)["images"]
     np.testing.assert_allclose(drawn, expected, atol=1e-5)
     assert np.abs(model.generate(labels, **options) - expected).max() > 1e-2
-    away = model.generate(labels, guidance=guide, negative_prompts=1 - labels, **options)
+    away = model.generate(labels, guidance=guide, negative=1 - labels, **options)
     drawn = loaded.generate_with_negatives(tf.constant(labels), tf.constant(1 - labels), *arguments)
     np.testing.assert_allclose(drawn["images"], away, atol=1e-5)
 
@@ -163,13 +167,13 @@ def test_exports_make_the_same_samples(conditional, tmp_path):
     kgen.export_saved_model(plain, tmp_path / "plain")
     loaded = tf.saved_model.load(str(tmp_path / "plain"))
     x = loaded.generate(tf.constant(4), tf.constant(5), tf.constant([1, 0]))["images"]
-    np.testing.assert_allclose(x, plain.generate(4, num_steps=5, seed=1), atol=1e-5)
+    np.testing.assert_allclose(x, plain.generate(num_samples=4, num_steps=5, seed=1), atol=1e-5)
     guide = kgen.diffusion.classifier_guidance(plain.process, right)
     kgen.export_saved_model(plain, tmp_path / "plain", guidance=guide)
     loaded = tf.saved_model.load(str(tmp_path / "plain"))
     drawn = loaded.generate(*[tf.constant(v) for v in (4, 5, 2.0)], tf.constant([1, 0]))["images"]
     options = {"num_steps": 5, "guidance": guide, "guidance_scale": 2.0, "seed": 1}
-    np.testing.assert_allclose(drawn, plain.generate(4, **options), atol=1e-5)
+    np.testing.assert_allclose(drawn, plain.generate(num_samples=4, **options), atol=1e-5)
     assert np.abs(drawn - x).max() > 0.1
     with pytest.raises(ValueError, match="`negatives` needs a model with a conditioner"):
         kgen.export_saved_model(plain, tmp_path / "new", negatives=True)
@@ -183,7 +187,9 @@ def test_generate_walks_the_grid_of_the_solver(grid, gaussian_data):
     times = time_grid(process, 4, grid)
     expected = denoise(solve(DDIM(), denoise, process, tf.constant(noise), times), times[-1])
     solver = DDIM(grid=grid)
-    x = exact(gaussian_data, process).generate(50, num_steps=4, solver=solver, noise=noise)
+    x = exact(gaussian_data, process).generate(
+        num_samples=50, num_steps=4, solver=solver, noise=noise
+    )
     np.testing.assert_allclose(x, expected, atol=1e-3)
 
 
@@ -235,7 +241,7 @@ def test_every_setting_of_the_table_trains(gaussian_data):
         # EDM reckons with data of standard deviation 1/2.
         scale = 0.5 if name == "edm" else 1.0
         model.fit(scale * x, epochs=20, batch_size=100, verbose=0)
-        drawn = model.generate(2000, num_steps=40, seed=1) / scale
+        drawn = model.generate(num_samples=2000, num_steps=40, seed=1) / scale
         np.testing.assert_allclose(drawn.mean(0), gaussian_data.mean, atol=0.25, err_msg=name)
         np.testing.assert_allclose(drawn.std(0), gaussian_data.std, rtol=0.25, err_msg=name)
 
@@ -312,7 +318,9 @@ def test_a_learned_schedule_is_trained_and_saved(gaussian_data, tmp_path):
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras", compile=False)
     np.testing.assert_allclose(
-        again.generate(3, num_steps=4, seed=1), model.generate(3, num_steps=4, seed=1), atol=1e-5
+        again.generate(num_samples=3, num_steps=4, seed=1),
+        model.generate(num_samples=3, num_steps=4, seed=1),
+        atol=1e-5,
     )
 
 
@@ -328,7 +336,7 @@ def test_guidance_through_generate(conditional):
     guide = kgen.diffusion.classifier_guidance(model.process, right)
     pulled = model.generate(labels, num_steps=20, guidance=guide, guidance_scale=1.0, seed=0)
     assert pulled[:, 0].mean() > plain[:, 0].mean() + 0.2
-    away = model.generate(labels, num_steps=20, guidance_scale=2.0, negative_prompts=1, seed=0)
+    away = model.generate(labels, num_steps=20, guidance_scale=2.0, negative=1, seed=0)
     assert away[:, 0].mean() < plain[:, 0].mean()
 
 
@@ -344,7 +352,7 @@ def test_a_weak_model_that_shows_another_class_is_a_negative_condition(condition
     options = {"num_steps": 10, "guidance_scale": 2.0, "seed": 0}
     labels = np.zeros(20, "int64")
     guided = model.generate(labels, guidance=kgen.diffusion.autoguidance(weak), **options)
-    away = model.generate(labels, negative_prompts=1, **options)
+    away = model.generate(labels, negative=1, **options)
     np.testing.assert_allclose(guided, away, atol=1e-4)
 
 
@@ -379,9 +387,9 @@ def test_options_of_guidance_reach_generate(conditional):
     assert np.abs(plain - unguided).max() > 0.1
     rescaled = model.generate(labels, guidance=make(rescale=1.0), **options)
     assert np.abs(rescaled).mean() < 0.9 * np.abs(plain).mean()
-    count = len(model.generate_step._compiled)
-    model.generate(labels, guidance=make(rescale=1.0), **options)
-    assert len(model.generate_step._compiled) == count
+    first = model.advance_run(get("dpm"), make(rescale=1.0))
+    assert model.advance_run(get("dpm"), make(rescale=1.0)) is first
+    assert model.advance_run(get("dpm"), make(rescale=0.5)) is not first
 
 
 def test_denoise_is_that_of_the_samples(conditional, tmp_path):
@@ -392,7 +400,7 @@ def test_denoise_is_that_of_the_samples(conditional, tmp_path):
     cond = {"pooled": tf.ones([1, 8])}
     again = kgen.from_preset(tmp_path).denoise(z, t, cond)
     np.testing.assert_allclose(model.denoise(z, t, cond), again, atol=1e-5)
-    trained = model.sampler.denoise(z, t, cond)
+    trained = model.denoiser(z, t, cond)
     assert np.abs(trained - again).max() > 1e-4
 
 
@@ -423,10 +431,10 @@ def test_interpolation_through_generate(gaussian_data):
     centred = dataclasses.replace(gaussian_data, mean=np.zeros(2))
     model, options = exact(centred, process), {"num_steps": 20, "solver": "ddim"}
     ends = [np.array([[1.0, 0.5]], "float32"), np.array([[-0.4, 0.8]], "float32")]
-    images = [model.generate(1, noise=noise, **options) for noise in ends]
+    images = [model.generate(num_samples=1, noise=noise, **options) for noise in ends]
     angle = np.arccos(np.sum(ends[0] * ends[1]) / np.prod([np.linalg.norm(v) for v in ends]))
     for weight in (0.0, 0.3, 1.0):
-        between = model.generate(1, noise=slerp(*ends, weight), **options)
+        between = model.generate(num_samples=1, noise=slerp(*ends, weight), **options)
         shares = np.sin(np.array([1 - weight, weight]) * angle) / np.sin(angle)
         np.testing.assert_allclose(
             between, shares[0] * images[0] + shares[1] * images[1], atol=1e-4
@@ -458,8 +466,8 @@ def test_log_likelihood_of_classes(conditional):
     model = conditional[0]
     x = np.array([[-2.0, 0.0], [2.0, 0.0]], "float32")
     options = {"rtol": 1e-3, "atol": 1e-3}
-    right = model.log_likelihood(x, conditions=[0, 1], **options)
-    wrong = model.log_likelihood(x, conditions=[1, 0], **options)
+    right = model.log_likelihood(x, condition=[0, 1], **options)
+    wrong = model.log_likelihood(x, condition=[1, 0], **options)
     assert (right > wrong + 3).all()
 
 
@@ -493,29 +501,39 @@ def small(schedule=None, **options):
             ValueError,
             "A learned schedule needs a `weighting`",
         ),
-        (lambda: small().generate(2, strength=0.5), ValueError, "need `images`"),
-        (lambda: small().generate(2, noise=np.zeros((2, 3))), ValueError, "`noise` must have"),
+        (lambda: small().generate(num_samples=2, strength=0.5), ValueError, "need `images`"),
         (
-            lambda: small().generate(2, images=np.zeros((3, 2), "float32")),
+            lambda: small().generate(num_samples=2, noise=np.zeros((2, 3))),
+            ValueError,
+            "`noise` must have",
+        ),
+        (
+            lambda: small().generate(num_samples=2, images=np.zeros((3, 2), "float32")),
             ValueError,
             "`images` must be 2 examples",
         ),
         (
-            lambda: small().generate(2, images=np.zeros((2, 2), "float32"), strength=0.0),
+            lambda: small().generate(
+                num_samples=2, images=np.zeros((2, 2), "float32"), strength=0.0
+            ),
             ValueError,
             "`strength` must be in",
         ),
         (
-            lambda: small().generate(2, images=np.zeros((2, 2), "float32"), mask=[0.0, 1.0]),
+            lambda: small().generate(
+                num_samples=2, images=np.zeros((2, 2), "float32"), mask=[0.0, 1.0]
+            ),
             ValueError,
             "`mask` must have shape",
         ),
         (
-            lambda: small().generate(2, images=np.zeros((2, 2), "float32"), mask=[[0.0, 2.0]]),
+            lambda: small().generate(
+                num_samples=2, images=np.zeros((2, 2), "float32"), mask=[[0.0, 2.0]]
+            ),
             ValueError,
             "`mask` must be in",
         ),
-        (lambda: small().generate(2, negative_prompts=1), ValueError, "needs a model with"),
+        (lambda: small().generate(num_samples=2, negative=1), ValueError, "needs a model with"),
         (
             lambda: small().invert(np.zeros((2, 2), "float32"), solver="euler_maruyama"),
             ValueError,
@@ -532,9 +550,9 @@ def small(schedule=None, **options):
         (lambda: small(levels=0), ValueError, "`levels` must be"),
         (lambda: small(grey_levels=1), ValueError, "`grey_levels` must be"),
         (lambda: small(cond_drop_rate=1.5), ValueError, "`cond_drop_rate` must be"),
-        (lambda: small().generate(0), ValueError, "`num_samples` must be"),
-        (lambda: small().generate(2, num_steps=0), ValueError, "`num_steps` must be"),
-        (lambda: small().generate(2, solver="euler"), ValueError, "`solver` must be"),
+        (lambda: small().generate(num_samples=0), ValueError, "`num_samples` must be"),
+        (lambda: small().generate(num_samples=2, num_steps=0), ValueError, "`num_steps` must be"),
+        (lambda: small().generate(num_samples=2, solver="euler"), ValueError, "`solver` must be"),
         (
             lambda: small().log_likelihood(np.zeros((2, 3), "float32")),
             ValueError,
@@ -563,8 +581,8 @@ def test_a_model_that_is_told_nothing_takes_no_conditions():
     model = kgen.DiffusionModel(TimeMLP(2, width=8, blocks=1), process, grey_levels=None)
     x = np.zeros((3, 2), "float32")
     for told in (model.log_likelihood, model.invert):
-        with pytest.raises(ValueError, match="`conditions` needs a model with a conditioner"):
-            told(x, conditions=[0, 1, 2])
+        with pytest.raises(ValueError, match="`condition` needs a model with a conditioner"):
+            told(x, condition=[0, 1, 2])
 
 
 @pytest.mark.parametrize(
@@ -583,7 +601,7 @@ def test_grey_levels_leave_as_pixels_and_real_values_as_they_are(channels, grey_
     options = {"data_shape": shape, "grey_levels": grey_levels, "seed": 0}
     model = kgen.DiffusionModel(at_every_level, process, **options)
     model.parts = network  # so that there is something to train
-    x = model.generate(2, num_steps=2)
+    x = model.generate(num_samples=2, num_steps=2)
     assert (x.dtype, x.shape) == (dtype, (2, *shape))
     model.compile()
     large = np.full((2, *shape), 3.7, "float32")
@@ -592,7 +610,7 @@ def test_grey_levels_leave_as_pixels_and_real_values_as_they_are(channels, grey_
         return
     with pytest.raises(ValueError, match=r"`x` must be in \[-1, 1\]"):
         model.fit(large, verbose=0)
-    for begin in (model.invert, lambda x: model.generate(2, images=x)):
+    for begin in (model.invert, lambda x: model.generate(num_samples=2, images=x)):
         with pytest.raises(ValueError, match=r"`images` must be in \[-1, 1\]"):
             begin(large)
 
@@ -601,7 +619,7 @@ def test_grey_levels_leave_as_pixels_and_real_values_as_they_are(channels, grey_
 def test_parts_of_the_examples_follow_paths_of_their_own(solver, gaussian_data):
     """A stochastic path forgets where it began: two on one path would end in one place."""
     model = exact(gaussian_data, GaussianDiffusion(CosineLogSNR(6.0, -6.0)))
-    x = model.generate(400, num_steps=30, solver=solver, seed=0, batch_size=200)
+    x = model.generate(num_samples=400, num_steps=30, solver=solver, seed=0, batch_size=200)
     distance = np.linalg.norm(x[:200] - x[200:], axis=1)
     others = np.linalg.norm(x[:200] - np.roll(x[:200], 1, axis=0), axis=1)
     assert np.median(distance) == pytest.approx(np.median(others), rel=0.3)
@@ -649,5 +667,7 @@ def test_a_label_that_is_none_in_a_later_batch_is_an_error(conditional):
 def test_no_examples_are_drawn_as_none(gaussian_data):
     """A server may be sent an empty batch."""
     model = exact(gaussian_data, GaussianDiffusion(CosineLogSNR()))
-    x = model.generate_step()(None, None, tf.constant(2), tf.constant(1.0), SEED, tf.range(0), {})
+    seeds, none = tf.zeros([0, 2], tf.int32), tf.zeros([0], tf.int32)
+    steering = Guided(None, None, tf.constant(1.0), none)
+    x = model.draw(get("dpm"), None, seeds, none, tf.constant(2), steering, {})
     assert x.shape == (0, 2)

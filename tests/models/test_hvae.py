@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import kgen
+from kgen.conditioning.labels import Labels
 from kgen.gaussian import Gaussian
 from kgen.likelihoods import GaussianLikelihood
 from kgen.networks import mlp
@@ -200,3 +201,81 @@ def test_exploding_and_undefined_steps_are_skipped(make_hvae, dataset, pictures)
 def test_wrong_arguments_are_refused(make_hvae, call, error, message):
     with pytest.raises(error, match=message):
         call(make_hvae())
+
+
+def linear(inputs, kernel, bias):
+    """A linear network of scalars with that kernel, one row for each input."""
+    network = mlp([(1,)] * inputs, (np.shape(kernel)[1],), hidden=())
+    network.set_weights([np.float32(kernel), np.float32(bias)])
+    return network
+
+
+def drifting_walk(levels=3):
+    """z_l = z_(l-1) + c + eps, x = z_last + 0.5 eps: x given c is N(levels c, levels + 0.25)."""
+    chain = []
+    for i in range(levels):
+        steps = levels - 1 - i  # that remain
+        gain = 1 / (1 + steps + 0.25)
+        prior = linear(2, [[1, 0], [1, 0]], [0, 0])  # state, c
+        # (state + c) + gain (x - steps c - (state + c))
+        kernel = [[1 - gain, 0], [gain, 0], [1 - gain * (steps + 1), 0]]
+        variance = (steps + 0.25) * gain
+        posterior = linear(3, kernel, [0, 0.5 * np.log(variance)])
+        chain.append(kgen.GaussianLevel(prior, posterior, state_shape=(1,) if i == 0 else ()))
+    labels = Labels(2, 1)
+    labels.table.assign([[0.7], [-2.0], [0.0]])
+    identity = linear(1, [[1.0]], [0.0])
+    return kgen.HVAE(identity, chain, identity, GaussianLikelihood(0.5), conditioner=labels, seed=0)
+
+
+def test_a_conditional_chain_has_the_exact_log_likelihood():
+    model, x = drifting_walk(), np.linspace(-3, 3, 7).astype("float32")[:, None]
+    labels = np.array([0, 1, 0, 1, 0, 1, 1])
+    drift, variance = np.array([2.1, -6.0])[labels], 3.25
+    expected = -0.5 * ((x[:, 0] - drift) ** 2 / variance + np.log(2 * np.pi * variance))
+    log_p = model.log_likelihood(x, 2, condition=labels, batch_size=3, verbose=0)
+    np.testing.assert_allclose(log_p, expected, atol=1e-4)
+    many = {"images": tf.repeat(x, 5000, axis=0), "labels": np.repeat(labels, 5000)}
+    terms = model.bound_terms(many, seed=SEED)
+    bound = sum(terms[name] for name in ("reconstruction", "prior", "denoising")).numpy()
+    np.testing.assert_allclose(bound.reshape(7, -1).mean(1), -expected, atol=0.06)
+
+
+def test_conditional_samples_and_reconstructions_of_the_chain():
+    model = drifting_walk()
+    x = model.generate(50000, condition=[1, 0], seed=0)[:, 0].reshape(2, -1)
+    np.testing.assert_allclose(x.mean(1), [-6.0, 2.1], atol=0.05)
+    np.testing.assert_allclose(x.var(1), 3, rtol=0.03)
+    # From the first level down the mean of the prior drifts on: z_0 + 2 c.
+    x = tf.constant([[2.0]])
+    z_0 = 0.7 + (2 - 2 * 0.7 - 0.7) / 3.25
+    assert float(model.encode(x, condition=0)[0][0, 0]) == pytest.approx(z_0)
+    top = model.reconstruct(x, 1, condition=0)
+    assert float(top[0, 0]) == pytest.approx(z_0 + 1.4, rel=1e-5)
+
+
+@serializable
+class Level(keras.Model):
+    """Subclassed networks of a level, which are built by the model's construction."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(4)
+
+    def call(self, state, features=None):
+        inputs = [state] if features is None else [state, features]
+        return self.dense(keras.ops.concatenate(inputs, -1))
+
+
+def test_levels_of_subclassed_networks_that_are_not_built(tmp_path):
+    first = kgen.GaussianLevel(None, keras.Sequential([keras.layers.Dense(6)]))
+    levels = [first, kgen.GaussianLevel(Level(), Level(), residual=True)]
+    encoder, decoder = (keras.Sequential([keras.layers.Dense(n)]) for n in (5, 4))
+    model = kgen.HVAE(encoder, levels, decoder, data_shape=(4,), seed=0)
+    assert model.latent_shapes == [(3,), (2,)]
+    assert first.latent_shape == model.latent_shape == (3,)
+    assert len(model.trainable_variables) == 10
+    model.save(tmp_path / "model.keras")
+    x = np.random.default_rng(0).uniform(size=(3, 4)).astype("float32")
+    again = kgen.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again.reconstruct(x), model.reconstruct(x))

@@ -32,16 +32,30 @@ def test_pictures_are_uint8_and_follow_the_seed(model):
     assert np.any(one != model.generate(PROMPTS, num_steps=4, seed=2))
 
 
-def test_other_steps_scale_or_seed_do_not_retrace_and_are_right(model, make_diffusion):
-    step = model.generate_step()
+def test_other_steps_scale_or_seed_do_not_retrace_and_are_right(model, monkeypatch):
     settings = [(4, 3.0, 1), (2, 3.0, 1), (7, 1.0, 2), (1, 0.0, 3)]
-    first = [model.generate(PROMPTS, num_steps=n, guidance_scale=g, seed=s) for n, g, s in settings]
-    assert step.experimental_get_tracing_count() == 1
+    solver, traces, call = kgen.solvers.DPMSolver(3), [], model.network.call
+
+    def counted(*args, **kwargs):
+        traces.append(1)
+        return call(*args, **kwargs)
+
+    def generate(num_steps, scale, seed, num=3):
+        return model.generate(
+            PROMPTS[:num], num_steps=num_steps, guidance_scale=scale, seed=seed, solver=solver
+        )
+
+    monkeypatch.setattr(model.network, "call", counted)
+    first = [generate(*settings[0])]
+    once = len(traces)
+    assert once > 0
+    first += [generate(*setting) for setting in settings[1:]]
+    assert len(generate(*settings[0], num=1)) == 1
+    assert len(traces) == once
     tf.config.run_functions_eagerly(True)
     try:
-        for (n, g, s), images in zip(settings, first, strict=True):
-            eager = model.generate(PROMPTS, num_steps=n, guidance_scale=g, seed=s)
-            assert np.abs(eager.astype(int) - images).max() <= 1
+        for setting, images in zip(settings, first, strict=True):
+            assert np.abs(generate(*setting).astype(int) - images).max() <= 1
     finally:
         tf.config.run_functions_eagerly(False)
 
@@ -54,13 +68,13 @@ def test_a_picture_depends_on_its_prompt_and_place_alone(model):
     assert np.abs(whole[:1] - single).max() <= 1
 
 
-def test_negative_prompts_take_the_place_of_the_empty_one(model):
+def test_negatives_take_the_place_of_the_empty_one(model):
     plain = model.generate(PROMPTS, num_steps=3, seed=5)
-    empty = model.generate(PROMPTS, num_steps=3, seed=5, negative_prompts="")
-    other = model.generate(PROMPTS, num_steps=3, seed=5, negative_prompts="green cat")
+    empty = model.generate(PROMPTS, num_steps=3, seed=5, negative="")
+    other = model.generate(PROMPTS, num_steps=3, seed=5, negative="green cat")
     np.testing.assert_array_equal(plain, empty)
     assert np.any(plain != other)
-    listed = model.generate(PROMPTS, num_steps=3, seed=5, negative_prompts=["green cat"] * 3)
+    listed = model.generate(PROMPTS, num_steps=3, seed=5, negative=["green cat"] * 3)
     np.testing.assert_array_equal(other, listed)
 
 
@@ -121,7 +135,9 @@ def test_editing(model):
     for steps in (5, 80):
         noise = model.invert(images, PROMPTS, num_steps=steps)
         assert noise.shape == (len(PROMPTS), *model.autoencoder.latent_shape)
-        again = model.generate(PROMPTS, steps, "ddim", guidance_scale=1.0, noise=noise)
+        again = model.generate(
+            PROMPTS, num_steps=steps, solver="ddim", guidance_scale=1.0, noise=noise
+        )
         errors.append(np.abs(again - decoded).mean())
     assert errors[1] < 0.5 * errors[0]
 
@@ -175,42 +191,42 @@ def other(request, make_autoencoder, pictures):
     data = {"images": x, "labels": np.arange(len(x)) % 3} if told else x
     model.compile(keras.optimizers.Adam(3e-2))
     model.fit(data, batch_size=32, epochs=3, verbose=0)
-    return model, [0, 2, 1] if told else 3
+    return model, {"condition": [0, 2, 1]} if told else {"num_samples": 3}
 
 
 class TestWithoutTexts:
     def test_draws(self, other):
         model, told = other
-        one = model.generate(told, num_steps=3, seed=1)
+        one = model.generate(**told, num_steps=3, seed=1)
         assert one.shape == (3, 16, 16, 3)
         assert one.dtype == np.uint8
-        np.testing.assert_array_equal(one, model.generate(told, num_steps=3, seed=1))
-        assert np.any(one != model.generate(told, num_steps=3, seed=2))
-        if told == 3:
+        np.testing.assert_array_equal(one, model.generate(**told, num_steps=3, seed=1))
+        assert np.any(one != model.generate(**told, num_steps=3, seed=2))
+        if "num_samples" in told:
             return
         assert np.any(one != model.generate([1, 1, 1], num_steps=3, seed=1))
-        assert np.any(one != model.generate(told, num_steps=3, seed=1, negative_prompts=1))
+        assert np.any(one != model.generate(**told, num_steps=3, seed=1, negative=1))
 
     def test_inverts(self, other):
         model, told = other
-        images = model.generate(told, num_steps=3, seed=1)
-        noise = model.invert(images, None if told == 3 else told, num_steps=80)
+        images = model.generate(**told, num_steps=3, seed=1)
+        noise = model.invert(images, told.get("condition"), num_steps=80)
         options = {"num_steps": 80, "solver": "ddim", "guidance_scale": 1.0, "noise": noise}
         decoded = model.autoencoder.reconstruct((images / 127.5 - 1).astype("float32"))
         decoded = np.clip((np.asarray(decoded) + 1) * 127.5, 0, 255)
-        again = model.generate(told, **options)
+        again = model.generate(**told, **options)
         assert np.abs(again - decoded).mean() < 0.1 * np.abs(images - decoded).mean() + 1
 
     def test_exports(self, other, pictures, tmp_path):
         model, told = other
         kgen.export_saved_model(model, tmp_path / "1", editing=True)
         loaded = tf.saved_model.load(str(tmp_path / "1")).signatures
-        expected = model.generate(told, num_steps=3, seed=7)
+        expected = model.generate(**told, num_steps=3, seed=7)
         arguments = {"num_steps": tf.constant(3), "seed": tf.constant([7, 0])}
         who = {"num_samples": tf.constant(3)}
-        if told != 3:
+        if "condition" in told:
             arguments["guidance_scale"] = tf.constant(3.0)
-            who = {"labels": tf.constant(told)}
+            who = {"labels": tf.constant(told["condition"])}
         for name in ("generate", "serving_default"):
             images = loaded[name](**who, **arguments)["images"].numpy()
             assert np.abs(images.astype(int) - expected).max() <= 1
@@ -218,8 +234,8 @@ class TestWithoutTexts:
         np.testing.assert_array_equal([tf.io.decode_png(file) for file in png], images)
         begin = {"images": pictures["images"][:3], "strength": np.float32(0.8)}
         begin["mask"] = (np.indices((3, 16, 16))[2] > 9)[..., None].astype("float32")
-        expected = model.generate(told, num_steps=3, seed=7, **begin)
-        if told == 3:
+        expected = model.generate(**told, num_steps=3, seed=7, **begin)
+        if "num_samples" in told:
             who = {}
         begin = {key: tf.constant(value) for key, value in begin.items()}
         images = loaded["edit"](**who, **begin, **arguments)["images"].numpy()
@@ -228,20 +244,29 @@ class TestWithoutTexts:
     def test_a_reloaded_preset_makes_the_same_pictures(self, other, tmp_path):
         model, told = other
         model.save_to_preset(tmp_path, dtype="float32")
-        again = kgen.from_preset(tmp_path).generate(told, num_steps=3, seed=4).astype(int)
-        assert np.abs(again - model.generate(told, num_steps=3, seed=4)).max() <= 1
+        again = kgen.from_preset(tmp_path).generate(**told, num_steps=3, seed=4).astype(int)
+        assert np.abs(again - model.generate(**told, num_steps=3, seed=4)).max() <= 1
 
     def test_computes_latents_beforehand(self, other, pictures, tmp_path):
+        """With labels, which are trained: the cache holds the labels themselves."""
         model, told = other
-        x = tf.data.Dataset.from_tensor_slices(pictures["images"]).batch(32)
-        if told != 3:
-            with pytest.raises(ValueError, match="`precompute` is for texts.*Labels"):
-                model.precompute(x, tmp_path)
-            return
-        cached = model.precompute(x, tmp_path, batch_size=32)
-        stored = np.sort(np.concatenate([batch["moments"] for batch in cached]), axis=0)
-        moments = np.sort(model.autoencoder.encoder(pictures["images"]), axis=0)
-        np.testing.assert_allclose(stored, moments, atol=2e-3)
+        x, labels = pictures["images"], np.arange(len(pictures["images"])) % 3
+        data = {"images": x, "labels": labels} if "condition" in told else x
+        data = tf.data.Dataset.from_tensor_slices(data).batch(32)
+        cached = model.precompute(data, tmp_path, batch_size=32)
+        stored = LatentCache(tmp_path)
+        moments = model.autoencoder.encoder(x).numpy()
+        np.testing.assert_allclose(stored.moments, moments, atol=2e-3)
+        batches = list(cached.as_numpy_iterator())
+        drawn = np.concatenate([batch["moments"] for batch in batches])
+        np.testing.assert_array_equal(*(np.sort(v, axis=0) for v in (drawn, stored.moments)))
+        if "condition" in told:
+            drawn = drawn.reshape(len(x), -1)
+            nearest = [np.abs(moments.reshape(len(x), -1) - row).sum(1).argmin() for row in drawn]
+            beside = np.concatenate([batch["labels"] for batch in batches])
+            np.testing.assert_array_equal(beside, labels[nearest])
+        losses = [model.loss_terms(b, seed=tf.constant([1, 2]))["denoising"] for b in cached]
+        assert np.isfinite(losses).all()
         model.fit(cached, verbose=0)
 
 
@@ -295,11 +320,30 @@ class TestLatentCache:
         assert [len(batch["moments"]) for batch in cached] == [32]
         assert np.isfinite(model.fit(cached, verbose=0).history["loss"]).all()
 
-    def test_it_needs_a_frozen_text_encoder(self, make_diffusion, dataset, tmp_path):
+    def test_a_cache_of_other_data_is_refused(self, model, dataset, tmp_path):
+        model.precompute(dataset(), tmp_path)
+        fewer = dataset().take(3)
+        darker = dataset().map(lambda batch: {**batch, "images": 0.5 * batch["images"]})
+        renamed = dataset().map(lambda batch: {**batch, "prompts": batch["prompts"] + "s"})
+        for data in (fewer, darker, renamed):
+            with pytest.raises(ValueError, match="`directory` must hold latents of these data"):
+                model.precompute(data, tmp_path)
+        model.precompute(dataset(), tmp_path)
+
+    def test_what_a_trained_conditioner_reads_is_kept(self, make_diffusion, dataset, tmp_path):
+        """Its output changes, so the condition is computed from what the cache has of each text."""
         model = make_diffusion()
         model.conditioner.trainable = True
-        with pytest.raises(ValueError, match="`precompute` needs a frozen conditioner"):
-            model.precompute(dataset(), tmp_path)
+        (batch,) = model.precompute(dataset(128), tmp_path, batch_size=128)
+        rows = model.conditioner.prepare(next(iter(dataset(128)))["prompts"])
+        assert sorted(batch["prompts"]) == sorted(rows)
+        order = np.argsort(LatentCache(tmp_path).moments.reshape(128, -1)[:, 0])
+        drawn = np.argsort(batch["moments"].numpy().reshape(128, -1)[:, 0])
+        for key, values in rows.items():
+            expected = values.numpy()[order]
+            np.testing.assert_array_equal(batch["prompts"][key].numpy()[drawn], expected)
+        terms = model.loss_terms(batch, seed=tf.constant([1, 2]))
+        assert np.isfinite(terms["denoising"]).all()
 
     def test_it_looks_at_the_data_first(self, model, dataset, tmp_path):
         pictures_alone = dataset().map(lambda batch: batch["images"])
@@ -314,17 +358,20 @@ class TestLatentCache:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"prompts": []}, ValueError, "`prompts` must hold at least one"),
-        ({"prompts": None}, TypeError, "`prompts` must be a string"),
-        ({"prompts": 3}, TypeError, "`prompts` must be a string"),
-        ({"prompts": ["a", 3]}, TypeError, "`prompts` must be a string"),
-        ({"prompts": "a", "num_steps": 0}, ValueError, "`num_steps` must be"),
-        ({"prompts": "a", "num_steps": 2.5}, ValueError, "`num_steps` must be"),
-        ({"prompts": "a", "guidance_scale": float("nan")}, ValueError, "`guidance_scale` must be"),
-        ({"prompts": "a", "solver": "euler"}, ValueError, "`solver` must be"),
-        ({"prompts": ["a"] * 3, "negative_prompts": ["b"] * 2}, ValueError, "`negative_prompts`"),
-        ({"prompts": "a", "negative_prompts": 7}, TypeError, "`negative_prompts` must be"),
-        ({"prompts": "a", "seed": 1.5}, ValueError, "`seed` must be"),
+        ({"condition": []}, ValueError, "`condition` does not .* must hold at least one"),
+        ({"condition": None}, ValueError, "`condition` must be given"),
+        ({"condition": None, "num_samples": 2}, ValueError, "`condition` must be given"),
+        ({"condition": 3}, TypeError, "`condition` does not fit .* must be a string"),
+        ({"condition": ["a", 3]}, TypeError, "`condition` does not fit .* must be a string"),
+        ({"condition": "a", "num_samples": 0}, ValueError, "`num_samples` must be"),
+        ({"condition": "a", "num_steps": 0}, ValueError, "`num_steps` must be"),
+        ({"condition": "a", "num_steps": 2.5}, ValueError, "`num_steps` must be"),
+        ({"condition": "a", "guidance_scale": float("nan")}, ValueError, "`guidance_scale` must"),
+        ({"condition": "a", "solver": "euler"}, ValueError, "`solver` must be"),
+        ({"condition": ["a"] * 3, "negative": ["b"] * 2}, ValueError, "`negative` must be one"),
+        ({"condition": "a", "negative": 7}, TypeError, "`negative` does not fit"),
+        ({"condition": "a", "seed": 1.5}, ValueError, "`seed` must be"),
+        ({"condition": "a", "seed": [1, 2]}, ValueError, "`seed` must be .* 1 integers"),
     ],
 )
 def test_wrong_arguments_of_generate(model, arguments, error, message):

@@ -65,7 +65,7 @@ def test_losses_bounds_and_samples_are_those_of_float32(pair, x):
     results = []
     for model in pair:
         loss = tf.add_n(list(model.loss_terms(x, seed=SEED).values()))
-        images = model.generate(8, num_steps=5, seed=0).astype("float32")
+        images = model.generate(num_samples=8, num_steps=5, seed=0).astype("float32")
         results.append({"loss": loss, **model.density_terms(x, None, SEED), "images": images})
     full, half = ({k: np.asarray(v) for k, v in result.items()} for result in results)
     for name in ("reconstruction", "prior"):
@@ -141,11 +141,11 @@ def test_averages_of_half_precision_weights_move_by_small_steps():
     variable = model.encoder.get_layer("dense_0").kernel
     assert variable.dtype == "bfloat16"
     variable.assign(tf.ones_like(variable))
-    model.reset_averages()
+    model.averages.reset()
     variable.assign(2 * tf.ones_like(variable))
-    model.ema_updates.assign(10**6)
+    model.averages.updates.assign(10**6)
     for _ in range(20):
-        model.update_averages()
+        model.averages.update()
     with model.averaged():
         average = tf.convert_to_tensor(variable)
         assert average.dtype == tf.bfloat16
@@ -159,7 +159,7 @@ def test_nan_is_never_silent(x):
     kernel.assign(tf.fill(kernel.shape, np.nan))
     assert np.isnan(model.loss_terms(x, seed=SEED)["weighted_denoising"]).all()
     with pytest.raises(tf.errors.InvalidArgumentError, match="The samples are not finite"):
-        model.generate(2, num_steps=2, seed=0)
+        model.generate(num_samples=2, num_steps=2, seed=0)
     model.compile("adam", skip_above=float("inf"))
     with pytest.raises(FloatingPointError, match="weighted_denoising"):
         model.fit(x, epochs=6, batch_size=32, verbose=0, callbacks=[kgen.callbacks.Guard()])

@@ -122,7 +122,7 @@ def test_averages_follow_the_recursion(make, dataset):
 def test_averaged_weights_are_used_inside_the_context_only(make):
     model = make(ema_decay=0.9)
     variable = model.trainable_variables[0]
-    for weight in model.ema_weights:
+    for weight in model.averages.values:
         weight.assign(tf.ones_like(weight))
     before = variable.numpy()
     with model.averaged():
@@ -142,7 +142,7 @@ def test_other_settings_leave_the_networks_and_their_weights(make, pictures):
     assert again.seeds.root.numpy()[0] != model.seeds.root.numpy()[0]
     shared = {id(v) for v in model.trainable_variables}
     assert {id(v) for v in again.trainable_variables} == shared
-    for weight, average in again.averages():
+    for weight, average in again.averages.pairs():
         np.testing.assert_array_equal(average, weight)
     batch = pictures if isinstance(model, kgen.LatentDiffusion) else pictures["images"]
     one, other = (m.loss_terms(batch, seed=tf.constant([1, 2])) for m in (model, again))
@@ -166,7 +166,7 @@ def test_a_frozen_part_says_that_it_has_nothing_to_train(make_diffusion, dataset
         frozen.fit(dataset(), verbose=0)
     frozen.encoder.trainable = frozen.decoder.trainable = True
     again = frozen.with_settings(ema_decay=0.9)
-    assert len(again.ema_weights) == len(again.trainable_variables) > 0
+    assert len(again.averages.values) == len(again.trainable_variables) > 0
     before = again.trainable_variables[0].numpy()
     again.compile()
     again.fit(dataset().take(1), verbose=0)
@@ -219,7 +219,7 @@ def test_presets_hold_the_averaged_weights(make, tmp_path):
 
 def randomise_averages(model):
     rng = np.random.default_rng(0)
-    for weight in model.ema_weights:
+    for weight in model.averages.values:
         weight.assign(rng.normal(0, 0.1, weight.shape))
 
 
@@ -264,7 +264,11 @@ def _by_halves(loss_terms, parts):
             ValueError,
             "must not have `use_ema`",
         ),
-        (lambda m, d: m.fit(d.map(lambda b: (b, b)), verbose=0), ValueError, "inputs only"),
+        (
+            lambda m, d: m.fit(d.map(lambda b: (b, b["prompts"])), verbose=0),
+            ValueError,
+            "inputs only|Targets must be the entry",
+        ),
         (lambda m, d: m.fit(d.map(lambda b: {"x": b["images"]}), verbose=0), ValueError, "images"),
     ],
 )

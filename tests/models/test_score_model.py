@@ -36,7 +36,7 @@ def test_learned_scores_are_those_of_the_data(scaling, gaussian_data):
     exact = gaussian_data.score(z, alpha, sigma)
     error = np.sqrt(np.mean((model.score(z, t) - exact) ** 2) / np.mean(exact**2))
     assert error < 0.2
-    drawn = model.generate(2000, num_steps=50, solver=PredictorCorrector(), seed=0)
+    drawn = model.generate(num_samples=2000, num_steps=50, solver=PredictorCorrector(), seed=0)
     np.testing.assert_allclose(drawn.mean(0), gaussian_data.mean, atol=0.2)
     np.testing.assert_allclose(drawn.std(0), gaussian_data.std, rtol=0.2)
 
@@ -61,7 +61,7 @@ def test_a_ladder_is_trained_where_it_is_walked(objective):
     model.loss_terms(tf.zeros([500, 2]), training=True, seed=SEED)
     ladder = np.linspace(-4, 6, 10)
     np.testing.assert_allclose(levels(), ladder, atol=1e-2)
-    model.generate(3, num_steps=9, solver=AnnealedLangevin(2), seed=0)
+    model.generate(num_samples=3, num_steps=9, solver=AnnealedLangevin(2), seed=0)
     np.testing.assert_allclose(levels(), ladder[1:], atol=1e-2)
 
 
@@ -71,7 +71,7 @@ def test_a_ladder_with_langevin_dynamics(gaussian_data):
     model.compile(keras.optimizers.Adam(3e-3), steps_per_execution=20)
     x = gaussian_data.sample(4000).astype("float32")
     model.fit(x, epochs=15, batch_size=100, verbose=0)
-    drawn = model.generate(2000, num_steps=9, solver=AnnealedLangevin(40), seed=0)
+    drawn = model.generate(num_samples=2000, num_steps=9, solver=AnnealedLangevin(40), seed=0)
     np.testing.assert_allclose(drawn.mean(0), gaussian_data.mean, atol=0.2)
     np.testing.assert_allclose(drawn.std(0), gaussian_data.std, rtol=0.15)
 
@@ -116,7 +116,7 @@ def test_a_score_model_saves_exports_and_measures(gaussian_data, tmp_path):
     np.testing.assert_allclose(loaded.generate(*arguments)["images"], expected, atol=1e-5)
     x = tf.constant(gaussian_data.sample(2), tf.float32)
     log_p = loaded.log_likelihood(x, tf.constant(labels), tf.constant([1, 0]))["log_likelihood"]
-    exact = model.log_likelihood(x.numpy(), conditions=labels, num_probes=200)
+    exact = model.log_likelihood(x.numpy(), condition=labels, num_probes=200)
     # The untrained network outputs zero: its Jacobian is a multiple of the unit, any probe exact.
     np.testing.assert_allclose(log_p, exact, rtol=1e-3)
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import kgen
 from kgen.callbacks import PosteriorCollapse
+from kgen.conditioning.labels import Labels
 from kgen.data import grey
 from kgen.density.importance import importance_log_likelihood, log_mean_exp
 from kgen.likelihoods import GaussianLikelihood
@@ -267,3 +268,113 @@ def test_collapse_is_counted_drawn_and_announced(make_vae, dataset, pictures, tm
 def test_log_mean_exp_is_exact_for_large_numbers():
     log_w = tf.constant([[1000.0], [1000.0 + math.log(3)]])
     np.testing.assert_allclose(log_mean_exp(log_w), [1000 + math.log(2)], rtol=1e-6)
+
+
+MEANS = np.float32([[0.5, -1.0], [2.0, 0.3], [-1.5, 0.7]])  # the embeddings of three classes
+
+
+def conditional_vae(weight, exact=True):
+    """`linear_vae` of x - shift c, c being the embedding of a label, and that shift."""
+    shift = np.random.default_rng(3).normal(size=(2, 5)).astype("float32")
+    plain = linear_vae(weight, exact)
+    encoder, decoder = mlp([(5,), (2,)], (4,), hidden=()), mlp([(2,), (2,)], (5,), hidden=())
+    kernel, bias = plain.encoder.get_weights()
+    encoder.set_weights([np.concatenate([kernel, -shift @ kernel]), bias])
+    kernel, bias = plain.decoder.get_weights()
+    decoder.set_weights([np.concatenate([kernel, shift]), bias])
+    labels = Labels(3, 2)
+    labels.table.assign(np.concatenate([MEANS, np.zeros((1, 2))]))
+    model = kgen.VAE(encoder, decoder, GaussianLikelihood(STD), conditioner=labels, seed=0)
+    return model, shift
+
+
+@pytest.fixture(scope="module")
+def labelled_data(data):
+    """x = shift c + W z + STD eps, the labels, and the exact log p(x | c)."""
+    x, weight = data
+    model, shift = conditional_vae(weight)
+    labels = np.random.default_rng(4).integers(0, 3, len(x))
+    return x + MEANS[labels] @ shift, labels, exact_log_p(x, weight), model
+
+
+def test_importance_weights_of_the_conditional_posterior_are_exact(labelled_data):
+    x, labels, exact, model = labelled_data
+    log_w = model.log_likelihood(x[:10], 3, condition=labels[:10], batch_size=4, verbose=0)
+    np.testing.assert_allclose(log_w, exact[:10], atol=1e-4)
+    wrong = model.log_likelihood(x[:10], 3, condition=(labels[:10] + 1) % 3, verbose=0)
+    assert np.abs(wrong - exact[:10]).min() > 0.1
+
+
+def test_bound_of_the_conditional_posterior_is_the_log_likelihood(labelled_data):
+    x, labels, exact, model = labelled_data
+    terms = model.bound_terms({"images": tf.constant(x), "labels": labels}, seed=SEED)
+    bound = (terms["reconstruction"] + terms["prior"]).numpy()
+    assert bound.mean() == pytest.approx(-exact.mean(), abs=0.05)
+    # The same KL as without a condition, since the posterior is that of x - shift c.
+    z = model.encode(x, condition=labels)
+    np.testing.assert_allclose(model.posterior(x, condition=labels).mean, z, rtol=1e-6)
+    by_dictionary = model.encode(x, condition=model.conditioner(labels))
+    np.testing.assert_allclose(by_dictionary, z, rtol=1e-6)
+
+
+def test_samples_of_each_condition_have_its_mean_and_covariance(labelled_data, data):
+    *_, model = labelled_data
+    _, shift = conditional_vae(data[1])
+    x = model.generate(20000, condition=[2, 0], seed=0)
+    for part, label in zip(np.split(x, 2), (2, 0)):
+        np.testing.assert_allclose(part.mean(0), MEANS[label] @ shift, atol=0.06)
+        np.testing.assert_allclose(np.cov(part.T), data[1] @ data[1].T, atol=0.15)
+    one = model.generate(condition=1, seed=3)
+    assert one.shape == (1, 5)
+    np.testing.assert_array_equal(one, model.generate(1, condition=[1], seed=3))
+
+
+def test_training_a_conditional_vae_learns_the_condition(labelled_data):
+    """From other embeddings and a wider posterior the bound of held-out data rises."""
+    x, labels, exact, _ = labelled_data
+    weight = np.random.default_rng(8).normal(size=(5, 2)).astype("float32")
+    model, _ = conditional_vae(weight, exact=False)
+    model.conditioner.table.assign(np.zeros((4, 2)))
+    batch = {"images": x, "labels": labels}
+    model.compile(keras.optimizers.Adam(0.01), steps_per_execution=20)
+    before = model.evaluate(batch, verbose=0, return_dict=True)["bound"]
+    model.fit(batch, epochs=40, batch_size=100, verbose=0)
+    after = model.evaluate(batch, verbose=0, return_dict=True)["bound"]
+    assert np.abs(model.conditioner.table.numpy()[:3]).max() > 0.1
+    assert after < before - 1
+    assert -exact.mean() - 0.05 < after < -exact.mean() + 0.1
+
+
+def test_a_conditional_model_is_saved_and_exported(labelled_data, tmp_path):
+    x, labels, _, model = labelled_data
+    x, labels = x[:4], labels[:4].astype("int32")
+    expected = model.reconstruct(x, condition=labels)
+    model.save_to_preset(tmp_path / "preset", "float32")
+    again = kgen.from_preset(tmp_path / "preset")
+    np.testing.assert_allclose(again.reconstruct(x, condition=labels), expected, rtol=1e-6)
+    np.testing.assert_array_equal(
+        again.generate(2, condition=[0, 1], seed=4), model.generate(2, condition=[0, 1], seed=4)
+    )
+    kgen.export_saved_model(model, tmp_path / "export")
+    loaded = tf.saved_model.load(tmp_path / "export")
+    codes = loaded.encode(images=x, labels=labels)["latents"]
+    np.testing.assert_allclose(codes, model.encode(x, condition=labels), rtol=1e-5)
+    images = loaded.signatures["decode"](latents=codes, labels=labels)["images"]
+    np.testing.assert_allclose(images, expected, rtol=1e-5, atol=1e-5)
+    drawn = loaded.generate(labels=labels, temperature=1.0, seed=tf.constant([7, 0]))["images"]
+    np.testing.assert_allclose(drawn, model.generate(condition=labels, seed=7), rtol=1e-5)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="`temperature` must be positive"):
+        loaded.generate(labels=labels, temperature=0.0, seed=tf.constant([7, 0]))
+
+
+def test_columns_of_a_large_scale_train_without_nan():
+    """Four columns up to 1e5: a log standard deviation that grows with them would overflow."""
+    keras.utils.set_random_seed(0)
+    x = np.random.default_rng(0).uniform(0, 1e5, (256, 4)).astype("float32")
+    encoder = mlp((4,), (4,), hidden=(32,), activation="relu")
+    assert np.abs(encoder(x).numpy()).max() > 1000
+    model = kgen.VAE(encoder, mlp((2,), (4,), activation="relu"), GaussianLikelihood(1.0), seed=0)
+    model.compile("adam")
+    history = model.fit(x, epochs=3, batch_size=32, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert all(np.isfinite(v.numpy()).all() for v in model.trainable_variables)

@@ -213,7 +213,7 @@ def test_the_density_can_be_trained_on(grid):
     noise = kgen.VariationalDequantization(network(), density, ema_decay=0.9, seed=0)
     noise.compile("adam")
     noise.fit(grid, verbose=0)
-    assert len(noise.ema_weights) == 4
+    assert len(noise.averages.values) == 4
     for variable, value in zip(density.trainable_variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
     density.compile("adam")
@@ -226,7 +226,8 @@ def test_the_density_can_be_trained_on(grid):
     [
         (lambda: (network(), network()), TypeError, "`density` must be a DiffusionModel or a Sc"),
         (lambda: (network(), learned(grey_levels=None)), ValueError, "must have `grey_levels`"),
-        (lambda: (network(3), learned()), ValueError, r"`network` must return \(4,\)"),
+        (lambda: (network(3), learned()), ValueError, r"`network` must take x \[B, 2\]"),
+        (lambda: (lambda x: x, learned()), ValueError, r"`network` must return \(4,\)"),
     ],
 )
 def test_bad_parts(make, error, message):

@@ -37,7 +37,8 @@ def test_parts(opened):
     assert parts.prediction == ("v" if name == "sd2" else "eps")
     if name == "ddpm":
         assert parts.text is parts.decoder is None
-        assert parts.labels.embeddings.shape == (5, 32)
+        assert parts.labels.table.shape == (6, 32)
+        np.testing.assert_array_equal(parts.labels.table[-1], np.zeros(32))
         return
     assert parts.decoder.output_shape[1:] == parts.encoder.input_shape[1:] == (32, 32, 3)
     assert len(parts.text.towers) == (2 if name == "sdxl" else 1)

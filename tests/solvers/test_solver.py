@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from kgen import solvers
-from kgen.diffusion import CosineLogSNR, GaussianDiffusion, LinearBeta, time_grid
+from kgen.diffusion import CosineLogSNR, Denoiser, GaussianDiffusion, LinearBeta, time_grid
 from kgen.sampling import editing
 from kgen.solvers import (
     DDIM,
@@ -16,6 +16,7 @@ from kgen.solvers import (
     UniPC,
     solve,
 )
+from kgen.solvers.solver import advance
 
 SCALINGS = ["vp", "ve", "sub_vp", "flow"]
 DETERMINISTIC = [
@@ -242,6 +243,48 @@ def test_compiles_with_xla(solver, gaussian_data):
 
     compiled = tf.function(run, jit_compile=True)(z, times)
     np.testing.assert_allclose(compiled, run(z, times), rtol=1e-3, atol=1e-4)
+
+
+@every_solver
+def test_a_path_in_pieces_is_the_path(solver, mixture_data):
+    """The memory of multistep solvers and the noise of stochastic ones go on where they were."""
+    process = GaussianDiffusion(CosineLogSNR(6.0, -6.0))
+    denoise, times = mixture_data.denoise(process), time_grid(process, 7, dtype="float64")
+    z, seed = start(process), tf.constant([3, 4])
+    whole = solve(solver, denoise, process, z, times, seed)
+    memory = solver.initial_memory(z)
+    for first, last in ((0, 1), (1, 5), (5, 5), (5, 7)):
+        arguments = (solver, denoise, process, z, memory, times, tf.constant(first))
+        z, memory = advance(*arguments, tf.constant(last), seed)
+    np.testing.assert_allclose(z, whole, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "solver", [s for s in STOCHASTIC if not isinstance(s, PredictorCorrector)], ids=repr
+)
+def test_an_example_with_a_seed_of_its_own_does_not_depend_on_others(solver, mixture_data):
+    """Not of the predictor-corrector, whose published step size is that of the whole batch."""
+    process = GaussianDiffusion(CosineLogSNR(6.0, -6.0))
+    denoise, times = mixture_data.denoise(process), time_grid(process, 5, dtype="float64")
+    z, seeds = tf.tile(start(process)[:1], [4, 1]), tf.constant([[1, 2], [3, 4], [1, 2], [5, 6]])
+    together = solve(solver, denoise, process, z, times, seeds).numpy()
+    for i in range(4):
+        part = slice(i, i + 1)
+        alone = solve(solver, denoise, process, z[part], times, seeds[part])
+        np.testing.assert_allclose(together[part], alone, rtol=1e-9)
+    np.testing.assert_array_equal(together[0], together[2])
+    assert np.abs(together[0] - together[1]).max() > 0.01
+    assert np.abs(together[0] - together[3]).max() > 0.01
+
+
+def test_a_denoiser_brings_its_process():
+    process = GaussianDiffusion(CosineLogSNR(6.0, -6.0), "flow")
+    denoiser = Denoiser(lambda z, log_snr, cond, training: 0.3 * z, process, "x")
+    z, times = start(process), time_grid(process, 5, dtype="float64")
+    expected = solve(DDIM(), lambda z, t: denoiser(z, t), process, z, times)
+    np.testing.assert_array_equal(solve(DDIM(), denoiser, None, z, times), expected)
+    with pytest.raises(TypeError, match="`process` must be a GaussianDiffusion unless"):
+        solve(DDIM(), lambda z, t: z, None, z, times)
 
 
 def test_solvers_by_name():

@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kgen.training.replicas import apply_gradients, global_mean
+from kgen.training import replicas, update
+from kgen.training.replicas import global_mean
+
+either = pytest.mark.parametrize(
+    "apply_gradients", [update.apply_gradients, replicas.apply_gradients], ids=["one", "several"]
+)
 
 
 def optimizer(**options):
@@ -13,8 +18,9 @@ def optimizer(**options):
     return keras.optimizers.AdamW(rate, weight_decay=0.1, global_clipnorm=1.0, **options)
 
 
+@either
 @pytest.mark.parametrize("steps", [None, 3], ids=["each", "accumulated"])
-def test_updates_are_those_of_keras(steps):
+def test_updates_are_those_of_keras(steps, apply_gradients):
     gradients = np.random.default_rng(0).normal(size=(8, 2, 3)).astype("float32")
     ours, theirs = ([keras.Variable(np.ones(3, "float32"), name=n) for n in "ab"] for _ in "12")
     one, other = (optimizer(gradient_accumulation_steps=steps) for _ in "12")
@@ -34,8 +40,9 @@ def test_updates_are_those_of_keras(steps):
     assert len(moved) == 8 // (steps or 1)  # the averages follow what has moved, and that alone
 
 
+@either
 @pytest.mark.parametrize("size", [1.0, 1e30, np.inf, np.nan], ids=str)
-def test_loss_scaling_sees_what_is_not_finite(size):
+def test_loss_scaling_sees_what_is_not_finite(size, apply_gradients):
     """The norm is that of the gradient without its scale; overflow lowers the scale, as it must."""
     scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1.0), initial_scale=1024.0)
     variable = keras.Variable(0.0)

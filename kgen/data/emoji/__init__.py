@@ -12,10 +12,10 @@ Three ways to speak of one picture, by the argument `captions` of `load`:
                  a quarter "label, tag[, tag][, style]"
 
 Recolouring teaches colour words. A picture of one dominant hue h (measured at build time, see
-`build.py`) is turned to the hue h' of a colour word and captioned with it: every pixel keeps its
-value and saturation in HSV and has its hue moved by h' - h, so "apple" becomes "blue apple".
+`tools/emoji.py`) is turned to the hue h' of a colour word and captioned with it: every pixel keeps
+its value and saturation in HSV and has its hue moved by h' - h, so "apple" becomes "blue apple".
 
-The data are a TFDS data set in this folder; `python -m kgen.data.emoji.build --help` rebuilds them.
+The data are a TFDS data set in this folder; `python -m tools.emoji --help` rebuilds them.
 """
 
 import functools
@@ -26,6 +26,7 @@ import tensorflow as tf
 
 from kgen.checks import check_count, check_interval
 from kgen.data.emoji.captions import digest, normalise
+from kgen.files.records import check_data_set
 
 __all__ = [
     "COLOURS",
@@ -53,6 +54,7 @@ COLOURS = {
 FOLDER = pathlib.Path(__file__).parent / "1.0.0"
 _MIN_CONCENTRATION = 0.9
 _MIN_TURN = 0.11
+_SIZE = b"\0\0\0\x40" * 2  # of a picture, as PNG writes it
 _FIXED_COLOUR_WORDS = (
     "red|orange|yellow|green|blue|purple|pink|brown|black|white|gr[ae]y|gold|golden|silver|rainbow"
     "|dark|light|blond|bald|colored|skin|tone|hair|flag|flags|japan|japanese|america|americas"
@@ -212,6 +214,7 @@ def _examples(split, styles, data_dir):
             "`data_dir` must be a folder with a prepared data set (dataset_info.json). "
             f"Received: data_dir={data_dir!r}."
         )
+    check_data_set(folder)
     builder = tfds.builder_from_directory(str(folder))
     examples = builder.as_dataset(
         split=split,
@@ -228,6 +231,12 @@ def _examples(split, styles, data_dir):
 
 
 def _decode(encoded):
+    # The size stands in the header, and a larger picture would be made before it is refused.
+    same = tf.strings.substr(encoded, 16, 8) == _SIZE
+    with tf.control_dependencies(
+        [tf.debugging.Assert(same, ["A picture must be 64 x 64 pixels."])]
+    ):
+        encoded = tf.identity(encoded)
     return tf.ensure_shape(tf.io.decode_png(encoded, channels=3), (64, 64, 3))
 
 

@@ -1,0 +1,111 @@
+"""A picture as a condition: what a low-resolution, grey or damaged picture is to become.
+
+    cond = {"picture": the picture, at the size of the noisy value},    null = {"picture": 0}
+
+The network concatenates it to its input (`UNet(..., picture=channels)`), so the two are compared
+position by position. Of a latent diffusion model that is the size of its latents.
+
+References:
+  super-resolution: Saharia et al. (2021), https://arxiv.org/abs/2104.07636, section 2.
+  colourising, restoration: Saharia et al. (2021), https://arxiv.org/abs/2111.05826.
+  the null picture: Brooks et al. (2022), https://arxiv.org/abs/2211.09800, section 3.2.1.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from kgen.checks import check_one_of
+from kgen.conditioning.conditioner import Conditioner
+from kgen.serialization import serializable
+
+METHODS = ("area", "bicubic", "bilinear", "lanczos3", "nearest")
+
+
+@serializable
+class Picture(Conditioner):
+    """Pictures, brought to the size of the noisy value.
+
+    Args:
+        shape: `(height, width, channels)` of the pictures that are given.
+        size: `(height, width)` that they are resized to; None leaves them.
+        method: how, as of `tf.image.resize`.
+        batch_key: the entry of a batch that holds the pictures.
+        **kwargs: `name` and `dtype` of a Keras layer.
+
+    Raises:
+        ValueError: for another `shape`, `size` or `method`.
+
+    Example:
+        >>> Picture((4, 4, 3), (8, 8))(tf.zeros([2, 4, 4, 3]))["picture"].shape
+        TensorShape([2, 8, 8, 3])
+    """
+
+    def __init__(self, shape, size=None, method="bicubic", batch_key="source", **kwargs):
+        super().__init__(**kwargs)
+        size = tuple(shape[:2]) if size is None else tuple(size)
+        numbers = [*shape, *size]
+        if len(shape) != 3 or len(size) != 2 or not all(isinstance(n, int) for n in numbers):
+            raise ValueError(
+                "`shape` must be (height, width, channels) and `size` (height, width). "
+                f"Received: shape={shape}, size={size}."
+            )
+        check_one_of("method", method, METHODS)
+        self.shape = tuple(shape)
+        self.size = size
+        self.method = method
+        self.batch_key = batch_key
+        self.built = True
+
+    @property
+    def channels(self):
+        """Number of channels that join the input of the network."""
+        return self.shape[-1]
+
+    def prepare(self, values):
+        """Returns pictures as float32 `[B, H, W, C]` in [-1, 1].
+
+        Args:
+            values: one picture or `[B, H, W, C]`, uint8 or floats in [-1, 1].
+
+        Raises:
+            TypeError: if they are not numbers of such a type.
+            ValueError: if the shape is another one, or a value is out of range.
+        """
+        values = values if tf.is_tensor(values) else np.asarray(values)
+        dtype = tf.as_dtype(values.dtype)
+        if dtype == tf.uint8:
+            values = tf.cast(values, tf.float32) / 127.5 - 1
+        elif not dtype.is_floating:
+            raise TypeError(
+                f"`{self.batch_key}` must be uint8 or floating-point pictures. "
+                f"Received: {dtype.name}."
+            )
+        rows = tf.cast(values, tf.float32)
+        rows = rows[tf.newaxis] if rows.shape.rank == 3 else rows
+        if not rows.shape.is_compatible_with([None, *self.shape]):
+            raise ValueError(
+                f"`{self.batch_key}` must have shape [B, {', '.join(map(str, self.shape))}]. "
+                f"Received: shape {tuple(values.shape)}."
+            )
+        if not tf.inside_function() and not bool(tf.reduce_all(tf.abs(rows) <= 1 + 1e-5)):
+            raise ValueError(f"`{self.batch_key}` must be in [-1, 1].")
+        return tf.ensure_shape(rows, [None, *self.shape])
+
+    def graph_checks(self, values):
+        """Returns the check that pictures are in [-1, 1]."""
+        inside = tf.reduce_all(tf.abs(values) <= 1 + 1e-5)  # NaN is not
+        return [(inside, f"`{self.batch_key}` must be in [-1, 1].")]
+
+    def call(self, rows, training=False):
+        """Returns the pictures `[B, h, w, C]` at the size of the noisy value."""
+        if self.size != self.shape[:2]:
+            rows = tf.image.resize(tf.cast(rows, tf.float32), self.size, self.method)
+        return {"picture": tf.cast(rows, self.compute_dtype)}
+
+    def null(self, batch_size):
+        """Returns pictures of zeros."""
+        return {"picture": tf.zeros([batch_size, *self.size, self.channels], self.compute_dtype)}
+
+    def signature(self, form=None):
+        """Returns the one tensor that a server takes: float32 `[B, H, W, C]`."""
+        return {self.batch_key: tf.TensorSpec([None, *self.shape], tf.float32, self.batch_key)}

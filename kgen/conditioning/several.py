@@ -1,0 +1,135 @@
+"""Several conditions at once: a text and a class, a class and a low-resolution picture.
+
+Conditions of one kind are joined: `pooled` vectors side by side, `tokens` behind one another,
+`picture` channels side by side.
+"""
+
+import tensorflow as tf
+
+from kgen.conditioning.conditioner import KEYS, Conditioner
+from kgen.serialization import serializable
+
+AXES = {"pooled": -1, "tokens": 1, "mask": 1, "picture": -1}
+
+
+@serializable
+class Several(Conditioner):
+    """A dictionary of conditioners.
+
+    Values are dictionaries by the names of the conditioners; what is left out of `generate` takes
+    its null condition. In training each example keeps or loses all of its conditions together.
+
+    Args:
+        conditioners: a dictionary of `Conditioner`s; each reads the entry of a batch of its own
+            `batch_key`, and `prepare` the entry of its name.
+        **kwargs: `name` and `dtype` of a Keras layer.
+
+    Raises:
+        ValueError: if there is none, or two read the same entry of a batch.
+
+    Example:
+        >>> from kgen.conditioning import Labels, Vector
+        >>> both = Several({"labels": Labels(3, 4), "position": Vector(2, 8)})
+        >>> both({"labels": [0, 2], "position": [[0.0, 1.0], [1.0, 0.0]]})["pooled"].shape
+        TensorShape([2, 12])
+    """
+
+    def __init__(self, conditioners, **kwargs):
+        super().__init__(**kwargs)
+        if not isinstance(conditioners, dict) or not conditioners:
+            raise ValueError(
+                f"`conditioners` must be a dictionary of at least one. Received: {conditioners!r}."
+            )
+        if set(conditioners) & set(KEYS):
+            raise ValueError(
+                f"`conditioners` must have other names than {KEYS}. "
+                f"Received: {sorted(conditioners)}."
+            )
+        for name, conditioner in conditioners.items():
+            if not isinstance(conditioner, Conditioner):
+                raise TypeError(
+                    f"`conditioners` must be Conditioners. Received: {name!r}: {conditioner!r}."
+                )
+        keys = [conditioner.batch_key for conditioner in conditioners.values()]
+        if len(set(keys)) < len(keys):
+            raise ValueError(
+                f"`conditioners` must each have a `batch_key` of their own. Received: {keys}."
+            )
+        self.conditioners = dict(conditioners)
+        self.batch_key = None
+        self.built = True
+
+    def values_of(self, batch):
+        """Returns the entries of a batch for all conditioners, by their names."""
+        return {name: one.values_of(batch) for name, one in self.conditioners.items()}
+
+    def as_batch(self, rows):
+        """Returns rows as entries of a batch, each under the `batch_key` of its conditioner."""
+        entries = {}
+        for name, row in rows.items():
+            entries |= self.conditioners[name].as_batch(row)
+        return entries
+
+    def prepare(self, values):
+        """Returns rows by name.
+
+        Raises:
+            ValueError: for a name of no conditioner, or if all are missing.
+        """
+        if not isinstance(values, dict) or not values or not set(values) <= set(self.conditioners):
+            received = sorted(values) if isinstance(values, dict) else repr(values)
+            raise ValueError(
+                f"A condition must be a dictionary with keys of {sorted(self.conditioners)}. "
+                f"Received: {received}."
+            )
+        return {name: self.conditioners[name].prepare(value) for name, value in values.items()}
+
+    def call(self, rows, training=False):
+        """Returns the joined condition."""
+        size = tf.shape(tf.nest.flatten(rows)[0])[0]
+        return _joined(
+            one(rows[name], training=training) if name in rows else one.null(size)
+            for name, one in self.conditioners.items()
+        )
+
+    def null(self, batch_size):
+        """Returns the joined null condition."""
+        return _joined(one.null(batch_size) for one in self.conditioners.values())
+
+    def signature(self, form=None):
+        """Returns the tensors that a server takes, those of all conditioners."""
+        specs = {}
+        for name, one in self.conditioners.items():
+            own = one.signature()
+            if len(own) != 1:
+                raise ValueError(f"The conditioner {name!r} must take one tensor. Received: {own}.")
+            (spec,) = own.values()
+            specs[name] = tf.TensorSpec(spec.shape, spec.dtype, name)
+        return specs
+
+    def graph_checks(self, values):
+        """Returns the checks of all conditioners."""
+        return [
+            check
+            for name, one in self.conditioners.items()
+            for check in one.graph_checks(values[name])
+        ]
+
+    def resources(self):
+        """Returns the trackable objects that a SavedModel of the conditioners needs."""
+        return [found for one in self.conditioners.values() for found in one.resources()]
+
+    def fingerprint(self):
+        """Returns the fingerprints of the conditioners, behind one another."""
+        return "".join(one.fingerprint() for one in self.conditioners.values())
+
+
+def _joined(conditions):
+    parts = {}
+    for condition in conditions:
+        for key, value in condition.items():
+            parts.setdefault(key, []).append(value)
+    return {
+        key: tf.concat([tf.cast(v, values[0].dtype) for v in values], AXES[key])
+        for key, values in parts.items()
+    }

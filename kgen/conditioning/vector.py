@@ -1,0 +1,96 @@
+"""Numbers as a condition: attributes, coordinates, the label of a regression.
+
+    cond = {"pooled": W v + b},    null = {"pooled": a learned vector}
+
+Reference:
+  Ho and Salimans (2022), https://arxiv.org/abs/2207.12598, section 3.1 (a learned null condition).
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from kgen.checks import check_count
+from kgen.conditioning.conditioner import Conditioner
+from kgen.serialization import serializable
+
+
+@serializable
+class Vector(Conditioner):
+    """A linear embedding of vectors of numbers.
+
+    Numbers should be of the order of one: subtract their mean and divide by their standard
+    deviation beforehand.
+
+    Args:
+        size: D, how many numbers an example has.
+        width: width of the embedding.
+        batch_key: the entry of a batch that holds the numbers.
+        **kwargs: `name` and `dtype` of a Keras layer.
+
+    Raises:
+        ValueError: if `size` or `width` is less than 1.
+
+    Example:
+        >>> Vector(2, 8)([[0.5, -1.0]])["pooled"].shape
+        TensorShape([1, 8])
+    """
+
+    def __init__(self, size, width=64, batch_key="vectors", **kwargs):
+        super().__init__(**kwargs)
+        check_count("size", size)
+        check_count("width", width)
+        self.size = size
+        self.width = width
+        self.batch_key = batch_key
+        self.kernel = self.add_weight(
+            shape=(size, width), initializer="glorot_uniform", name="kernel"
+        )
+        self.bias = self.add_weight(shape=(width,), initializer="zeros", name="bias")
+        self.null_vector = self.add_weight(
+            shape=(width,), initializer="random_normal", name="null_vector"
+        )
+        self.built = True
+
+    def prepare(self, values):
+        """Returns numbers as float32 `[B, D]`.
+
+        Args:
+            values: `[B, D]`, or `[D]` of one example; with D = 1 also `[B]`.
+
+        Raises:
+            TypeError: if they are not numbers.
+            ValueError: if the shape is another one, or a number is not finite.
+        """
+        values = values if tf.is_tensor(values) else np.asarray(values)
+        dtype = tf.as_dtype(values.dtype)
+        if not (dtype.is_floating or dtype.is_integer):
+            raise TypeError(f"`{self.batch_key}` must be numbers. Received: {dtype.name}.")
+        rows = tf.cast(values, tf.float32)
+        if rows.shape.rank is not None and rows.shape.rank < 2:
+            rows = tf.reshape(rows, [1, -1] if self.size > 1 else [-1, 1])
+        if rows.shape.rank not in (2, None) or rows.shape[-1] not in (self.size, None):
+            raise ValueError(
+                f"`{self.batch_key}` must have shape [B, {self.size}]. "
+                f"Received: shape {tuple(values.shape)}."
+            )
+        if not tf.inside_function() and not bool(tf.reduce_all(tf.math.is_finite(rows))):
+            raise ValueError(f"`{self.batch_key}` must be finite. Received: NaN or infinity.")
+        return tf.ensure_shape(rows, [None, self.size])
+
+    def graph_checks(self, values):
+        """Returns the check that numbers are finite."""
+        finite = tf.reduce_all(tf.math.is_finite(values))
+        return [(finite, f"`{self.batch_key}` must be finite.")]
+
+    def call(self, rows, training=False):
+        """Returns the embeddings `[B, width]` of vectors `[B, D]`."""
+        return {"pooled": rows @ self.kernel + self.bias}
+
+    def null(self, batch_size):
+        """Returns the learned null vector, `batch_size` times."""
+        row = tf.cast(self.null_vector, self.compute_dtype)
+        return {"pooled": tf.tile(row[tf.newaxis], [batch_size, 1])}
+
+    def signature(self, form=None):
+        """Returns the one tensor that a server takes: float32 `[B, D]`."""
+        return {self.batch_key: tf.TensorSpec([None, self.size], tf.float32, self.batch_key)}

@@ -1,0 +1,152 @@
+"""Scenes: pictures composed of single things, with the prompts that say what is where.
+
+    counts      one thing, 2 to 4 times           "three red apples"
+    pairs       two things and where they are     "a red apple left of a green pear"
+
+A `Thing` is a picture of one object with its noun and, if known, the word for its colour. `draw`
+functions take all their chances from a `numpy.random.Generator`, so a scene follows from its seed.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from kgen.data.drawings.pictures import GRIDS, arrange, inside, turn_hue
+from kgen.data.drawings.words import BESIDE, NUMBERS, RELATIONS, phrase
+from kgen.data.emoji import COLOURS
+
+# Frames, as (top, left, bottom, right) in parts of the side, of A and of B by where A is.
+FRAMES = {
+    "left": ((0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0)),
+    "right": ((0.0, 0.5, 1.0, 1.0), (0.0, 0.0, 1.0, 0.5)),
+    "above": ((0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)),
+    "below": ((0.5, 0.0, 1.0, 1.0), (0.0, 0.0, 0.5, 1.0)),
+}
+_ALONE = (0.06, 0.06, 0.94, 0.94)
+# Two things in half the canvas: one above the other where it is tall, side by side where wide.
+_TALL = ((0.05, 0.08, 0.48, 0.92), (0.52, 0.08, 0.95, 0.92))
+_WIDE = tuple((left, top, right, bottom) for top, left, bottom, right in _TALL)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Thing:
+    """A picture of one object.
+
+    Args:
+        picture: uint8 array `[H, W, 3]` on white.
+        noun: What it is, in the singular.
+        colour: The word for its colour, or `""`.
+        hue: Its dominant hue in [0, 1).
+        turns: Names of `kgen.data.emoji.COLOURS` that its hue may be turned to.
+    """
+
+    picture: np.ndarray
+    noun: str
+    colour: str = ""
+    hue: float = 0.0
+    turns: tuple = ()
+
+    def turned(self, colour):
+        """Returns the thing in another colour, one of `turns`."""
+        if colour not in self.turns:
+            raise ValueError(f"`colour` must be one of {list(self.turns)}. Received: {colour!r}.")
+        picture = turn_hue(self.picture, self.hue, COLOURS[colour])
+        return dataclasses.replace(self, picture=picture, colour=colour, turns=())
+
+    def uncoloured(self):
+        """Returns the thing without the word for its colour."""
+        return dataclasses.replace(self, colour="")
+
+
+def count_scene(thing, number, size=128):
+    """Returns `(picture, prompt)` of a thing 1 to 4 times.
+
+    Example:
+    >>> red = np.full((9, 9, 3), (200, 0, 0), "uint8")
+    >>> picture, prompt = count_scene(Thing(red, "square", "red"), 2, size=64)
+    >>> picture.shape, prompt
+    ((64, 64, 3), 'two red squares')
+    """
+    prompt = phrase(thing.noun, thing.colour, number)
+    return arrange([thing.picture] * number, GRIDS[number], size), prompt
+
+
+def pair_scene(first, second, where, numbers=(1, 1), template=0, size=128):
+    """Returns `(picture, prompt)` of two things.
+
+    Args:
+        first: A `Thing`, A in the prompt.
+        second: A `Thing`, B in the prompt.
+        where: `"left"`, `"right"`, `"above"` or `"below"`: where A is, seen from B.
+        numbers: How many there are of each, 1 or 2.
+        template: Which way to say it: an index into `RELATIONS[where]`; from its length on, into
+            `BESIDE`, which does not say where.
+        size: Pixels of a side.
+
+    Raises:
+        ValueError: If `where` or `numbers` is none of these.
+
+    Example:
+    >>> red, blue = (np.full((9, 9, 3), c, "uint8") for c in ((200, 0, 0), (0, 0, 200)))
+    >>> pair_scene(Thing(red, "ball", "red"), Thing(blue, "ball", "blue"), "left")[1]
+    'a red ball left of a blue ball'
+    """
+    if where not in FRAMES:
+        raise ValueError(f"`where` must be one of {list(FRAMES)}. Received: where={where!r}.")
+    if not set(numbers) <= {1, 2}:
+        raise ValueError(f"`numbers` must be 1 or 2 each. Received: numbers={numbers}.")
+    pictures, places = [], []
+    for thing, frame, number in zip((first, second), FRAMES[where], numbers):
+        half = _WIDE if where in ("above", "below") else _TALL
+        pictures += [thing.picture] * number
+        places += inside([_ALONE] if number == 1 else half, frame)
+    said = [
+        phrase(thing.noun, thing.colour, None if number == 1 else number)
+        for thing, number in zip((first, second), numbers)
+    ]
+    templates = (*RELATIONS[where], *BESIDE)
+    prompt = templates[template].format(a=said[0], b=said[1])
+    return arrange(pictures, places, size), prompt
+
+
+def draw_thing(thing, rng, turn=0.5, name=0.5):
+    """Draws the colour of a thing: turned, named, or left unsaid.
+
+    Args:
+        thing: A `Thing`.
+        rng: A `numpy.random.Generator`.
+        turn: Probability that its hue is turned, if it can be.
+        name: Probability that its own colour is said, if it is known.
+    """
+    turned, named = rng.random(2)
+    choice = int(rng.integers(max(1, len(thing.turns))))
+    if thing.turns and turned < turn:
+        return thing.turned(thing.turns[choice])
+    return thing if named < name else thing.uncoloured()
+
+
+def draw_count(thing, rng):
+    """Draws a scene of one thing several times; two of four times there are two."""
+    number = int(rng.choice([2, 2, 3, 4]))
+    return count_scene(draw_thing(thing, rng), number, len(thing.picture))
+
+
+def draw_pair(first, second, rng):
+    """Draws a scene of two things; if both are the same noun, their colours differ and are said.
+
+    Returns:
+        `(picture, prompt)`, or a count if the two cannot be told apart in words.
+    """
+    where = str(rng.choice(list(FRAMES)))
+    numbers = tuple(int(n) for n in rng.choice([1, 1, 1, 1, 2], 2))
+    template = int(rng.integers(len(RELATIONS[where]) + len(BESIDE)))
+    size = len(first.picture)
+    if first.noun == second.noun:
+        colours = [c for c in dict.fromkeys((first.colour, *first.turns)) if c]
+        if len(colours) < 2:
+            return count_scene(draw_thing(first, rng), max(NUMBERS) // 2, size)
+        chosen = [colours[i] for i in rng.permutation(len(colours))[:2]]
+        things = [first if c == first.colour else first.turned(c) for c in chosen]
+    else:
+        things = [draw_thing(thing, rng) for thing in (first, second)]
+    return pair_scene(*things, where, numbers, template, size)

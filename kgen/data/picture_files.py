@@ -1,0 +1,194 @@
+"""Picture files from strangers: of six formats, of a size that is read from their headers.
+
+Pillow knows sixty formats, some of which start another program, and decides by the first bytes and
+not by the name. Here the first bytes must be those of
+
+    BMP, GIF, JPEG, PNG, TIFF, WebP
+
+and Pillow is asked for that format alone. A picture takes 4 bytes of memory a pixel, whatever its
+file has; what a file has besides pixels (profiles, comments, tables of strips) is read as well, so
+that is limited too.
+
+References:
+  https://www.w3.org/TR/png-3 (chunks), https://www.w3.org/Graphics/JPEG/itu-t81.pdf (markers, B.1),
+  https://www.w3.org/Graphics/GIF/spec-gif89a.txt (blocks), https://www.rfc-editor.org/rfc/rfc9649
+  (WebP), https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf (directories, section 2).
+"""
+
+import contextlib
+import mmap
+import struct
+import threading
+
+from kgen.files.text import check_regular
+
+MAX_PIXELS = 64_000_000
+MAX_OTHER_BYTES = 4 * 2**20  # of a file, besides its pixels
+MAX_SCANS = 100  # of a JPEG file, each of which passes over the whole picture
+_SIGNATURES = (
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"GIF8", "GIF"),
+    (b"RIFF", "WEBP"),
+    (b"BM", "BMP"),
+    (b"II", "TIFF"),
+    (b"MM", "TIFF"),
+)
+_TIFF_BYTES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)  # of a value of each type
+
+
+@contextlib.contextmanager
+def open_picture(path, max_pixels=MAX_PIXELS):
+    """Opens a picture with Pillow, once its header has been checked.
+
+    Args:
+        path: the file.
+        max_pixels: largest number of pixels.
+
+    Yields:
+        A `PIL.Image.Image`, whose pixels are not yet read.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is of another format, or too large.
+    """
+    from PIL import Image
+
+    check_regular(path)
+    with open(path, "rb") as file:
+        size = file.seek(0, 2)
+        if not 16 <= size <= 3 * max_pixels + MAX_OTHER_BYTES:
+            raise ValueError(f"its {size} bytes are too few or too many for a picture")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            kind = _kind(data)
+            others = _OTHERS[kind](data)
+        if others > MAX_OTHER_BYTES:
+            raise ValueError(f"it has {others} bytes besides its pixels")
+        file.seek(0)
+        with Image.open(file, formats=(kind,)) as image:
+            if image.width * image.height > max_pixels:
+                raise ValueError(
+                    f"it has {image.width} x {image.height} pixels, more than "
+                    f"`max_pixels`={max_pixels}"
+                )
+            yield image
+
+
+class Gate:
+    """Lets threads pass while the pixels of all that are inside stay below a number.
+
+    Args:
+        most: that number; one picture alone may have more.
+    """
+
+    def __init__(self, most):
+        self._most = most
+        self._inside = 0
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def passed(self, pixels):
+        """Within it, the picture of so many pixels is inside."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._inside or self._inside + pixels <= self._most)
+            self._inside += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= pixels
+                self._changed.notify_all()
+
+
+def _kind(data):
+    kind = next((kind for start, kind in _SIGNATURES if data[: len(start)] == start), None)
+    if kind is None or (kind == "WEBP" and data[8:12] != b"WEBP"):
+        raise ValueError("it is no BMP, GIF, JPEG, PNG, TIFF or WebP picture")
+    return kind
+
+
+def _png(data):
+    """Bytes of the chunks that hold no pixels; raises an error if there are too many chunks."""
+    others, place, left = 0, 8, 4096 + len(data) // 256
+    while place + 8 <= len(data) and others <= MAX_OTHER_BYTES:
+        length, name = struct.unpack(">L4s", data[place : place + 8])
+        place, left = place + 12 + length, left - 1
+        others += 0 if name == b"IDAT" else length
+        if not left:
+            raise ValueError("it is cut into too many chunks")
+        if name == b"IEND":
+            break
+    return others
+
+
+def _jpeg(data):
+    """Bytes before the first scan; raises an error if there are too many scans."""
+    place, scans = 0, 0
+    while (place := data.find(b"\xff\xda", place)) >= 0 and scans <= MAX_SCANS:
+        place, scans = place + 2, scans + 1
+    if scans > MAX_SCANS:
+        raise ValueError(f"it has more than {MAX_SCANS} scans")
+    place = 2
+    while place + 4 <= len(data) and place <= MAX_OTHER_BYTES:
+        if data[place] != 0xFF:
+            break
+        if data[place + 1] == 0xFF:  # padding
+            place += 1
+            continue
+        if data[place + 1] == 0xDA:
+            break
+        alone = data[place + 1] in (0x00, 0x01, *range(0xD0, 0xD9))
+        place += 2 if alone else 2 + struct.unpack(">H", data[place + 2 : place + 4])[0]
+    return place
+
+
+def _gif(data):
+    """Bytes before the first frame."""
+    place = 13 + (3 * 2 ** ((data[10] & 7) + 1) if data[10] & 0x80 else 0)
+    while place + 2 <= len(data) and data[place] == 0x21 and place <= MAX_OTHER_BYTES:
+        place += 2
+        while place < len(data) and data[place] and place <= MAX_OTHER_BYTES:
+            place += 1 + data[place]
+        place += 1
+    return place
+
+
+def _webp(data):
+    """Bytes of the chunks of profiles and descriptions."""
+    others, place = 0, 12
+    while place + 8 <= len(data) and others <= MAX_OTHER_BYTES:
+        name, length = struct.unpack("<4sL", data[place : place + 8])
+        place += 8 + length + length % 2
+        pixels = name in (b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANMF", b"ANIM")
+        others += 8 if pixels else 8 + length
+    return others
+
+
+def _tiff(data):
+    """Bytes of the values that the first directory refers to."""
+    order = "<" if data[:2] == b"II" else ">"
+    big = struct.unpack(order + "H", data[2:4])[0] == 43
+    place = struct.unpack(order + ("Q" if big else "L"), data[8:16] if big else data[4:8])[0]
+    start, entry, width = ("Q", "HHQ", 20) if big else ("H", "HHL", 12)
+    head = data[place : place + struct.calcsize(order + start)]
+    if len(head) < struct.calcsize(order + start):
+        raise ValueError("it has no directory")
+    count = struct.unpack(order + start, head)[0]
+    place, others = place + len(head), width * count
+    for i in range(min(count, MAX_OTHER_BYTES // width)):
+        part = data[place + i * width : place + i * width + struct.calcsize(order + entry)]
+        if len(part) < struct.calcsize(order + entry):
+            raise ValueError("its directory is not whole")
+        _, kind, values = struct.unpack(order + entry, part)
+        others += values * (_TIFF_BYTES[kind] if kind < len(_TIFF_BYTES) else 1)
+    return others
+
+
+_OTHERS = {
+    "BMP": lambda data: 0,
+    "GIF": _gif,
+    "JPEG": _jpeg,
+    "PNG": _png,
+    "TIFF": _tiff,
+    "WEBP": _webp,
+}

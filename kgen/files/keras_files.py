@@ -1,0 +1,98 @@
+"""Files of whole models, `.keras`, which Keras reads once they are checked.
+
+    config.json         the configuration the model is rebuilt from
+    metadata.json       the version of Keras
+    model.weights.h5    all weights, those of the optimizer among them
+
+A `.keras` file is a zip archive of these three and nothing else.
+"""
+
+import collections
+import io
+
+import keras
+import tensorflow as tf
+
+from kgen.checks import check_path
+from kgen.files.archives import Archive
+from kgen.files.budget import budget
+from kgen.files.configs import check_config
+from kgen.files.folders import opened
+from kgen.files.hdf5 import check_hdf5
+from kgen.files.text import MAX_CONFIG_BYTES, parse_json, reason
+
+_PARTS = ("config.json", "metadata.json", "model.weights.h5")
+
+
+def load_model(path, compile=True, *, text_encoder=None, max_config_bytes=MAX_CONFIG_BYTES):
+    """Loads the model that `model.save("name.keras")` wrote, in safe mode.
+
+    `keras.saving.load_model` does too, but for the checks of `docs/security.md`, and does not open
+    text encoders: a `.keras` file names the folder of one, which must lie beside it.
+
+    Args:
+        path: the file.
+        compile: whether the model is compiled again, if it was.
+        text_encoder: as of `from_preset`.
+        max_config_bytes: largest size of the configuration in it.
+
+    Returns:
+        The model.
+
+    Raises:
+        TypeError: if `path` is no path.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged or unsafe.
+    """
+    path = check_path("path", path)
+    if not path.is_file():
+        raise FileNotFoundError(f"`path` must be a `.keras` file. Received: {path}, which is none.")
+    if path.suffix != ".keras":
+        raise ValueError(f"`path` must end in .keras. Received: {path}.")
+    with Archive(path) as archive:
+        others = sorted(set(archive.entries) - set(_PARTS))
+        if others:
+            raise ValueError(
+                f"{path} is refused: it must hold {', '.join(_PARTS)} and no more. "
+                f"Received: {others[0]!r:.200}."
+            )
+        text = archive.read("config.json", max_config_bytes)
+        config = parse_json(text, f"config.json in {path}", max_config_bytes, "max_config_bytes")
+        if "metadata.json" in archive.entries:
+            parse_json(archive.read("metadata.json", 2**16), f"metadata.json in {path}")
+        weights = "model.weights.h5"
+        size = archive.entries[weights].file_size if weights in archive.entries else 0
+        file = io.BytesIO(archive.read(weights, size))
+    arrays = check_hdf5(file, f"{weights} in {path}").values()
+    del file
+    sizes = [n for shape, _ in arrays for n in shape]
+    with opened(path, (path.absolute().parent,), text_encoder):
+        check_config(config, path, largest=max(sizes, default=1))
+        with budget([shape for shape, _ in arrays], path):
+            model = _loaded(path, compile)
+    _check_kinds(model, arrays, path)
+    return model
+
+
+def _loaded(path, compile):
+    try:
+        return keras.saving.load_model(path, compile=compile)
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} cannot be loaded: {reason(error)}.") from error
+
+
+def _check_kinds(model, arrays, path):
+    """Checks that arrays are of the type of the weights of their shape."""
+    kinds = collections.defaultdict(set)
+    optimizer = getattr(model, "optimizer", None)
+    for variable in [*model.variables, *(optimizer.variables if optimizer else ())]:
+        floating = tf.as_dtype(variable.dtype).is_floating
+        kinds[tuple(variable.shape)].add("float" if floating else variable.dtype)
+    for shape, kind in arrays:
+        if len(shape) and shape in kinds and kind not in kinds[shape]:
+            raise ValueError(
+                f"{path} is damaged: its arrays must be of the types of the weights that they "
+                f"fill. Received: {kind} of shape {shape}."
+            )

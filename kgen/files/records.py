@@ -1,0 +1,74 @@
+"""Files of TensorFlow's data sets: TFRecord files and the description that lies beside them.
+
+A TFRecord file is a chain of records, and a reader takes the memory that a record says it needs:
+
+    uint64 length | uint32 checksum | length bytes | uint32 checksum
+
+The description, `features.json`, names the Python classes that read it.
+
+References:
+  https://www.tensorflow.org/tutorials/load_data/tfrecord (the format).
+"""
+
+import os
+import pathlib
+import struct
+
+from kgen.files.text import check_regular, read_json
+
+MAX_RECORD_BYTES = 64 * 2**20
+_FEATURES = "tensorflow_datasets.core.features."
+
+
+def check_data_set(folder):
+    """Checks a folder that TensorFlow Datasets has prepared.
+
+    Raises:
+        OSError: if a file cannot be read.
+        ValueError: if a file is damaged, or names other classes than those of TensorFlow Datasets.
+    """
+    folder = pathlib.Path(folder)
+    for path in sorted(folder.glob("*.json")):
+        _check_classes(read_json(path), path)
+    for path in sorted(folder.glob("*.tfrecord*")):
+        check_records(path)
+
+
+def _check_classes(content, path):
+    waiting = [content]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            # Two ages of the format: a `type` without a point is no class.
+            names = [value.get("pythonClassName"), value.get("type")]
+            for name in [name for name in names if isinstance(name, str) and "." in name]:
+                if not name.startswith(_FEATURES):
+                    raise ValueError(
+                        f"{path} is unsafe to load: it must name classes of {_FEATURES}*. "
+                        f"Received: {name!r:.200}."
+                    )
+        if isinstance(value, (dict, list)):
+            waiting += value.values() if isinstance(value, dict) else value
+
+
+def check_records(path):
+    """Checks that a TFRecord file is whole, and no record larger than 64 MB.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is something else.
+    """
+    check_regular(path)
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        end = 0
+        while end < size:
+            header = file.read(8)
+            length = struct.unpack("<Q", header)[0] if len(header) == 8 else size
+            end += 16 + length
+            if length > MAX_RECORD_BYTES or end > size:
+                raise ValueError(
+                    f"{path} is damaged: its record at byte {file.tell() - len(header)} must be "
+                    f"whole, and have at most {MAX_RECORD_BYTES} bytes."
+                )
+            file.seek(end)

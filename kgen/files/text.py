@@ -1,0 +1,106 @@
+"""JSON from strangers: parsed only when its size, its depth and its number of values are known.
+
+A file of 16 MB can ask for gigabytes in two ways: its archive may inflate it without end, and a
+parsed value takes up to a hundred times the bytes of its text. So the bytes are counted while they
+are read, and brackets, commas, colons and strings before they are parsed.
+"""
+
+import json
+import os
+import re
+import stat
+
+MAX_CONFIG_BYTES = 16 * 2**20
+MAX_DEPTH = 100
+_BYTES_PER_TOKEN = 16  # at least, of a text as long as its limit; configurations have about 7
+_SMALLEST_LIMIT = 2**16  # tokens that any text may have
+_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\Z)|[\[\]{},:]', re.DOTALL)
+
+
+def read_file(path, limit=MAX_CONFIG_BYTES, argument=None):
+    """Reads a whole file of at most `limit` bytes.
+
+    Args:
+        path: the file, a `pathlib.Path`.
+        limit: largest number of bytes.
+        argument: name of the argument that raises the limit, for the message.
+
+    Returns:
+        The bytes.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is no regular file, or a larger one.
+    """
+    check_regular(path)
+    with open(path, "rb") as file:
+        data = b"" if os.fstat(file.fileno()).st_size > limit else file.read(limit + 1)
+        if len(data) > limit or os.fstat(file.fileno()).st_size > limit:
+            raise ValueError(f"{path} must have at most {limit} bytes{_raised_by(argument)}.")
+    return data
+
+
+def check_regular(path):
+    """Checks that a path is a regular file: a pipe or a device would be read for ever.
+
+    Raises:
+        OSError: if there is no such file.
+        ValueError: if it is something else.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError(f"{path} must be a regular file.")
+
+
+def read_json(path, limit=MAX_CONFIG_BYTES, argument=None):
+    """The value of a JSON file; raises as `read_file` and `parse_json`."""
+    return parse_json(read_file(path, limit, argument), path, limit, argument)
+
+
+def parse_json(data, source, limit=MAX_CONFIG_BYTES, argument=None):
+    """The value of a JSON text.
+
+    Args:
+        data: the text, bytes in UTF-8.
+        source: where it is from, for the message.
+        limit: largest number of bytes; one in 16 may be a bracket, a comma, a colon or a string.
+        argument: name of the argument that raises the limit, for the message.
+
+    Raises:
+        ValueError: if the text is too long or too deep, has too many values, or is no JSON.
+
+    Example:
+        >>> parse_json(b'{"units": [3, 4]}', "config.json")
+        {'units': [3, 4]}
+    """
+    raised = _raised_by(argument)
+    if len(data) > limit:
+        raise ValueError(f"{source} must have at most {limit} bytes{raised}.")
+    most = max(limit // _BYTES_PER_TOKEN, _SMALLEST_LIMIT)
+    depth = 0
+    for number, token in enumerate(_TOKENS.finditer(data)):
+        first = data[token.start()]
+        depth += (first in b"[{") - (first in b"]}")
+        if number >= most:
+            raise ValueError(f"{source} must hold fewer than {most} values{raised}.")
+        if depth > MAX_DEPTH:
+            raise ValueError(f"{source} must not be nested more than {MAX_DEPTH} deep.")
+    try:
+        return json.loads(data.decode("utf-8"))
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"{source} is damaged: it must be JSON ({reason(error)}).") from error
+
+
+def reason(error):
+    r"""The first line of an error, short enough for a sentence.
+
+    Example:
+        >>> reason(ValueError("No such layer.\nThe whole configuration: ..."))
+        'No such layer'
+    """
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    line = line if len(line) <= 300 else line[:297] + "..."
+    return line.removesuffix(".").removesuffix(":") or type(error).__name__
+
+
+def _raised_by(argument):
+    return f", or the limit that `{argument}` raises" if argument else ""

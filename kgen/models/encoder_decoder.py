@@ -1,0 +1,320 @@
+"""What the autoencoders share: an encoder from data to a code, and a decoder from the code to data.
+
+    z = encoder(x[, cond]),    x_hat = decoder(z[, cond])
+
+`encode`, `decode`, `reconstruct` and `predict` use the averaged weights, as evaluation, sampling,
+presets and exports do; training uses the weights as they are.
+
+The networks may be of any kind (`kgen.symbolic`). Each is called once on symbolic inputs when the
+model is made, which builds it where it is not built, and tells the shapes of the code and of what
+the decoder returns.
+
+A model with a conditioner is one of p(x | c). Its networks are called with the condition too, a
+dictionary of tensors such as `{"pooled": [B, D]}`, and so are written `encoder([x, pooled])`, with
+inputs of these names, or `encoder(x, cond)`; see `kgen.symbolic`. The decoder must take it; the
+encoder may.
+
+References:
+  Sohn et al. (2015), https://papers.nips.cc/paper/5775 (the conditional VAE).
+"""
+
+import keras
+import tensorflow as tf
+
+from kgen.checks import check_count, check_pictures, check_prior
+from kgen.gaussian import Gaussian
+from kgen.models.generative_model import GenerativeModel, images_of
+from kgen.sampling.request import condition_rows
+from kgen.symbolic import call, describe, input_shape, output_spec, symbolic, takes_condition
+
+
+class EncoderDecoder(GenerativeModel):
+    """Abstract: a model that encodes and decodes.
+
+    A subclass calls `start_averaging` at the end of its construction.
+
+    Args:
+        encoder: network from data to a code; where `gaussian_code` is true, to the mean and the log
+            standard deviation of one, side by side on the last axis.
+        decoder: network from a code to data, or to the parameters of the likelihood.
+        levels: of a hierarchical model, what lies between the two.
+        likelihood: None, or an object of `kgen.likelihoods` whose parameters the decoder returns.
+        data_shape: shape of an example; None takes that of the encoder's input.
+        conditioner: None, or a `Conditioner`.
+        ema_decay: decay of the averaged weights, or None.
+        seed: integer seed of all randomness in training, or None.
+        **kwargs: `name` and `dtype` of a Keras model.
+
+    Raises:
+        TypeError: if a network is neither a Keras model or layer nor a function.
+        ValueError: if the networks do not fit, or the shape of an example is not known.
+    """
+
+    gaussian_code = False
+    latent_dtype = tf.float32
+    latent_names = ("latents",)  # of a SavedModel's arguments, one for each tensor of a code
+
+    def __init__(
+        self,
+        encoder,
+        decoder,
+        *,
+        levels=(),
+        likelihood=None,
+        data_shape=None,
+        conditioner=None,
+        ema_decay=None,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(ema_decay=ema_decay, seed=seed, **kwargs)
+        self.likelihood = likelihood
+        self.encoder = encoder
+        if levels:
+            self.levels = list(levels)
+        self.decoder = decoder
+        self.conditioner = conditioner
+        self.data_shape = known_shape(encoder, data_shape)
+        cond = None
+        if conditioner is not None:
+            null = conditioner.null(1)
+            cond = {key: symbolic(value.shape[1:], value.dtype) for key, value in null.items()}
+            self.condition_keys = tuple(cond)
+        code = output_spec(encoder, {"x": symbolic(self.data_shape), "cond": cond}, "encoder")
+        z = self.code_spec(code, cond)
+        self._check_decoder(output_spec(decoder, {"z": z, "cond": cond}, "decoder"))
+        self.built = True
+
+    def code_spec(self, code, cond):
+        """Checks what the encoder returns, sets `latent_shape`, and returns what is decoded.
+
+        Args:
+            code: the encoder's output, symbolic.
+            cond: the symbolic condition, or None.
+        """
+        if self.conditioner is not None and not takes_condition(self.decoder):
+            raise ValueError(
+                "`decoder` must take the condition where there is a conditioner: "
+                f"`decoder([z, {self.condition_keys[0]}])` or `decoder(z, cond)`."
+            )
+        if not isinstance(code, keras.KerasTensor):
+            raise ValueError(_one_output(code, self.gaussian_code))
+        shape, what = tuple(code.shape[1:]), "what `decoder` takes"
+        taken = input_shape(self.decoder, "z")
+        if self.gaussian_code:
+            what = "twice the channels that `decoder` takes, at the same size"
+            even = shape and shape[-1] and shape[-1] % 2 == 0
+            shape = (*shape[:-1], shape[-1] // 2) if even else ()
+        if not shape or None in shape or (taken is not None and not _fits(shape, taken)):
+            raise ValueError(
+                f"`encoder` must return {what}. Received: {describe({'an encoder of': code})}, "
+                f"a decoder of {'z' if taken is None else describe({'z': symbolic(taken)})}."
+            )
+        self.latent_shape = shape
+        return symbolic(shape)
+
+    def _check_decoder(self, output):
+        expected, likelihood = self.data_shape, self.likelihood
+        what = "what `encoder` takes"
+        if likelihood is not None:
+            expected = (*expected[:-1], likelihood.parameter_channels(expected[-1]))
+            if expected != self.data_shape:
+                name = type(likelihood).__name__
+                what = f"{expected} for {name} and data of shape {self.data_shape}"
+        if getattr(output, "shape", ())[1:] != expected:
+            raise ValueError(
+                f"`decoder` must return {what}. "
+                f"Received: {describe({'x': symbolic(self.data_shape), 'a decoder of': output})}."
+            )
+        shaping = (keras.layers.Reshape, keras.layers.Flatten, keras.layers.Permute)
+        parts = [v for v in getattr(self.decoder, "layers", []) if not isinstance(v, shaping)]
+        last = getattr(parts[-1] if parts else self.decoder, "activation", None)
+        if likelihood is not None and getattr(last, "__name__", "") == "sigmoid":
+            raise ValueError(
+                "`decoder` must return logits, not probabilities: leave out the sigmoid of its "
+                "last layer. Received: a decoder that ends in a sigmoid."
+            )
+
+    def check_own_prior(self, prior):
+        """Checks that a prior is one of this model's codes."""
+        check_prior(prior, self.latent_shape, self.data_shape, self.likelihood)
+        if self.conditioner is not None and hasattr(prior, "data_shape"):
+            raise ValueError(
+                "`prior` must not be made of pseudo-inputs where there is a conditioner. "
+                f"Received: a {type(prior).__name__}."
+            )
+
+    def encode(self, x, seed=None, *, condition=None):
+        """Codes of data.
+
+        Args:
+            x: data `[B, ...]`.
+            seed: where the code is random, an int32 pair for a sample; None for its mean.
+            condition: of a model with a conditioner, what it takes: one value for all or for each
+                example; or what it returns, a dictionary of tensors.
+
+        Returns:
+            float32 `[B, *latent_shape]`.
+
+        Raises:
+            ValueError: for a `seed` where the code is not random, or a condition that is missing or
+                has no conditioner.
+        """
+        if seed is not None and not self.gaussian_code:
+            raise ValueError(f"`seed` must be None: the code of a {type(self).__name__} is fixed.")
+        x = tf.cast(x, tf.float32)
+        with self.averaged():
+            return self._encode(x, self.condition(condition, tf.shape(x)[0]), seed)
+
+    def decode(self, z, *, condition=None):
+        """Data of codes, of a likelihood their expected value; `condition` is as of `encode`."""
+        with self.averaged():
+            num = tf.shape(keras.tree.flatten(z)[0])[0]
+            return self._decode(z, self.condition(condition, num))
+
+    def reconstruct(self, x, *, condition=None):
+        """Data through the code, its mean where it is random, and back."""
+        x = tf.cast(x, tf.float32)
+        with self.averaged():
+            cond = self.condition(condition, tf.shape(x)[0])
+            return self._decode(self._encode(x, cond), cond)
+
+    def call(self, batch, training=False):
+        """The reconstruction of a batch."""
+        return self.reconstruct(images_of(batch), condition=self.condition_of(batch))
+
+    def posterior(self, x, *, condition=None):
+        """The Gaussian q(z | x), of a hierarchical model that of the top level."""
+        x = tf.cast(x, tf.float32)
+        with self.averaged():
+            return self._posterior(x, self.condition(condition, tf.shape(x)[0]))
+
+    def _posterior(self, x, cond=None, training=False):
+        """The same with the weights as they are; `cond` is encoded."""
+        return Gaussian.from_moments(self.run_encoder(x, cond, training))
+
+    def _encode(self, x, cond, seed=None):
+        if not self.gaussian_code:
+            return tf.cast(self.run_encoder(x, cond), tf.float32)
+        q = self._posterior(x, cond)
+        return q.mean if seed is None else q.sample(seed)
+
+    def _decode(self, z, cond):
+        output = self.run_decoder(z, cond)
+        return output if self.likelihood is None else self.likelihood.mean(output)
+
+    def run_encoder(self, x, cond=None, training=False):
+        """The encoder's output, with the weights as they are; `cond` is encoded."""
+        return call(self.encoder, {"x": x, "cond": cond}, training)
+
+    def run_decoder(self, z, cond=None, training=False):
+        """The decoder's output, float32."""
+        return tf.cast(call(self.decoder, {"z": z, "cond": cond}, training), tf.float32)
+
+    def condition_of(self, batch, training=False):
+        """The encoded condition of a batch, with the weights as they are; None without one."""
+        if self.conditioner is None:
+            return None
+        values = self.conditioner.values_of(batch if isinstance(batch, dict) else {})
+        return self.conditioner(values, training=training)
+
+    def condition(self, values, num=None):
+        """The encoded condition of values that a user passes, with the weights as they are.
+
+        Args:
+            values: what the conditioner takes or returns, one for each example or one for all.
+            num: None, or the number of examples, which may be a tensor.
+
+        Raises:
+            ValueError: if there is a condition and no conditioner, or the other way round.
+        """
+        if self.conditioner is None:
+            if values is not None:
+                raise ValueError("`condition` needs a model with a conditioner.")
+            return None
+        if values is None:
+            raise ValueError("`condition` must be given: the model has a conditioner.")
+        cond = self.conditioner(values)
+        if num is None:
+            return cond
+        return {
+            key: tf.repeat(value, num, axis=0) if value.shape[0] == 1 else value
+            for key, value in cond.items()
+        }
+
+    def condition_rows(self, values):
+        """The rows of values that a user passes, as `condition` takes them too; or None.
+
+        Raises:
+            ValueError: as of `condition`.
+        """
+        if values is None or self.conditioner is None:
+            return self.condition(values)
+        return condition_rows(self.conditioner, values)
+
+    def check_batch(self, batch):
+        """Checks data before training and evaluation."""
+        check_pictures(batch, self.data_shape, self.likelihood)
+        if self.conditioner is not None:
+            values = self.conditioner.values_of(batch if isinstance(batch, dict) else {})
+            self.conditioner.prepare(values)
+
+    def warm_up_done(self, training):
+        """The part of the warm-up of `warm_up` steps that is done, in [0, 1]."""
+        if not training or not self.warm_up:
+            return 1.0
+        return tf.minimum(tf.cast(self.optimizer.iterations, tf.float32) / self.warm_up, 1.0)
+
+    def export_functions(self):
+        """What a SavedModel offers: `encode`, `decode`, `reconstruct`, of a VAE `generate` too."""
+        from kgen.serving import autoencoders as serving
+
+        return serving.autoencoder(self)
+
+
+def known_shape(encoder, data_shape):
+    """The shape of an example: as given, or as the encoder declares it.
+
+    Raises:
+        ValueError: if a size of it stays open, or the encoder takes another one.
+
+    Example:
+        >>> known_shape(keras.layers.Dense(3), (4,))
+        (4,)
+    """
+    declared = input_shape(encoder)
+    if data_shape is not None:
+        shape = tuple(data_shape)
+        for size in shape:
+            check_count("data_shape", size)
+        if declared is not None and not _fits(shape, declared):
+            raise ValueError(
+                f"`data_shape` must be what `encoder` takes, {declared}. "
+                f"Received: data_shape={data_shape}."
+            )
+        return shape
+    if declared is None or None in declared:
+        raise ValueError(
+            "`data_shape` must be given, such as data_shape=(28, 28, 1), where the encoder leaves "
+            f"it open. Received: data_shape=None, an encoder with input shape {declared}."
+        )
+    return declared
+
+
+def _fits(shape, declared):
+    """Whether a shape is one that a network declares, in which None stands for any size."""
+    return len(shape) == len(declared) and all(
+        size in (other, None) or other is None for size, other in zip(shape, declared)
+    )
+
+
+def _one_output(code, gaussian):
+    what = "one tensor"
+    advice = ""
+    if gaussian:
+        what = "one tensor [B, ..., 2 C], the mean and the log standard deviation side by side"
+        advice = (
+            " Of two heads, mean and log variance, make one by "
+            "`keras.layers.Concatenate()([mean, 0.5 * log_variance])`."
+        )
+    return f"`encoder` must return {what}.{advice} Received: {describe({'outputs': code})}."
