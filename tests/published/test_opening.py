@@ -11,7 +11,7 @@ import tensorflow as tf
 from published.opened import FIXTURES, reference
 
 import kgen
-from kgen.published.opening import from_diffusers, to_diffusers
+from kgen import from_diffusers, to_diffusers
 
 
 @functools.cache
