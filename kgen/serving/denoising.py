@@ -68,7 +68,7 @@ def sampling(model, solver=None, inputs=None, editing=False, *, guidance=None, n
     taken, pack, resources, ending = condition_inputs(model.conditioner, inputs)
     if negatives and not taken:
         raise ValueError("`negatives` needs a model with a conditioner.")
-    plan = plan_of(solver or model.default_solver, model.process)
+    plan = plan_of(model.default_solver if solver is None else solver, model.process)
     count = [] if taken else [tf.TensorSpec([], tf.int32, "num_samples")]
     guided = taken or guidance is not None
     scale = [tf.TensorSpec([], tf.float32, "guidance_scale")] if guided else []
