@@ -1,5 +1,7 @@
 """Conditions: what a generative model is given beside the noise."""
 
+from kgen.conditioning.clip_text import CLIPText
+from kgen.conditioning.clip_tower import CLIPTower
 from kgen.conditioning.conditioner import Conditioner
 from kgen.conditioning.dropout import drop_condition
 from kgen.conditioning.labels import Labels
@@ -9,6 +11,8 @@ from kgen.conditioning.text_encoder import TextEncoder
 from kgen.conditioning.vector import Vector
 
 __all__ = [
+    "CLIPText",
+    "CLIPTower",
     "Conditioner",
     "Labels",
     "Picture",

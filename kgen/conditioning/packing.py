@@ -6,7 +6,11 @@ Rows of more than L ids lose pieces from the end of the text, never the end mark
 a start mark (T5's) get none.
 """
 
+import functools
+
 import tensorflow as tf
+
+from kgen.conditioning.clip_words import clip_ids
 
 
 class Packer:
@@ -24,8 +28,8 @@ class Packer:
         self.length = length
         self.start = getattr(tokenizer, "start_token_id", None)
         self.room = length - (1 if self.start is None else 2)
-        # CLIP's vocabulary is in lower case, and its tokenizer leaves that to the caller.
-        self.lowercase = isinstance(tokenizer, keras_hub.tokenizers.CLIPTokenizer)
+        clip = isinstance(tokenizer, keras_hub.tokenizers.CLIPTokenizer)
+        self._pieces = functools.partial(clip_ids, tokenizer) if clip else tokenizer
 
     def __call__(self, prompts):
         """Packs a string tensor `[B]` in TensorFlow operations, TensorFlow Text's among them.
@@ -33,9 +37,7 @@ class Packer:
         Returns:
             Ids int32 `[B, L]`, mask bool `[B, L]` and the number of pieces before truncation `[B]`.
         """
-        if self.lowercase:
-            prompts = tf.strings.lower(prompts, encoding="utf-8")
-        pieces = tf.cast(self.tokenizer(prompts), tf.int32)
+        pieces = tf.cast(self._pieces(prompts), tf.int32)
         column = tf.ones_like(prompts, tf.int32)[:, tf.newaxis]
         ids = tf.concat([pieces[:, : self.room], column * self.tokenizer.end_token_id], axis=1)
         if self.start is not None:

@@ -3,6 +3,7 @@
 from kgen.diffusion import prediction, times, weighting
 from kgen.diffusion.closed_form_schedules import EDMLogSNR, FlowLogSNR, PolynomialLogSNR
 from kgen.diffusion.denoiser import Denoiser
+from kgen.diffusion.discrete_beta import DiscreteBeta, LevelIndex
 from kgen.diffusion.guidance import (
     autoguidance,
     classifier_free,
@@ -22,10 +23,12 @@ __all__ = [
     "BoundSteps",
     "CosineLogSNR",
     "Denoiser",
+    "DiscreteBeta",
     "EDMLogSNR",
     "FlowLogSNR",
     "GaussianDiffusion",
     "LearnedLogSNR",
+    "LevelIndex",
     "LinearBeta",
     "LinearLogSNR",
     "NoiseLevels",

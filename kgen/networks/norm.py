@@ -79,10 +79,10 @@ class GroupNorm(layers.Layer):
         if shift is not None:
             shift = ops.cast(shift, "float32")
         if self.activation and _pays(x):
-            flat = ops.reshape(
-                x, (-1, math.prod(x.shape[1:-2]), *x.shape[-2:])
-            )  # four axes or five
-            y = _fused_norm_silu(flat, *weights, shift, self._affine)
+            if len(x.shape) == 4:
+                return _fused_norm_silu(x, *weights, shift, self._affine)
+            pictures = ops.reshape(x, (-1, math.prod(x.shape[1:-2]), *x.shape[-2:]))
+            y = _fused_norm_silu(pictures, *weights, shift, self._affine)
             return ops.reshape(y, (-1, *x.shape[1:]))
         axes = tuple(range(1, len(x.shape) - 1))
         wide = ops.cast(x, "float32")

@@ -213,8 +213,8 @@ def tokens(x, **options):
     """The pixels of `[B, H, W, C]` as one sequence, `[B, H W, C]`.
 
     Example:
-        >>> tokens(keras.Input((4, 6, 3))).shape
-        (None, 24, 3)
+        >>> tokens(ops.zeros((1, 4, 6, 3))).shape
+        TensorShape([1, 24, 3])
     """
     return layers.Reshape((-1, x.shape[-1]), **options)(x)
 

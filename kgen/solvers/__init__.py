@@ -1,11 +1,14 @@
 """Solvers: from noise to data with a denoiser."""
 
+from kgen.solvers.ancestral import Ancestral
+from kgen.solvers.clipped_ddim import ClippedDDIM
 from kgen.solvers.ddim import DDIM
 from kgen.solvers.dormand_prince import DormandPrince
 from kgen.solvers.dpm_solver import DPMSolver
 from kgen.solvers.euler_maruyama import EulerMaruyama
 from kgen.solvers.heun import Heun
 from kgen.solvers.langevin import AnnealedLangevin, PredictorCorrector
+from kgen.solvers.pndm import PNDM
 from kgen.solvers.solver import Solver, solve
 from kgen.solvers.unipc import UniPC
 
@@ -16,14 +19,18 @@ SOLVERS = {
     "euler_maruyama": EulerMaruyama,
     "heun": Heun,
     "langevin": AnnealedLangevin,
+    "pndm": PNDM,
     "predictor_corrector": PredictorCorrector,
     "unipc": UniPC,
 }
 
 __all__ = [
     "DDIM",
+    "PNDM",
     "SOLVERS",
+    "Ancestral",
     "AnnealedLangevin",
+    "ClippedDDIM",
     "DPMSolver",
     "DormandPrince",
     "EulerMaruyama",

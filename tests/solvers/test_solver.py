@@ -7,6 +7,7 @@ from kgen.diffusion import CosineLogSNR, Denoiser, GaussianDiffusion, LinearBeta
 from kgen.sampling import editing
 from kgen.solvers import (
     DDIM,
+    PNDM,
     AnnealedLangevin,
     DPMSolver,
     EulerMaruyama,
@@ -18,7 +19,10 @@ from kgen.solvers import (
 from kgen.solvers.solver import advance
 
 SCALINGS = ["vp", "ve", "sub_vp", "flow"]
-DETERMINISTIC = [DDIM(), Heun(), DPMSolver(1), DPMSolver(2), DPMSolver(3), UniPC(1), UniPC(2)]
+DETERMINISTIC = [
+    *[DDIM(), Heun(), DPMSolver(1), DPMSolver(2), DPMSolver(3), UniPC(1), UniPC(2), PNDM()],
+    PNDM("v"),
+]
 STOCHASTIC = [
     DDIM(eta=1.0),
     DPMSolver(2, sde=True),

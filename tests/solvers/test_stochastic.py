@@ -119,26 +119,6 @@ def test_a_corrector_of_an_untrained_network_stays_finite(scaling):
     assert float(tf.reduce_max(tf.abs(drawn))) < 1e4
 
 
-def test_unipc_is_exact_for_linear_estimates():
-    """x_hat linear in log-SNR: the corrector's polynomial is exact from the first step."""
-    process = GaussianDiffusion(LinearLogSNR(4.0, -4.0), "vp")
-    times = tf.constant([1.0, 0.8, 0.55, 0.3, 0.0], tf.float64)
-
-    def denoise(z, t):
-        return 0 * z + 0.3 - 0.8 * process.log_snr(t)
-
-    z = tf.constant([[0.4], [-1.0]], tf.float64)
-    # z_0 / sigma_0 = z_1 / sigma_1 + integral of exp(lambda) x_hat dlambda, lambda = log-SNR / 2.
-    axis = np.linspace(-2, 2, 200001)
-    values = np.exp(axis) * (0.3 - 0.8 * 2 * axis)
-    integral = ((values[1:] + values[:-1]) / 2).sum() * (axis[1] - axis[0])
-    (_, sigma_1), (_, sigma_0) = (
-        process.alpha_sigma(tf.constant(t, tf.float64)) for t in (1.0, 0.0)
-    )
-    expected = sigma_0 * (z / sigma_1 + integral)
-    np.testing.assert_allclose(solve(UniPC(), denoise, process, z, times), expected, rtol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
