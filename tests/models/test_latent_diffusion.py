@@ -36,9 +36,9 @@ def test_other_steps_scale_or_seed_do_not_retrace_and_are_right(model, monkeypat
     settings = [(4, 3.0, 1), (2, 3.0, 1), (7, 1.0, 2), (1, 0.0, 3)]
     solver, traces, call = kgen.solvers.DPMSolver(3), [], model.network.call
 
-    def counted(*args, **kwargs):
+    def counted(z, log_snr, cond=None, training=False):
         traces.append(1)
-        return call(*args, **kwargs)
+        return call(z, log_snr, cond, training)
 
     def generate(num_steps, scale, seed, num=3):
         return model.generate(

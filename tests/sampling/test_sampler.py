@@ -47,10 +47,12 @@ def test_an_example_does_not_depend_on_the_size_of_the_batch(model, solver):
 
 
 def test_the_noise_of_the_steps_is_not_that_of_the_start():
-    starts, steps = example_seeds(tf.constant([[1, 2], [3, 4]]), tf.constant([0, 5]))
-    assert starts.shape == steps.shape == (2, 2)
+    """Nor that of another example, of the same seed or of another."""
+    seeds, indices = tf.constant([[1, 2], [1, 2], [3, 4]]), tf.constant([0, 1, 1])
+    starts, steps = example_seeds(seeds, indices)
+    assert starts.shape == steps.shape == (3, 2)
     pairs = {tuple(pair) for pair in np.concatenate([starts, steps]).tolist()}
-    assert len(pairs) == 4
+    assert len(pairs) == 6
 
 
 def test_samples_of_different_seeds_are_those_of_the_data(model, gaussian_data):
