@@ -6,7 +6,12 @@ Rows of more than L ids lose pieces from the end of the text, never the end mark
 a start mark (T5's) get none.
 """
 
+import functools
+
 import tensorflow as tf
+
+from kgen.conditioning.bert_words import BertPieces
+from kgen.conditioning.clip_words import clip_ids
 
 
 class Packer:
@@ -24,8 +29,13 @@ class Packer:
         self.length = length
         self.start = getattr(tokenizer, "start_token_id", None)
         self.room = length - (1 if self.start is None else 2)
-        # CLIP's vocabulary is in lower case, and its tokenizer leaves that to the caller.
-        self.lowercase = isinstance(tokenizer, keras_hub.tokenizers.CLIPTokenizer)
+        self._pieces = tokenizer
+        if isinstance(tokenizer, keras_hub.tokenizers.CLIPTokenizer):
+            self._pieces = functools.partial(clip_ids, tokenizer)
+        elif isinstance(tokenizer, keras_hub.tokenizers.WordPieceTokenizer) and tokenizer.split:
+            self._pieces = BertPieces(tokenizer)
+        # No id where every text has known pieces (those of bytes), or it cannot be known.
+        self.unknown = getattr(self._pieces, "unknown", -1)
 
     def __call__(self, prompts):
         """Packs a string tensor `[B]` in TensorFlow operations, TensorFlow Text's among them.
@@ -33,9 +43,7 @@ class Packer:
         Returns:
             Ids int32 `[B, L]`, mask bool `[B, L]` and the number of pieces before truncation `[B]`.
         """
-        if self.lowercase:
-            prompts = tf.strings.lower(prompts, encoding="utf-8")
-        pieces = tf.cast(self.tokenizer(prompts), tf.int32)
+        pieces = tf.cast(self._pieces(prompts), tf.int32)
         column = tf.ones_like(prompts, tf.int32)[:, tf.newaxis]
         ids = tf.concat([pieces[:, : self.room], column * self.tokenizer.end_token_id], axis=1)
         if self.start is not None:
@@ -43,6 +51,12 @@ class Packer:
         mask = tf.sequence_mask(ids.row_lengths(), self.length)
         ids = ids.to_tensor(self.tokenizer.pad_token_id, shape=[None, self.length])
         return ids, mask, pieces.row_lengths()
+
+    def words(self, prompts):
+        """Cuts a string tensor `[B]` into the words that are looked up, ragged `[B, None]`."""
+        if isinstance(self._pieces, BertPieces):
+            return self._pieces.words(prompts)
+        return tf.strings.split(prompts)
 
     def empty(self):
         """Packs the empty prompt without TensorFlow: ids and mask, lists of L."""
