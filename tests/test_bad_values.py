@@ -133,7 +133,7 @@ BAD = {
         "empty": GOOD[:0],
         "scalar": np.array(0.5, "float32"),
     },
-    "channels": [0, 2, 4, -1, "3", None, True, [3], NAN],
+    "channels": [0, 2, 5, -1, "3", None, True, [3], NAN],
     "path": [None, 3, NAN, [], {}, ["a"], True],
     "values": [np.array([[v, 0.0]], "float32") for v in (NAN, INF, -INF)],
     "times": [[0.5, 0.6, 0.1], [[1.0, 0.0]], [NAN, 0.0], [1.0, NAN], 1.0],

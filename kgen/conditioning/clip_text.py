@@ -54,7 +54,7 @@ class CLIPText(Conditioner):
     """
 
     batch_key = "prompts"
-    forms = ("token_ids",)
+    forms = {"token_ids": "_from_tokens"}
 
     def __init__(self, towers, *, null="empty", sizes=None, size=None, **kwargs):
         kwargs.setdefault("dtype", "float32")

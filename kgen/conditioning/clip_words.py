@@ -10,6 +10,9 @@ expression instead: runs of digits stay together ("1999" would be other ids than
 an ending after a space loses its apostrophe. So the text is cut here, and the tokenizer is given
 words, which it leaves whole.
 
+What differs from transformers: U+0000, at which operations of TensorFlow end a text, is a space
+here and a piece of its own there; and letters younger than Unicode 13 may be cut otherwise.
+
 References:
   Radford et al. (2021), https://arxiv.org/abs/2103.00020, section 2.4; the expression is that of
   https://github.com/openai/CLIP/blob/main/clip/simple_tokenizer.py.
@@ -19,8 +22,10 @@ import re
 
 import tensorflow as tf
 
+from kgen.conditioning.letters import lower, valid
+
 WORD = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
-SPACES = r"[\s\p{Z}\x{0b}\x{1c}-\x{1f}\x{85}]+"  # what Python calls spaces; `\s` alone is ASCII's
+SPACES = r"[\s\p{Z}\x{00}\x{0b}\x{85}]+"  # of Unicode, and U+0000; `\s` alone is ASCII's
 MARKS = ("<|startoftext|>", "<|endoftext|>")
 
 
@@ -40,8 +45,8 @@ def split_words(prompts, marks=MARKS):
     """
     import tensorflow_text as tf_text
 
-    text = tf_text.normalize_utf8(prompts, "NFC")
-    text = tf.strings.lower(tf.strings.regex_replace(text, SPACES, " "), encoding="utf-8")
+    text = tf.strings.regex_replace(valid(prompts), SPACES, " ")
+    text = lower(tf_text.normalize_utf8(text, "NFC"))
     pattern = "|".join([*map(re.escape, marks), WORD])
     words = tf_text.regex_split(text, pattern, pattern)
     return tf.ragged.boolean_mask(words, words != " ")

@@ -10,6 +10,7 @@ import functools
 
 import tensorflow as tf
 
+from kgen.conditioning.bert_words import BertPieces
 from kgen.conditioning.clip_words import clip_ids
 
 
@@ -28,8 +29,13 @@ class Packer:
         self.length = length
         self.start = getattr(tokenizer, "start_token_id", None)
         self.room = length - (1 if self.start is None else 2)
-        clip = isinstance(tokenizer, keras_hub.tokenizers.CLIPTokenizer)
-        self._pieces = functools.partial(clip_ids, tokenizer) if clip else tokenizer
+        self._pieces = tokenizer
+        if isinstance(tokenizer, keras_hub.tokenizers.CLIPTokenizer):
+            self._pieces = functools.partial(clip_ids, tokenizer)
+        elif isinstance(tokenizer, keras_hub.tokenizers.WordPieceTokenizer) and tokenizer.split:
+            self._pieces = BertPieces(tokenizer)
+        # No id where every text has known pieces (those of bytes), or it cannot be known.
+        self.unknown = getattr(self._pieces, "unknown", -1)
 
     def __call__(self, prompts):
         """Packs a string tensor `[B]` in TensorFlow operations, TensorFlow Text's among them.
@@ -45,6 +51,12 @@ class Packer:
         mask = tf.sequence_mask(ids.row_lengths(), self.length)
         ids = ids.to_tensor(self.tokenizer.pad_token_id, shape=[None, self.length])
         return ids, mask, pieces.row_lengths()
+
+    def words(self, prompts):
+        """Cuts a string tensor `[B]` into the words that are looked up, ragged `[B, None]`."""
+        if isinstance(self._pieces, BertPieces):
+            return self._pieces.words(prompts)
+        return tf.strings.split(prompts)
 
     def empty(self):
         """Packs the empty prompt without TensorFlow: ids and mask, lists of L."""

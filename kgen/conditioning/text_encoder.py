@@ -40,6 +40,7 @@ from kgen.conditioning import text_presets, text_saving, tokenizers
 from kgen.conditioning.conditioner import Conditioner
 from kgen.conditioning.packing import Packer
 from kgen.conditioning.prompts import as_strings
+from kgen.conditioning.unknown_words import warn_of_unknown
 from kgen.files.folders import named_folder, now_opened
 from kgen.files.text import reason
 from kgen.serialization import serializable
@@ -126,7 +127,7 @@ class TextEncoder(Conditioner):
             self.trained_backbone = backbone
         packer = Packer(tokenizer, sequence_length)
         self._compiled = _Compiled(
-            room=packer.room,
+            packer=packer,
             tokenize=tf.function(
                 packer.__call__, input_signature=[tf.TensorSpec([None], tf.string)]
             ),
@@ -236,17 +237,20 @@ class TextEncoder(Conditioner):
 
         Returns:
             A dictionary: `"token_ids"` int32 `[B, L]`, `"padding_mask"` bool `[B, L]`. Longer
-            prompts are truncated, with a warning outside of `tf.function`.
+            prompts are truncated; of them, and of prompts without a known word, there is a warning
+            outside of `tf.function`.
         """
         prompts = as_strings(prompts)
         ids, mask, lengths = self._compiled.tokenize(prompts)
         if tf.executing_eagerly():
-            too_long = np.flatnonzero(lengths.numpy() > self._compiled.room)
+            warn_of_unknown(self._compiled.packer, prompts, ids, mask)
+            room = self._compiled.packer.room
+            too_long = np.flatnonzero(lengths.numpy() > room)
             if len(too_long):
                 first = prompts[too_long[0]].numpy().decode("utf-8", "replace")
                 warnings.warn(
                     f"{len(too_long)} of {len(lengths)} `prompts` are longer than the encoder's "
-                    f"{self._compiled.room} tokens and are truncated, the first of them {first!r}.",
+                    f"{room} tokens and are truncated, the first of them {first!r}.",
                     stacklevel=2,
                 )
         return {"token_ids": ids, "padding_mask": mask}
@@ -463,8 +467,8 @@ class _Parts(tf.Module):
 class _Compiled:
     """Compiled functions in a plain object, which a SavedModel does not write out unasked."""
 
-    def __init__(self, room, tokenize, encode):
-        self.room = room
+    def __init__(self, packer, tokenize, encode):
+        self.packer = packer
         self.tokenize = tokenize
         self.encode = encode
 

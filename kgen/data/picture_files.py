@@ -1,9 +1,9 @@
-"""Picture files from strangers: of six formats, of a size that is read from their headers.
+"""Picture files from strangers: of seven formats, of a size that is read from their headers.
 
 Pillow knows sixty formats, some of which start another program, and decides by the first bytes and
 not by the name. Here the first bytes must be those of
 
-    BMP, GIF, JPEG, PNG, TIFF, WebP
+    AVIF (where Pillow has it), BMP, GIF, JPEG, PNG, TIFF, WebP
 
 and Pillow is asked for that format alone. A picture takes 4 bytes of memory a pixel, whatever its
 file has; what a file has besides pixels (profiles, comments, tables of strips) is read as well, so
@@ -16,6 +16,7 @@ References:
 """
 
 import contextlib
+import io
 import mmap
 import struct
 import threading
@@ -38,12 +39,14 @@ _TIFF_BYTES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)  # of a 
 
 
 @contextlib.contextmanager
-def open_picture(path, max_pixels=MAX_PIXELS):
+def open_picture(path, max_pixels=MAX_PIXELS, offset=0, length=None):
     """Opens a picture with Pillow, once its header has been checked.
 
     Args:
         path: the file.
         max_pixels: largest number of pixels.
+        offset: first byte of the picture in it.
+        length: bytes of the picture, or None for the whole file.
 
     Yields:
         A `PIL.Image.Image`, whose pixels are not yet read.
@@ -56,14 +59,17 @@ def open_picture(path, max_pixels=MAX_PIXELS):
 
     check_regular(path)
     with open(path, "rb") as file:
-        size = file.seek(0, 2)
+        size = file.seek(0, 2) if length is None else length
         if not 16 <= size <= 3 * max_pixels + MAX_OTHER_BYTES:
             raise ValueError(f"its {size} bytes are too few or too many for a picture")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            kind = _kind(data)
-            others = _OTHERS[kind](data)
-        if others > MAX_OTHER_BYTES:
-            raise ValueError(f"it has {others} bytes besides its pixels")
+        if length is None:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                kind = _checked_kind(data)
+        else:
+            file.seek(offset)
+            data = file.read(length)
+            kind = _checked_kind(data)
+            file = io.BytesIO(data)
         file.seek(0)
         with Image.open(file, formats=(kind,)) as image:
             if image.width * image.height > max_pixels:
@@ -100,11 +106,53 @@ class Gate:
                 self._changed.notify_all()
 
 
+def _checked_kind(data):
+    """The format of a picture, whose other bytes are few."""
+    kind = _kind(data)
+    others = _OTHERS[kind](data)
+    if others > MAX_OTHER_BYTES:
+        raise ValueError(f"it has {others} bytes besides its pixels")
+    return kind
+
+
 def _kind(data):
     kind = next((kind for start, kind in _SIGNATURES if data[: len(start)] == start), None)
-    if kind is None or (kind == "WEBP" and data[8:12] != b"WEBP"):
+    if kind == "WEBP" and data[8:12] != b"WEBP":
+        kind = None
+    other = None
+    if data[4:8] == b"ftyp":
+        brands = [data[8:12], *(data[i : i + 4] for i in range(16, min(data[3], 64), 4))]
+        kind = "AVIF" if _has_avif() and {b"avif", b"avis"} & set(brands) else None
+        other = "AVIF" if {b"avif", b"avis"} & set(brands) else "HEIC"
+    elif data[:2] == b"\xff\x0a" or data[:12] == b"\0\0\0\x0cJXL \r\n\x87\n":
+        other = "JPEG XL"
+    if kind is None and other is not None:
+        raise ValueError(f"it is a picture of the format {other}: convert it to PNG or JPEG first")
+    if kind is None:
         raise ValueError("it is no BMP, GIF, JPEG, PNG, TIFF or WebP picture")
     return kind
+
+
+def _has_avif():
+    from PIL import features
+
+    return features.check("avif")
+
+
+def _avif(data):
+    """Bytes of the boxes that hold no pixels; raises an error if they are not whole."""
+    others, place = 0, 0
+    while place + 8 <= len(data):
+        length, name = struct.unpack(">L4s", data[place : place + 8])
+        if length == 1:
+            length = struct.unpack(">Q", data[place + 8 : place + 16].ljust(8, b"\0"))[0]
+        elif length == 0:
+            length = len(data) - place
+        if length < 8 or place + length > len(data):
+            raise ValueError("its parts are not whole")
+        others += 8 if name == b"mdat" else length
+        place += length
+    return others
 
 
 def _png(data):
@@ -189,6 +237,7 @@ def _tiff(data):
 
 
 _OTHERS = {
+    "AVIF": _avif,
     "BMP": lambda data: 0,
     "GIF": _gif,
     "JPEG": _jpeg,

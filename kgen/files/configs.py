@@ -60,7 +60,7 @@ _VALUES_PER_ARRAY = 200  # a layer with its neighbours that have no weights has 
 _LARGEST_STEPS = 2**53  # in the settings of a training, which nothing loops over
 _LONGEST_SHAPE = 32
 _REPEATED = re.compile("layers|blocks|depth|repeat|stages|experts")
-_UNBOUNDED = ("seed", "shared_object_id")
+_UNBOUNDED = ("seed", "shared_object_id", "max_scores")
 _NAMES = ("class_name", "module", "registered_name", "spec_name")
 _LOOKUPS = ("deserialize", "get", "serialize")
 

@@ -456,7 +456,7 @@ class TestEmbed:
 
     def test_strings_of_a_dataset(self, counted):
         encoder, _ = counted
-        cond = encoder.embed(tf.constant(["r\u00e9d", "red"]), progress=False)
+        cond = encoder.embed(tf.constant(["a r\u00e9d", "red"]), progress=False)
         assert cond["pooled"].shape == (2, 8)
 
 

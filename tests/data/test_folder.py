@@ -132,7 +132,7 @@ def pairs(directory, **options):
 
 def test_text_files(pictures):
     for i in range(5):
-        (pictures / f"{i}.txt").write_text(f" red,\n{50 * i} \N{SNOWMAN}\n", encoding="utf-8")
+        (pictures / f"{i}.txt").write_text(f" red,\t{50 * i}  \N{SNOWMAN}\n\n", encoding="utf-8")
     assert pairs(pictures, captions="txt") == {
         50 * i: f"red, {50 * i} \N{SNOWMAN}" for i in range(5)
     }
@@ -237,7 +237,7 @@ def test_a_picture_in_no_folder_of_a_class(pictures):
             "a,b\n0.png,red\n",
             r"captions\.csv must have a column of .* Received: columns \['a', 'b'\]",
         ),
-        ("file,text\n0.png,red\n0.png,blue\n", r"captions\.csv must name a picture once.*'0\.png'"),
+        ("file,text\n0.png,red\n0.png,red\n", r"captions\.csv must name a picture once.*'0\.png'"),
         (b"file,text\n0.png,\xff\n", r"captions\.csv must be text in UTF-8"),
         ('file,text\n0.png,"red\n', r"captions\.csv must be a table"),
     ],
