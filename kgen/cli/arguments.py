@@ -152,7 +152,7 @@ def _training(made):
     made.add_argument("--steps", type=positive, help="steps; by default by the number of pictures")
     made.add_argument("--batch-size", type=positive, default=32, help="pictures in a step (32)")
     made.add_argument("--learning-rate", type=number_above_0, help="its peak")
-    made.add_argument("--caption", metavar="TEXT", help="of all pictures that have none")
+    made.add_argument("--caption", metavar="TEXT", help="of all, where the folder has none")
     made.add_argument(
         "--sheet-steps", type=positive, default=20, help="solver steps of sheets (20)"
     )

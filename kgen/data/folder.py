@@ -4,6 +4,8 @@
     captions="txt"       heart.png, and beside it heart.txt       {"images": x, "prompts": ...}
     captions="csv"       captions.csv or metadata.csv with the    {"images": x, "prompts": ...}
                          columns file_name, caption
+    captions="jsonl"     captions.jsonl or metadata.jsonl, in   {"images": x, "prompts": ...}
+                         each line {"file_name": ..., "caption": ...}
     captions="folders"   cats/1.png, dogs/2.png                   {"images": x, "labels": ...}
 
 PNG, JPEG, WebP, BMP and GIF (its first frame), grey, palette, 16-bit or with transparency, of any
@@ -18,7 +20,6 @@ larger than memory wants sharded TFRecord files (README, "From one GPU to many m
 """
 
 import concurrent.futures
-import csv
 import functools
 import warnings
 
@@ -26,16 +27,16 @@ import numpy as np
 
 from kgen.checks import check_count, check_one_of, check_path
 from kgen.data.arrays import VALUES, batches
+from kgen.data.caption_tables import MAX_CAPTION_BYTES, captions_of
 from kgen.data.picture_files import MAX_PIXELS, Gate, open_picture
-from kgen.files.text import check_regular, read_file
+from kgen.files.text import read_file
 
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-CAPTIONS = ("txt", "csv", "folders")
-TABLES = ("captions.csv", "metadata.csv")
-MAX_CAPTION_BYTES = 2**20  # of a text file, or of a line of a table
-_FILE_COLUMNS = ("file_name", "filename", "file", "image")
-_CAPTION_COLUMNS = ("caption", "text", "prompt")
-_OTHERS = 100  # captions without a picture that are kept, to be named in a message
+CAPTIONS = ("txt", "csv", "jsonl", "folders")
+TABLES = {
+    "csv": ("captions.csv", "metadata.csv"),
+    "jsonl": ("captions.jsonl", "metadata.jsonl"),
+}
 
 
 def load(
@@ -58,7 +59,7 @@ def load(
     Args:
         directory: the folder; pictures in folders below it count too, hidden ones do not.
         size: side of the pictures that are returned, in pixels.
-        captions: None, `"txt"`, `"csv"` or `"folders"`; see the module.
+        captions: None, `"txt"`, `"csv"`, `"jsonl"` or `"folders"`; see the module.
         channels: 3 for colour, 1 for grey.
         values: `"signed"`, `"unit"` or `"binary"`; see `kgen.data.arrays`.
         batch_size: pictures in a batch, a positive integer.
@@ -113,7 +114,7 @@ def load_arrays(
     Args:
         directory: as of `load`, like all the others.
         size: side of the pictures.
-        captions: None, `"txt"`, `"csv"` or `"folders"`.
+        captions: None, `"txt"`, `"csv"`, `"jsonl"` or `"folders"`.
         channels: 3 or 1.
         resize: `"crop"` or `"pad"`.
         on_error: `"raise"` or `"skip"`.
@@ -213,7 +214,10 @@ def _captioned(directory, paths, captions, follow_links):
         alone = [path for path in paths if path.parent == directory]
         problems = [f"{path} is in no folder of a class" for path in alone]
         return good, {"labels": np.array(labels, "int32")}, problems
-    texts = (_text_files if captions == "txt" else _table)(directory, paths, follow_links)
+    if captions == "txt":
+        texts = _text_files(directory, paths, follow_links)
+    else:
+        texts = _table(directory, TABLES[captions], paths, follow_links)
     good, known = [path for path in paths if path in texts], set(paths)
     problems = [f"{path} has no caption" for path in paths if path not in texts]
     problems += [f"the caption of {path} has no picture" for path in texts if path not in known]
@@ -239,52 +243,16 @@ def _text_files(directory, paths, follow_links):
     return texts
 
 
-def _table(directory, paths, follow_links):
+def _table(directory, names, paths, follow_links):
     """Captions by the path of the picture, from a table in the folder."""
-    table = next((directory / name for name in TABLES if (directory / name).is_file()), None)
+    table = next((directory / name for name in names if (directory / name).is_file()), None)
     if table is None:
         raise FileNotFoundError(
-            f"`directory` must hold {' or '.join(TABLES)}. Received: {directory}."
+            f"`directory` must hold {' or '.join(names)}. Received: {directory}."
         )
     if not follow_links:
         _check_links(directory, [table])
-    check_regular(table)
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            return _rows(csv.reader(_lines(file, table), strict=True), table, directory, paths)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{table} must be text in UTF-8. Received: {error}.") from error
-    except csv.Error as error:
-        raise ValueError(f"{table} must be a table of captions. Received: {error}.") from error
-
-
-def _lines(file, table):
-    """The lines of a table, of which none may be without end."""
-    while line := file.readline(MAX_CAPTION_BYTES + 1):
-        if len(line) > MAX_CAPTION_BYTES:
-            raise ValueError(f"{table} must have lines of at most {MAX_CAPTION_BYTES} characters.")
-        yield line
-
-
-def _rows(rows, table, directory, paths):
-    names = [name.strip().lower() for name in next(rows, [])]
-    file = next((names.index(name) for name in _FILE_COLUMNS if name in names), None)
-    caption = next((names.index(name) for name in _CAPTION_COLUMNS if name in names), None)
-    if file is None or caption is None:
-        raise ValueError(
-            f"{table} must have a column of {_FILE_COLUMNS} and one of {_CAPTION_COLUMNS}. "
-            f"Received: columns {names[:20]}."
-        )
-    texts, known, others = {}, set(paths), 0
-    for row in rows:
-        cell, text = (row[i].strip() if i < len(row) else "" for i in (file, caption))
-        path = directory / cell
-        if path in texts:
-            raise ValueError(f"{table} must name a picture once. Received: {cell!r:.200} twice.")
-        if text and (path in known or others < _OTHERS):
-            others += path not in known
-            texts[path] = text
-    return texts
+    return captions_of(table, directory, paths)
 
 
 def _read(gate, max_pixels, path, size, channels, resize):

@@ -55,6 +55,7 @@ LARGEST = 2**20  # number in a configuration; loops of Python are as long
 LARGEST_SHAPE = 2**26  # values of an example: 64 megapixels
 _LARGEST_STEPS = 2**53  # in the settings of a training, which nothing loops over
 _LONGEST_SHAPE = 32
+_MOST = {"max_scores": 2**32}  # how much a layer may hold at once, which bounds it and no loop
 _UNBOUNDED = ("seed", "shared_object_id")
 _NAMES = ("class_name", "module", "registered_name", "spec_name")
 _LOOKUPS = ("deserialize", "get", "serialize")
@@ -95,8 +96,10 @@ def check_config(config, source, largest=LARGEST):
         elif isinstance(value, str):
             if key not in _NAMES:
                 _check_text(value, source)
-        elif isinstance(value, int) and abs(value) > most and key not in _UNBOUNDED and not shape:
-            raise ValueError(f"{source} is refused: {key!r:.100} must be at most {most}.")
+        elif isinstance(value, int) and key not in _UNBOUNDED and not shape:
+            bound = _MOST.get(key, most)
+            if abs(value) > bound:
+                raise ValueError(f"{source} is refused: {key!r:.100} must be at most {bound}.")
         elif shape and isinstance(value, int):
             _check_shape([value], key, source)
     for cls, inner in asked:
