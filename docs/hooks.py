@@ -34,4 +34,6 @@ def on_page_markdown(markdown, page, config, files):
     markdown = re.sub(r"\]\((?:\.\./)*examples/pictures/", f"]({up}pictures/", markdown)
     for name, source in PAGES.items():
         markdown = re.sub(rf"\]\((?:\.\./)*{re.escape(source)}", f"]({up}{name}", markdown)
-    return re.sub(r"\]\((?:\.\./)*docs/", f"]({up}", markdown)
+    markdown = re.sub(r"\]\((?:\.\./)*docs/", f"]({up}", markdown)
+    # What is left are links to files that only the repository has.
+    return re.sub(r"\[([^\]]+)\]\((?:\.\./)*(?:tools|examples|kgen|tests)/[^)]*\)", r"\1", markdown)

@@ -1,5 +1,13 @@
 """The public names of kgen, which `import kgen` has."""
 
+import keras
+
+if keras.backend.backend() != "tensorflow":
+    raise ImportError(
+        "kgen needs the TensorFlow backend of Keras: set KERAS_BACKEND=tensorflow in the "
+        f"environment, or leave it unset. Received: {keras.backend.backend()!r}."
+    )
+
 from kgen import (
     callbacks,
     conditioning,

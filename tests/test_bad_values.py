@@ -58,9 +58,7 @@ class Flat(TimeMLP):
 
     def __init__(self, shape=SHAPE, **options):
         super().__init__(int(np.prod(shape)), width=8, blocks=1, **options)
-        self.shape = shape
-
-    data_shape = property(lambda self: self.shape)
+        self.shape = self.data_shape = shape
 
     def call(self, z, log_snr, cond=None, training=False):
         flat = tf.reshape(z, [-1, int(np.prod(self.shape))])
@@ -313,7 +311,6 @@ ARGUMENTS = {
         "VAE likelihood": lambda v: vae(v),
         "HVAE likelihood": lambda v: hvae(likelihood=v),
         "Autoencoder error": lambda v: plain(error=v),
-        "GaussianDiffusion scaling": lambda v: GaussianDiffusion(P.schedule, v),
         "LinearBeta scaling": lambda v: diffusion.LinearBeta(scaling=v),
         "solvers.get solver": lambda v: solvers.get(v),
         "solve solver": lambda v: solvers.solve(v, lambda z, t: z, P, tf.ones([1, 2]), [1.0, 0.0]),
@@ -339,6 +336,7 @@ ARGUMENTS = {
         "from_preset dtype": lambda v: kgen.from_preset("saved_models/vae_mnist", dtype=v),
     },
     "name or None": {
+        "GaussianDiffusion scaling": lambda v: GaussianDiffusion(P.schedule, v),
         "folder.load captions": lambda v: folder.load(".", captions=v),
         "pixels.log_likelihood dequantization": lambda v: the(pixels).log_likelihood(
             GOOD, dequantization=v

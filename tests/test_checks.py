@@ -117,10 +117,11 @@ def test_pictures_are_the_batch_or_its_entry():
 
 
 def test_ranges():
-    """A Bernoulli bounds everything; a density bounds pictures, whose bins have a width."""
+    """A Bernoulli bounds everything; a density bounds pictures alone."""
     assert checks.has_range(Bernoulli(), (2,))
-    assert checks.has_range(LogisticMixture(), (4, 4, 3))
-    assert not checks.has_range(LogisticMixture(), (2,))
+    assert checks.has_range(LogisticMixture(), (2,))  # of grey levels
+    assert checks.has_range(GaussianLikelihood(), (4, 4, 3))
+    assert not checks.has_range(GaussianLikelihood(), (2,))
 
 
 @pytest.mark.parametrize(

@@ -106,3 +106,14 @@ def test_heavy_packages_load_when_first_used():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_another_backend_of_keras_is_refused():
+    """By the name alone: the packages of other backends are not installed where tests run."""
+    code = (
+        "import keras\nkeras.backend.backend = lambda: 'jax'\n"
+        "try:\n    import kgen\nexcept ImportError as error:\n    print(error)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "KERAS_BACKEND=tensorflow" in run.stdout
+    assert "'jax'" in run.stdout

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kgen import likelihoods, solvers
+from kgen import likelihoods
 from kgen.checks import (
     check_count,
     check_data,
@@ -29,6 +29,7 @@ from kgen.diffusion.times import TIME_SAMPLERS
 from kgen.diffusion.weighting import WEIGHTINGS
 from kgen.models.generative_model import GenerativeModel
 from kgen.sampling.compiled import Compiled
+from kgen.sampling.plan import Plan, plan_of
 from kgen.sampling.request import (
     condition_and_number,
     condition_rows,
@@ -193,7 +194,8 @@ class DenoiserModel(GenerativeModel):
             num_samples: with a condition, how many for each (1); without one, how many.
             negative: None, or a condition to move away from, one for all examples or one for each.
             num_steps: solver steps, at least 1; a change does not retrace.
-            solver: a `kgen.solvers.Solver` or a name in `kgen.solvers.SOLVERS`.
+            solver: a `kgen.solvers.Solver`, a name in `kgen.solvers.SOLVERS`, or a plan
+                (`kgen.sampling.plan`).
             guidance_scale: 1 is the plain conditional model, more follows the condition more.
             guidance: None for classifier-free guidance, or another function of that form; see
                 `kgen.diffusion.guidance`. An equal `functools.partial` is not traced again.
@@ -223,7 +225,7 @@ class DenoiserModel(GenerativeModel):
         num_steps = self.default_num_steps if num_steps is None else num_steps
         scale = self.default_guidance_scale if guidance_scale is None else guidance_scale
         batch_size = self.default_batch_size if batch_size is None else batch_size
-        solver = solvers.get(self.default_solver if solver is None else solver)
+        plan = plan_of(self.default_solver if solver is None else solver, self.process)
         check_count("num_steps", num_steps)
         check_count("batch_size", batch_size)
         check_number("guidance_scale", scale)
@@ -236,9 +238,10 @@ class DenoiserModel(GenerativeModel):
         seeds, indices = seeds_and_indices(seed, num)
         bar = keras.utils.Progbar(-(-num // batch_size) * num_steps, verbose=verbose)
         run = Run(
-            self.begin_run(solver, shape),
-            self.advance_run(solver, guidance),
-            self.finish_run(guidance),
+            self.begin_run(plan, shape),
+            self.advance_run(plan.solver, guidance),
+            self.finish_run(None if type(plan) is Plan else plan, guidance),
+            self.finish_run(None, guidance),
             num_steps,
             trajectory,
             on_step,
@@ -277,7 +280,8 @@ class DenoiserModel(GenerativeModel):
         batch_size = self.default_batch_size if batch_size is None else batch_size
         check_count("num_steps", num_steps)
         check_number("guidance_scale", guidance_scale)
-        x, invert = self._data(images), self.inversion(solvers.get(solver))
+        plan = plan_of(solver, self.process)
+        x, invert = self._data(images), self.inversion(plan.solver)
         if condition is None and self.conditioner is not None:
             raise ValueError("`condition` must be given to a model with a conditioner.")
         rows = condition_rows(self.conditioner, condition, len(x))
@@ -307,16 +311,16 @@ class DenoiserModel(GenerativeModel):
             values = self.conditioner.values_of(batch if isinstance(batch, dict) else {})
             self.conditioner.prepare(values)
 
-    def draw(self, solver, guidance, seeds, indices, num_steps, guided, given, size=None):
+    def draw(self, plan, guidance, seeds, indices, num_steps, guided, given, size=None):
         """Makes a whole run in one graph, for exports: examples, as `generate` returns them."""
         _, shape = self.shapes_of(size)
-        run = self._begin(solver, shape, seeds, indices, num_steps, given)
+        run = self._begin(plan, shape, seeds, indices, num_steps, given)
         z, memory, times, seeds, begin = run
         first, last = tf.constant(0), tf.shape(times)[0] - 1
         z, _ = self.sampler.advance(
-            solver, guidance, z, memory, times, first, last, seeds, guided, begin
+            plan.solver, guidance, z, memory, times, first, last, seeds, guided, begin
         )
-        return self._finish(guidance, z, times[-1], guided, begin, given)
+        return self._finish(plan, guidance, z, times, guided, begin, given)
 
     def shapes_of(self, size):
         """Returns the shapes of an example and of its z at a size.
@@ -338,14 +342,14 @@ class DenoiserModel(GenerativeModel):
         shape = (*size, self.data_shape[-1])
         return shape, shape
 
-    def _begin(self, solver, shape, seeds, indices, num_steps, given):
+    def _begin(self, plan, shape, seeds, indices, num_steps, given):
         start_seeds, step_seeds = example_seeds(seeds, indices)
         begin = self.to_z(given)
-        z, times = self.sampler.begin(solver, shape, start_seeds, num_steps, begin)
-        return z, solver.initial_memory(z), times, step_seeds, begin
+        z, times = self.sampler.begin(plan, shape, start_seeds, num_steps, begin)
+        return z, plan.solver.initial_memory(z), times, step_seeds, begin
 
-    def _finish(self, guidance, z, t, guided, begin, given):
-        z = self.sampler.finish(guidance, z, t, guided, begin)
+    def _finish(self, plan, guidance, z, times, guided, begin, given):
+        z = self.sampler.finish(plan, guidance, z, times, guided, begin)
         return self.to_data(z, given)
 
     def _invert(self, solver, num_steps, guided, x):

@@ -178,7 +178,7 @@ class DensityModel(DenoiserModel):
             ),
         }
 
-    def export_functions(self, solver="dpm", num_probes=1, **options):
+    def export_functions(self, solver=None, num_probes=1, **options):
         """What a SavedModel offers: that of `kgen.serving.denoising`, and `log_likelihood`.
 
         `log_likelihood(images[, labels or prompts], seed) -> nats`, by `num_probes` random vectors;

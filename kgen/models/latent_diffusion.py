@@ -210,7 +210,7 @@ class LatentDiffusion(DenoiserModel):
         mixed = mask * tf.cast(images, tf.float32) + (1 - mask) * tf.cast(known, tf.float32)
         return tf.cast(tf.round(mixed), tf.uint8)
 
-    def export_functions(self, solver="dpm", **options):
+    def export_functions(self, solver=None, **options):
         """What a SavedModel offers: that of `kgen.serving.denoising`, and `generate_png`.
 
         The options are those of `kgen.serving.denoising.sampling`.

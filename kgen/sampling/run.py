@@ -17,17 +17,19 @@ class Run:
     Args:
         begin: compiled; makes the first state, see `kgen.sampling.sampler`.
         advance: compiled; makes some steps.
-        finish: compiled; makes examples of a state.
+        finish: compiled; makes examples of the last state.
+        preview: compiled; makes examples of a state before.
         num_steps: number of steps.
         trajectory: whether to keep the estimate after each step.
         on_step: None, or a function `on_step(step, num_steps, preview)`.
         bar: a Keras progress bar of all steps of all batches.
     """
 
-    def __init__(self, begin, advance, finish, num_steps, trajectory, on_step, bar):
+    def __init__(self, begin, advance, finish, preview, num_steps, trajectory, on_step, bar):
         self.begin = begin
         self.advance = advance
         self.finish = finish
+        self.preview = preview
         self.num_steps = num_steps
         self.trajectory = trajectory
         self.on_step = on_step
@@ -49,8 +51,9 @@ class Run:
         z, memory, times, seeds, begin = self.begin(seeds, indices, steps, given)
         last = int(times.shape[0]) - 1
 
-        def examples(time_index):
-            return self.finish(z, times[time_index], guided, begin, given).numpy()
+        def examples(index):
+            show = self.finish if index == last else self.preview
+            return show(z, times[: index + 1], guided, begin, given).numpy()
 
         watched = self.trajectory or self.on_step is not None
         done, size, path = 0, 1, []

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from kgen.diffusion import classifier_free, time_grid
+from kgen.diffusion import classifier_free
 from kgen.sampling import editing
 from kgen.solvers.solver import advance
 from kgen.tensors import fold_in, normal
@@ -49,11 +49,11 @@ class Sampler:
     process: object
     shape: tuple
 
-    def begin(self, solver, shape, seeds, num_steps, given):
+    def begin(self, plan, shape, seeds, num_steps, given):
         """Returns the first state and the times of the run.
 
         Args:
-            solver: a `Solver`.
+            plan: a `kgen.sampling.plan.Plan`.
             shape: of one z.
             seeds: int32 `[B, 2]`, of the noise of each example.
             num_steps: an int32 scalar.
@@ -61,33 +61,37 @@ class Sampler:
                 begin from, and `"strength"`, the time at which; `"mask"`, 0 where `x` is kept.
 
         Returns:
-            z `[B, *shape]`, times `[num_steps + 1]`.
+            z `[B, *shape]`, and the times.
         """
-        start = given.get("strength", 1.0)
-        times = time_grid(self.process, num_steps, solver.grid, start=start)
+        strength = given.get("strength")
+        times = tf.cast(plan.times(num_steps, strength), tf.float32)
         if "noise" in given:
             return given["noise"], times
         eps = normal([tf.shape(seeds)[0], *shape], seeds)
-        z = self.process.prior(eps).std * eps
-        if "strength" in given:
-            alpha, sigma = self.process.alpha_sigma(start)
-            # At t = 1 there is nothing left of x to begin from.
-            z = tf.where(start < 1, alpha * given["x"] + sigma * eps, z)
-        return z, times
+        return plan.start(eps, times, None if strength is None else given["x"]), times
 
     def advance(self, solver, guidance, z, memory, times, first, last, seeds, guided, given):
         """Makes the steps `first` to `last - 1`; see `kgen.solvers.solver.advance`."""
         denoise = self.guided(guidance, guided, given)
         return advance(solver, denoise, self.process, z, memory, times, first, last, seeds)
 
-    def finish(self, guidance, z, t, guided, given):
-        """Returns x_hat at the state `z` and the time `t`, `[B, *shape]`.
+    def finish(self, plan, guidance, z, times, guided, given):
+        """Returns what a state means, `[B, *shape]`.
+
+        Args:
+            plan: a plan whose run has ended, or None for the estimate x_hat of a state before.
+            guidance: as of `guided`.
+            z: the state at `times[-1]`.
+            times: of the run.
+            guided: a `Guided`.
+            given: as of `begin`.
 
         Raises:
             tf.errors.InvalidArgumentError: if it is not finite, which as a pixel would be black.
         """
-        x_hat = self.guided(guidance, guided, given)(z, t)
-        return tf.debugging.check_numerics(x_hat, "The samples are not finite")
+        denoise = self.guided(guidance, guided, given)
+        x = denoise(z, times[-1]) if plan is None else plan.finish(denoise, z, times)
+        return tf.debugging.check_numerics(x, "The samples are not finite")
 
     def invert(self, solver, guidance, num_steps, guided, x):
         """Returns the noise from which a deterministic solver makes `x`, `[B, *shape]`."""

@@ -37,6 +37,7 @@ import tensorflow as tf
 
 from kgen import solvers
 from kgen.distribution import fused
+from kgen.sampling.plan import plan_of
 from kgen.sampling.sampler import Guided
 from kgen.serving import limits
 from kgen.serving.signature import condition_inputs, served
@@ -45,12 +46,12 @@ SEED = tf.TensorSpec([2], tf.int32, "seed")
 SEEDS = tf.TensorSpec([None, 2], tf.int32, "seeds")
 
 
-def sampling(model, solver="dpm", inputs=None, editing=False, *, guidance=None, negatives=False):
+def sampling(model, solver=None, inputs=None, editing=False, *, guidance=None, negatives=False):
     """Makes the functions that draw in a SavedModel, with the averaged weights.
 
     Args:
         model: a `DenoiserModel`.
-        solver: as of its `generate`.
+        solver: as of its `generate`; None for the model's default.
         inputs: None for the values of its conditioner, or one of the conditioner's `forms`.
         editing: whether it can begin from examples, by `edit`.
         guidance: as of its `generate`.
@@ -67,7 +68,7 @@ def sampling(model, solver="dpm", inputs=None, editing=False, *, guidance=None, 
     taken, pack, resources, ending = condition_inputs(model.conditioner, inputs)
     if negatives and not taken:
         raise ValueError("`negatives` needs a model with a conditioner.")
-    solver = solvers.get(solver)
+    plan = plan_of(model.default_solver if solver is None else solver, model.process)
     count = [] if taken else [tf.TensorSpec([], tf.int32, "num_samples")]
     guided = taken or guidance is not None
     scale = [tf.TensorSpec([], tf.float32, "guidance_scale")] if guided else []
@@ -123,7 +124,7 @@ def sampling(model, solver="dpm", inputs=None, editing=False, *, guidance=None, 
                 null = model.conditioner.null(size)
             scale = scale[0] if scale else tf.constant(1.0)
             steering = Guided(cond, null, scale, tf.range(size))
-            images = model.draw(solver, guidance, seeds, indices, num_steps, steering, given)
+            images = model.draw(plan, guidance, seeds, indices, num_steps, steering, given)
         return {"images": images}
 
     def generator(seed):

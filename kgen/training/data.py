@@ -89,6 +89,8 @@ class Data:
         self.x = as_arrays(with_targets(x, y, model.target_key))
         self.y = None
         self.x = self._checked(self.x)
+        if options.get("sample_weight") is not None and isinstance(self.x, ARRAYS):
+            self.x = with_weights(self.x, options.pop("sample_weight"))
         if options.get("validation_data") is not None:
             options["validation_data"] = self._validation(options["validation_data"])
         if isinstance(self.x, tf.data.Dataset) and "epochs" in options:
@@ -118,7 +120,25 @@ class Data:
         x, y, weights = keras.utils.unpack_x_y_sample_weight(tuple(data))
         x = as_arrays(with_targets(_plain(x), _plain(y), self.model.target_key))
         x = self._checked(x)
-        return x if weights is None else (x, None, weights)
+        return x if weights is None else with_weights(x, weights)
+
+
+def with_weights(x, weights):
+    """Returns arrays with the weights of their examples as an entry.
+
+    Keras leaves weights out where there are no targets.
+
+    Raises:
+        ValueError: if there are weights already, or not as many as examples.
+
+    Example:
+        >>> sorted(with_weights(np.ones([2, 3]), [1.0, 0.5]))
+        ['images', 'sample_weight']
+    """
+    x = x if isinstance(x, dict) else {"images": x}
+    if WEIGHT in x:
+        raise ValueError(f"The data must have `{WEIGHT}` in one place only.")
+    return as_arrays({**x, WEIGHT: np.asarray(weights, "float32")})
 
 
 def _plain(x):

@@ -25,6 +25,8 @@ import pytest
 import tensorflow as tf
 
 from kgen.data import grey
+from kgen.diffusion.prediction import PREDICTION_TYPES
+from kgen.diffusion.weighting import WEIGHTINGS
 from kgen.models.denoiser_model import DenoiserModel
 from kgen.models.kl_autoencoder import KLAutoencoder
 from kgen.models.latent_diffusion import LatentDiffusion
@@ -113,6 +115,7 @@ def run_page(tmp_path, monkeypatch):
     for name in ("saved_models", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
+    tables = [(table, dict(table)) for table in (PREDICTION_TYPES, WEIGHTINGS)]
     load, load_arrays = grey.load, grey.load_arrays
     monkeypatch.setattr(
         grey, "load", lambda name="mnist", *args, **kwargs: load("emoji", *args, **kwargs)
@@ -143,7 +146,10 @@ def run_page(tmp_path, monkeypatch):
                     )
         return namespace
 
-    return run
+    yield run
+    for table, rows in tables:  # without the rows that a page has added
+        table.clear()
+        table.update(rows)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ ENTRIES = re.findall(
 # Modules that are public themselves: those that `kgen.__all__` names, and their parts.
 MODULES = [f"kgen.{name}" for name in kgen.__all__ if inspect.ismodule(getattr(kgen, name))]
 MODULES += [f"kgen.diffusion.{name}" for name in ("prediction", "times", "weighting")]
-MODULES += [f"kgen.data.{name}" for name in ("arrays", "emoji", "folder", "grey", "offline")]
+MODULES += [f"kgen.data.{name}" for name in ("arrays", "drawings", "emoji", "folder", "grey")]
 NOT_FOR_USERS = "kgen.likelihoods"  # whose functions, but for `get`, models alone call
 
 

@@ -125,7 +125,7 @@ def test_samples_that_are_not_finite_are_an_error():
 def test_a_run_that_begins_at_an_example_has_its_marginal(model):
     """z_s of x at strength s: mean alpha x and standard deviation sigma."""
     x = np.tile([[0.5, -1.0]], (20000, 1)).astype("float32")
-    seeds, _ = example_seeds(tf.tile([[1, 2]], [20000, 1]), tf.range(20000))
+    seeds, _ = tf.function(example_seeds)(tf.tile([[1, 2]], [20000, 1]), tf.range(20000))
     given = {"x": tf.constant(x), "strength": tf.constant(0.4)}
     z, times = model.sampler.begin(DDIM(), (2,), seeds, tf.constant(3), given)
     alpha, sigma = (v.numpy() for v in PROCESS.alpha_sigma(tf.constant(0.4)))

@@ -1,4 +1,4 @@
-"""The tables of methods in README: every call in them runs as it is typed."""
+"""The tables of methods in docs/road: every call in them runs as it is typed."""
 
 import dataclasses
 import pathlib
@@ -12,14 +12,15 @@ from exact import exact
 import kgen
 from kgen.networks import TimeMLP
 
-README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+ROAD = pathlib.Path(__file__).parents[2] / "docs" / "road"
+TEXT = "\n".join(page.read_text() for page in sorted(ROAD.glob("*.md")))
 NAMES = {**vars(kgen.diffusion), **vars(kgen.solvers), "generate": dict}
 
 
 def settings():
     """Model, process, options and arguments of `generate` of each row, for each "or" in it."""
     found = []
-    for table in re.findall(r"^\| method .*\n(?:\|.*\n)*", README, re.MULTILINE):
+    for table in re.findall(r"^\| method .*\n(?:\|.*\n)*", TEXT, re.MULTILINE):
         head, _, *rows = table.splitlines()
         model, cell = re.search(r"options of `(\w+)`", head)[1], ""
         for row in rows:
