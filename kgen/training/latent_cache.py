@@ -285,7 +285,7 @@ def _map(directory, name):
 
 
 def _are_names(value):
-    """Whether names are such as `prompts` and `condition.tokens`, which lead into no other folder."""
+    """Whether they are names such as `condition.tokens`, which lead into no other folder."""
     return isinstance(value, list) and all(
         isinstance(v, str) and all(part.isidentifier() for part in v.split(".")) for v in value
     )

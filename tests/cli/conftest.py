@@ -45,6 +45,25 @@ def vae(tmp_path_factory):
 
 
 @pytest.fixture
+def opened_once(monkeypatch, opened):
+    """Lets commands that only draw share a model and what it has compiled."""
+    original = kgen.from_preset
+
+    def from_preset(folder, dtype="float32"):
+        if (folder, dtype) not in opened:
+            opened[folder, dtype] = original(folder, dtype)
+        return opened[folder, dtype]
+
+    monkeypatch.setattr(kgen, "from_preset", from_preset)
+
+
+@pytest.fixture(scope="session")
+def opened():
+    """Models that were opened, by folder and type."""
+    return {}
+
+
+@pytest.fixture
 def kgen_json(capsys):
     """A function that runs the command with `--json` and returns what it prints."""
 

@@ -1,9 +1,12 @@
 """`kgen info`, `export` and `evaluate` of small models."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 import kgen
+
+pytestmark = pytest.mark.usefixtures("opened_once")
 
 
 def test_info_counts_what_the_networks_have(kgen_json, text_model):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import kgen
+from kgen.cli import folders
 from kgen.cli.plan import Plan, default_steps
 
 FEW = ["--sheet-steps", "2", "--batch-size", "4"]
@@ -17,21 +18,19 @@ def weights_of(folder):
     return [np.asarray(w) for w in kgen.from_preset(folder).network.weights]
 
 
-@pytest.mark.parametrize("captions", ["txt", "csv", "jsonl", "folders"])
-def test_captions_are_found_and_a_fine_tuned_model_is_written(
-    captions, kgen_json, text_model, folder_of_pictures, tmp_path
+def test_a_fine_tuned_model_is_written_with_its_card_and_sheets(
+    kgen_json, refused, text_model, folder_of_pictures, tmp_path
 ):
-    folder, output = folder_of_pictures(captions=captions), tmp_path / "tuned"
-    said = kgen_json(
-        "finetune", folder, "--from", text_model, "--output", output, "--steps", "2", *FEW
-    )
-    assert (said["captions"], said["pictures"], said["held_out"]) == (captions, 11, 1)
+    folder, output = folder_of_pictures(), tmp_path / "tuned"
+    arguments = ["--from", text_model, "--output", output, "--steps", "2", *FEW]
+    said = kgen_json("finetune", folder, *arguments)
+    assert (said["captions"], said["pictures"], said["held_out"]) == ("txt", 11, 1)
     assert said["steps"] == 2
     changed = [np.abs(a - b).max() for a, b in zip(weights_of(text_model), weights_of(output))]
     assert max(changed) > 0
-    assert {p.name for p in output.iterdir()} == {
+    assert {
         *("config.json", "weights.npz", "README.md", "training.json", "log.csv", "samples")
-    }
+    } == {p.name for p in output.iterdir()}
     names = {p.name for p in (output / "samples").iterdir()}
     assert {"before.png", "after.png", "beside_real.png", "epoch_0001.png"} <= names
     card = (output / "README.md").read_text()
@@ -40,6 +39,31 @@ def test_captions_are_found_and_a_fine_tuned_model_is_written(
     logged = (output / "log.csv").read_text().splitlines()
     assert len(logged) == 3
     assert "val_loss" in logged[0]
+    other = folder_of_pictures(9, captions="csv")
+    assert "another pictures or captions" in refused("finetune", other, *arguments)
+
+
+@pytest.mark.parametrize("captions", ["txt", "csv", "jsonl", "folders"])
+def test_captions_of_every_kind_are_found(captions, folder_of_pictures):
+    pictures = folders.read(folder_of_pictures(captions=captions), (16, 16, 3), "texts")
+    assert pictures.captions == captions
+    assert pictures.images.shape == (12, 16, 16, 3)
+    centres = pictures.images[:, 8, 8].astype(int)
+    for centre, prompt in zip(centres, pictures.columns["prompts"].tolist()):
+        colour = ("red", "green", "blue")[centre.argmax()]
+        assert colour in prompt
+    training, held_out = folders.parted(pictures, 0)
+    assert (len(training.images), len(held_out.images)) == (11, 1)
+
+
+def test_broken_pictures_are_left_out_and_named(folder_of_pictures):
+    folder = folder_of_pictures()
+    (folder / "3.png").write_bytes(b"broken, and no picture")
+    (folder / "4.txt").unlink()
+    pictures = folders.read(folder, (16, 16, 3), "texts")
+    assert len(pictures.images) == 10
+    assert "3.png" in " ".join(pictures.left_out)
+    assert "4.png" in " ".join(pictures.left_out)
 
 
 def test_an_interrupted_training_goes_on_to_the_same_weights(
@@ -85,17 +109,13 @@ def test_what_cannot_be_trained_is_refused(refused, text_model, folder_of_pictur
     assert not output.exists()
 
 
-def test_another_folder_does_not_go_on_with_a_training(
-    kgen_json, refused, text_model, folder_of_pictures, tmp_path
-):
-    model = ["--from", text_model, "--output", tmp_path / "out", "--steps", "1", *FEW]
-    kgen_json("finetune", folder_of_pictures(), *model)
-    other = folder_of_pictures(9, captions="csv")
-    assert "another pictures or captions" in refused("finetune", other, *model)
-
-
 @pytest.mark.parametrize(
-    ("captions", "taken"), [("txt", "texts"), ("folders", "classes"), (None, None)]
+    ("captions", "taken"),
+    [
+        ("folders", "classes"),
+        pytest.param("txt", "texts", marks=pytest.mark.slow),
+        pytest.param(None, None, marks=pytest.mark.slow),
+    ],
 )
 def test_training_from_scratch_takes_what_the_folder_has(
     captions, taken, kgen_json, text_model, folder_of_pictures, tmp_path
@@ -111,6 +131,7 @@ def test_training_from_scratch_takes_what_the_folder_has(
     assert info["training"]["command"] == "train"
 
 
+@pytest.mark.slow
 def test_a_model_of_classes_is_fine_tuned_on_its_own_classes(
     kgen_json, refused, class_model, folder_of_pictures, tmp_path
 ):
