@@ -1,13 +1,15 @@
-"""kgen: deep generative models in Keras, from the autoencoder to text-to-image."""
+"""kgen: deep generative models in Keras, from the autoencoder to text-to-image.
 
-import keras
+`import kgen` loads all public names; they are listed in `kgen.api`. In the process of the command
+(`kgen ...` or `python -m kgen ...`) they are loaded when the first of them is used, so that
+`kgen --help` does not wait for TensorFlow.
+"""
 
-if keras.backend.backend() != "tensorflow":
-    raise ImportError(
-        "kgen needs the TensorFlow backend of Keras: set KERAS_BACKEND=tensorflow in the "
-        f"environment, or leave it unset. Received: {keras.backend.backend()!r}."
-    )
+import importlib
+import pathlib
+import sys
 
+<<<<<<< HEAD
 from kgen import (
     callbacks,
     conditioning,
@@ -75,3 +77,22 @@ __all__ = [
     "standard_normal",
     "to_diffusers",
 ]
+=======
+
+def _runs_the_command():
+    """Whether this process was started as `kgen ...` or `python -m kgen ...`."""
+    argv = getattr(sys, "argv", None) or [""]
+    if argv[0] == "-m":  # while Python looks for the module
+        return sys.orig_argv[-len(argv)].removeprefix("-m") == "kgen"
+    return pathlib.Path(argv[0]).stem == "kgen"
+
+
+if _runs_the_command():
+
+    def __getattr__(name):
+        return getattr(importlib.import_module("kgen.api"), name)
+
+else:
+    from kgen.api import *  # noqa: F403
+    from kgen.api import __all__ as __all__
+>>>>>>> hands

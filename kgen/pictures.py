@@ -1,18 +1,26 @@
-"""Pictures for people: labelled contact sheets and PNG files.
+"""Pictures for people: labelled contact sheets, picture files and animations.
 
 +--------+--------+
 | tile 0 | tile 1 |     row by row, `gap` pixels of grey between and around;
 | label  | label  |     a label is wrapped to its tile and cut after three lines
 +--------+--------+
+
+A file is of the format that its ending says. What it is to say of itself is in text chunks of a
+PNG, and as JSON in the description (EXIF) of a JPEG or WebP and in the comment of a GIF.
+
+References:
+  https://www.w3.org/TR/png-3, section 11.3.3 (text chunks) and 11.3.4 (animation).
 """
 
 import csv
+import io
+import json
+import os
 import pathlib
 
 import numpy as np
-import tensorflow as tf
 
-from kgen.checks import check_count
+from kgen.checks import check_count, check_interval
 
 GAP = 4
 GREY = 236
@@ -77,8 +85,41 @@ def contact_sheet(images, labels=None, columns=None, scale=1):
     return sheet
 
 
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".jfif": "JPEG", ".webp": "WEBP"}
+ANIMATIONS = {".gif": "GIF", ".png": "PNG", ".apng": "PNG", ".webp": "WEBP"}
+DESCRIPTION, SOFTWARE = 0x010E, 0x0131  # EXIF
+
+
+def save_picture(path, image, metadata=None):
+    """Writes a picture in the format that its ending says, and the folders that its path needs.
+
+    PNG and WebP keep every pixel; JPEG has quality 95, and white behind what is transparent. The
+    file appears whole or not at all.
+
+    Args:
+        path: where to write it, with one of the endings of `FORMATS`.
+        image: uint8 `[H, W, C]` with 1, 3 or 4 channels, or a Pillow image, whose mode is kept.
+        metadata: None, or a dictionary of strings that the file says of itself.
+
+    Raises:
+        TypeError: if `metadata` does not hold strings.
+        ValueError: if `image` is not such a picture, or the ending is another.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder) / "grey.png"
+        ...     save_picture(path, np.zeros((4, 6, 1), "uint8"), {"prompt": "night"})
+        ...     with Image.open(path) as picture:
+        ...         picture.size, picture.text["prompt"]
+        ((6, 4), 'night')
+    """
+    _write(path, [image], _format(path, FORMATS), metadata)
+
+
 def save_png(path, image):
-    """Writes a picture as a PNG file, and the folders that its path needs.
+    """Writes a picture as `save_picture` does; without an ending of its `FORMATS` as PNG.
 
     Args:
         path: where to write it.
@@ -87,15 +128,96 @@ def save_png(path, image):
     Raises:
         ValueError: if `image` is not such a picture.
     """
+    _write(path, [image], FORMATS.get(pathlib.Path(path).suffix.lower(), "PNG"), None)
+
+
+def save_animation(path, frames, *, seconds=0.1, last=1.0, metadata=None):
+    """Writes an animation that repeats, as GIF, animated PNG or animated WebP by the ending.
+
+    Args:
+        path: where to write it, with one of the endings of `ANIMATIONS`.
+        frames: uint8 `[N, H, W, C]` with 1, 3 or 4 channels.
+        seconds: how long a frame is shown.
+        last: how long the last one is shown.
+        metadata: as of `save_picture`.
+
+    Raises:
+        TypeError: if `metadata` does not hold strings.
+        ValueError: if `frames` are not such pictures, the ending is another, or a time is out of
+            range.
+    """
+    for name, value in (("seconds", seconds), ("last", last)):
+        check_interval(name, value, "(0, 60]")
+    frames = list(frames)
+    if not frames:
+        raise ValueError("`frames` must be at least one picture. Received: none.")
+    times = [round(1000 * seconds)] * (len(frames) - 1) + [round(1000 * last)]
+    _write(path, frames, _format(path, ANIMATIONS), metadata, times)
+
+
+def _format(path, formats):
+    ending = pathlib.Path(path).suffix.lower()
+    if ending not in formats:
+        raise ValueError(f"`path` must end in one of {sorted(formats)}. Received: {path}.")
+    return formats[ending]
+
+
+def _write(path, images, kind, metadata, times=None):
+    from PIL import Image
+
+    pictures = [_as_pillow(image, kind) for image in images]
+    metadata = {} if metadata is None else dict(metadata)
+    if not all(isinstance(text, str) for pair in metadata.items() for text in pair):
+        raise TypeError(f"`metadata` must hold strings. Received: metadata={metadata!r}.")
+    options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
+    if times is not None:
+        options |= {"save_all": True, "append_images": pictures[1:], "duration": times, "loop": 0}
+    if metadata and kind == "PNG":
+        options["pnginfo"] = _chunks(metadata)
+    elif metadata and kind == "GIF":
+        options["comment"] = json.dumps(metadata).encode()
+    elif metadata:
+        exif = Image.Exif()
+        exif[DESCRIPTION] = json.dumps(metadata)
+        exif[SOFTWARE] = metadata.get("Software", "kgen")
+        options["exif"] = exif
+    buffer = io.BytesIO()
+    pictures[0].save(buffer, kind, **options)
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        partial.write_bytes(buffer.getvalue())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _as_pillow(image, kind):
+    from PIL import Image
+
+    if isinstance(image, Image.Image):
+        return image
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[-1] not in (1, 3, 4) or image.dtype != np.uint8:
         raise ValueError(
             "`image` must be uint8 [H, W, C] with 1, 3 or 4 channels. "
             f"Received: shape {image.shape}, dtype {image.dtype}."
         )
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(tf.io.encode_png(image).numpy())
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    if kind == "JPEG" and picture.mode == "RGBA":
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture).convert("RGB")
+    return picture
+
+
+def _chunks(metadata):
+    from PIL import PngImagePlugin
+
+    chunks = PngImagePlugin.PngInfo()
+    for name, text in metadata.items():
+        chunks.add_itxt(name, text) if not text.isascii() else chunks.add_text(name, text)
+    return chunks
 
 
 def training_curves(path, log, names=None):

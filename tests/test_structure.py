@@ -57,6 +57,9 @@ ALLOWED = {
     "serving": VALUES | {"conditioning", "diffusion", "models", "sampling", "solvers"},
     "export": VALUES | {"models", "serving"},
 }
+ALLOWED["api"] = {*ALLOWED} - {"files", "symbolic", "layer_tree", "serialization", "checks"}
+ALLOWED["cli"] = {*ALLOWED, "cli"}
+ALLOWED["__main__"] = {"cli"}
 
 
 def room(path):

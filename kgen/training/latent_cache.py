@@ -285,7 +285,10 @@ def _map(directory, name):
 
 
 def _are_names(value):
-    return isinstance(value, list) and all(isinstance(v, str) and v.isidentifier() for v in value)
+    """Whether they are names such as `condition.tokens`, which lead into no other folder."""
+    return isinstance(value, list) and all(
+        isinstance(v, str) and all(part.isidentifier() for part in v.split(".")) for v in value
+    )
 
 
 def _length(dataset):

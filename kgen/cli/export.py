@@ -1,0 +1,38 @@
+"""`kgen export`: a model as a SavedModel, which TensorFlow runs without kgen."""
+
+from kgen.cli.errors import UsageError, arguments_from_user
+from kgen.cli.models import denoises, open_model
+
+
+def run(args, session):
+    """Writes the SavedModel; returns the result as a dictionary, and lines for a person."""
+    import tensorflow as tf
+
+    import kgen
+
+    model, _ = open_model(args.model, session)
+    options = {"solver": args.solver, "inputs": args.inputs}
+    options |= {"editing": args.editing or None, "negatives": args.negatives or None}
+    options = {name: value for name, value in options.items() if value is not None}
+    if options and not denoises(model):
+        name = next(iter(options))
+        raise UsageError(f"a {type(model).__name__} has no option --{name}")
+    session.say(f"Writing {args.output}")
+    with arguments_from_user():
+        try:
+            kgen.export_saved_model(
+                model,
+                args.output,
+                max_steps=args.max_steps,
+                max_batch=args.max_batch,
+                **options,
+            )
+        except FileExistsError as error:
+            raise UsageError(str(error)) from error
+    names = sorted(tf.saved_model.load(str(args.output)).signatures)
+    size = sum(p.stat().st_size for p in args.output.rglob("*") if p.is_file())
+    result = {"directory": str(args.output), "functions": names, "bytes": size}
+    return result, [
+        f"Wrote {args.output} ({size / 1e6:.1f} MB)",
+        f"functions: {', '.join(names)}",
+    ]
