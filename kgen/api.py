@@ -38,6 +38,7 @@ from kgen.models.vae import VAE
 from kgen.models.variational_dequantization import VariationalDequantization
 from kgen.models.vqvae import VQVAE
 from kgen.presets import from_preset
+from kgen.published.opening import from_diffusers, to_diffusers
 from kgen.sampling import editing
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "distribution",
     "editing",
     "export_saved_model",
+    "from_diffusers",
     "from_preset",
     "likelihoods",
     "load_model",
@@ -71,4 +73,5 @@ __all__ = [
     "priors",
     "solvers",
     "standard_normal",
+    "to_diffusers",
 ]

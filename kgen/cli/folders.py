@@ -51,8 +51,9 @@ class Pictures:
 def kind_of_captions(folder):
     """How a folder says what its pictures show: a key of `kgen.data.folder.CAPTIONS`, or None."""
     from kgen.data.folder import TABLES, classes
+    from kgen.data.folder.finding import JSON_TABLES
 
-    for kind, names in TABLES.items():
+    for kind, names in (("csv", TABLES), ("jsonl", JSON_TABLES)):
         if any((folder / name).is_file() for name in names):
             return kind
     if any(path for path in folder.rglob("*.txt") if path.name.lower() != "readme.txt"):

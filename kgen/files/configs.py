@@ -59,13 +59,9 @@ _FREE_VALUES = 20_000
 _VALUES_PER_ARRAY = 200  # a layer with its neighbours that have no weights has about 100
 _LARGEST_STEPS = 2**53  # in the settings of a training, which nothing loops over
 _LONGEST_SHAPE = 32
-<<<<<<< HEAD
 _REPEATED = re.compile("layers|blocks|depth|repeat|stages|experts")
-_UNBOUNDED = ("seed", "shared_object_id", "max_scores")
-=======
 _MOST = {"max_scores": 2**32}  # how much a layer may hold at once, which bounds it and no loop
 _UNBOUNDED = ("seed", "shared_object_id")
->>>>>>> hands
 _NAMES = ("class_name", "module", "registered_name", "spec_name")
 _LOOKUPS = ("deserialize", "get", "serialize")
 
@@ -115,20 +111,19 @@ def check_config(config, source, shapes=None):
         elif isinstance(value, str):
             if key not in _NAMES:
                 _check_text(value, source)
-<<<<<<< HEAD
-        elif isinstance(value, int) and abs(value) > most and key not in _UNBOUNDED and not shape:
-            raise ValueError(f"{source} is refused: {key!r:.100} must be at most {most}.")
+        elif (
+            isinstance(value, int)
+            and abs(value) > _MOST.get(key, most)
+            and key not in _UNBOUNDED
+            and not shape
+        ):
+            bound = _MOST.get(key, most)
+            raise ValueError(f"{source} is refused: {key!r:.100} must be at most {bound}.")
         elif isinstance(value, int) and value > parts and _repeats(key):
             raise ValueError(
                 f"{source} is refused: {key!r:.100} must be at most {parts}, the number of arrays "
                 f"that its weights hold. Received: {value}."
             )
-=======
-        elif isinstance(value, int) and key not in _UNBOUNDED and not shape:
-            bound = _MOST.get(key, most)
-            if abs(value) > bound:
-                raise ValueError(f"{source} is refused: {key!r:.100} must be at most {bound}.")
->>>>>>> hands
         elif shape and isinstance(value, int):
             _check_shape([value], key, source)
     for cls, inner in asked:
