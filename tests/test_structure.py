@@ -57,7 +57,7 @@ ALLOWED = {
     "serving": VALUES | {"conditioning", "diffusion", "models", "sampling", "solvers"},
     "export": VALUES | {"models", "serving"},
 }
-ALLOWED["api"] = {*ALLOWED} - {"files", "symbolic", "layer_tree", "serialization", "checks"}
+ALLOWED["api"] = {*ALLOWED}
 ALLOWED["cli"] = {*ALLOWED, "cli"}
 ALLOWED["__main__"] = {"cli"}
 
