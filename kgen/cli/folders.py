@@ -50,8 +50,8 @@ class Pictures:
 
 def kind_of_captions(folder):
     """How a folder says what its pictures show: a key of `kgen.data.folder.CAPTIONS`, or None."""
-    from kgen.data.folder import TABLES, classes
-    from kgen.data.folder.finding import JSON_TABLES
+    from kgen.data.folder import classes
+    from kgen.data.folder.finding import JSON_TABLES, TABLES
 
     for kind, names in (("csv", TABLES), ("jsonl", JSON_TABLES)):
         if any((folder / name).is_file() for name in names):

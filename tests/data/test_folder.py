@@ -9,6 +9,7 @@ from PIL import Image
 
 import kgen
 from kgen.data import folder
+from kgen.data.folder.finding import SUFFIXES
 from kgen.networks import mlp
 
 SIZE = 8
@@ -260,7 +261,7 @@ def test_missing_things(tmp_path, pictures):
         folder.load(pictures, captions="csv")
 
 
-@pytest.mark.parametrize("suffix", folder.SUFFIXES)
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_every_format_is_read(tmp_path, suffix):
     options = {"format": "JPEG"} if suffix == ".jfif" else {}
     draw(tmp_path / f"a{suffix.upper()}", RED, **options)

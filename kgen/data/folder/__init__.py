@@ -32,14 +32,14 @@ import tensorflow as tf
 
 from kgen.checks import check_count, check_interval, check_one_of
 from kgen.data.arrays import VALUES, batches, batches_of
-from kgen.data.folder.captions import MAX_CAPTION_BYTES, captioned, class_names
+from kgen.data.folder.captions import captioned, class_names
 from kgen.data.folder.decoding import Reader
-from kgen.data.folder.finding import SUFFIXES, TABLES, Entry, find, part_of, unread_message
+from kgen.data.folder.finding import SUFFIXES, Entry, find, part_of, unread_message
 from kgen.data.folder.shards import examples
 from kgen.data.folder.streaming import reading
 from kgen.data.picture_files import MAX_PIXELS
 
-__all__ = ["CAPTIONS", "MAX_CAPTION_BYTES", "SUFFIXES", "TABLES", "classes", "load", "load_arrays"]
+__all__ = ["classes", "load", "load_arrays"]
 
 CAPTIONS = ("txt", "csv", "jsonl", "folders", "webdataset", "tfrecord")
 SPLITS = ("train", "validation", "all")
