@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
-from kgen.pictures import GAP, GREY, contact_sheet, save_png
+from kgen.pictures import GAP, GREY, contact_sheet, save_animation, save_picture, save_png
 
 
 @pytest.fixture
@@ -97,3 +98,59 @@ def test_a_sheet_of_pictures_with_alpha_is_on_white():
     images = np.zeros((1, 8, 8, 4), "uint8")
     images[..., 3] = 51  # a fifth of black
     assert (contact_sheet(images) == 204).sum() == 8 * 8 * 3
+
+
+@pytest.mark.parametrize(
+    ("ending", "start"),
+    [
+        (".png", b"\x89PNG"),
+        (".jpg", b"\xff\xd8\xff"),
+        (".JPEG", b"\xff\xd8\xff"),
+        (".webp", b"RIFF"),
+    ],
+)
+def test_a_file_is_of_the_format_of_its_ending(ending, start, images, tmp_path):
+    for save in (save_picture, save_png):
+        path = tmp_path / f"{save.__name__}{ending}"
+        save(path, images[0])
+        assert path.read_bytes().startswith(start)
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        if start != b"\xff\xd8\xff":
+            np.testing.assert_array_equal(pixels, images[0])
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [ending, ending]
+
+
+def test_an_animation_has_its_frames_times_and_words(images, tmp_path):
+    about = {"prompt": "ein Ä"}
+    for ending in (".png", ".webp", ".gif"):
+        path = tmp_path / f"way{ending}"
+        save_animation(path, images, seconds=0.05, last=2, metadata=about)
+        with Image.open(path) as image:
+            assert image.n_frames == len(images)
+            times = []
+            for frame in range(image.n_frames):
+                image.seek(frame)
+                image.load()
+                times.append(image.info["duration"])
+                if ending != ".gif":  # of 256 colours
+                    np.testing.assert_array_equal(np.asarray(image.convert("RGB")), images[frame])
+        assert times == [50, 50, 50, 50, 2000]
+    with Image.open(tmp_path / "way.png") as image:
+        assert image.text == about
+
+
+def test_what_cannot_be_written_is_refused(images, tmp_path):
+    with pytest.raises(ValueError, match=r"`path` must end in one of .*\.webp"):
+        save_picture(tmp_path / "x.bmp", images[0])
+    with pytest.raises(ValueError, match="`path` must end in"):
+        save_animation(tmp_path / "x.jpg", images)
+    with pytest.raises(ValueError, match="at least one picture"):
+        save_animation(tmp_path / "x.gif", [])
+    with pytest.raises(ValueError, match="`seconds` must be in"):
+        save_animation(tmp_path / "x.gif", images, seconds=0)
+    with pytest.raises(TypeError, match="`metadata` must hold strings"):
+        save_picture(tmp_path / "x.png", images[0], {"seed": 3})
+    with pytest.raises(ValueError, match="`image` must be uint8"):
+        save_picture(tmp_path / "x.jpg", images[0] / 255)
+    assert list(tmp_path.iterdir()) == []
