@@ -62,10 +62,10 @@ def blocks(page):
 
 
 def few(data):
-    """The first batches of a data set, or the first rows of arrays."""
+    """The first batches of a data set, cut to few rows, or the first rows of arrays."""
     if isinstance(data, tf.data.Dataset):
-        return data.take(BATCHES)
-    return None if data is None else keras.tree.map_structure(lambda rows: rows[:64], data)
+        return data.take(BATCHES).map(few)
+    return None if data is None else keras.tree.map_structure(lambda rows: rows[:ROWS], data)
 
 
 def quick(patch):
