@@ -1,9 +1,9 @@
 """The tree of layers inside of a Keras layer, walked by public attributes.
 
 The place of a layer is how one gets to it from the root: the attribute that holds it, the position
-in a list, its position among the layers of a `Sequential`, its name in a functional model (which
-its configuration keeps). A model that is rebuilt from its configuration has the same places, while
-the display names of its layers may be numbered otherwise.
+in a list, its position among the layers of a `Sequential` or functional model. A model that is
+rebuilt from its configuration has the same places, while the display names of its layers may be
+numbered otherwise.
 """
 
 import keras
@@ -88,20 +88,17 @@ def _ids(layer):
 
 def _children(layer):
     """Pairs of the steps to a layer inside, and that layer."""
-    if isinstance(layer, keras.Sequential):
+    listed = isinstance(layer, keras.Sequential) or _functional(layer)
+    if listed:
         yield from (((number,), part) for number, part in enumerate(layer.layers))
-    elif isinstance(layer, keras.Model) and _functional(layer):
-        yield from (((part.name,), part) for part in layer.layers)
-    for name, value in sorted(vars(layer).items()):
-        if not name.startswith("_"):
-            yield from _found((name,), value)
-    for name, value in sorted(vars(layer).items()):  # what has not been found by a public name
-        if name.startswith("_"):
-            yield from _found((name,), value)
+    for private in (False,) if listed else (False, True):  # first what has a public name
+        for name, value in sorted(vars(layer).items()):
+            if name.startswith("_") == private:
+                yield from _found((name,), value)
 
 
-def _functional(model):
-    return bool(getattr(model, "inputs", None))
+def _functional(layer):
+    return isinstance(layer, keras.Model) and bool(getattr(layer, "inputs", None))
 
 
 def _found(steps, value):

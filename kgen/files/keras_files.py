@@ -86,8 +86,9 @@ def _loaded(path, compile):
 def _check_kinds(model, arrays, path):
     """Checks that arrays are of the types of the weights of their shape, and no more than these."""
     kinds, counts = collections.defaultdict(set), collections.Counter()
-    optimizer = getattr(model, "optimizer", None)
-    for variable in [*model.variables, *(optimizer.variables if optimizer else ())]:
+    optimizers = [v for v in vars(model).values() if isinstance(v, keras.optimizers.Optimizer)]
+    of_optimizers = [variable for optimizer in optimizers for variable in optimizer.variables]
+    for variable in [*model.variables, *of_optimizers]:
         shape, floating = tuple(variable.shape), tf.as_dtype(variable.dtype).is_floating
         kinds[shape].add("float" if floating else variable.dtype)
         counts[shape] += 1
@@ -97,7 +98,7 @@ def _check_kinds(model, arrays, path):
                 f"{path} is damaged: its arrays must be of the types of the weights that they "
                 f"fill. Received: {name} of {kind}."
             )
-        of_training = optimizer is None and name.startswith("optimizer/")
+        of_training = not optimizers and name.partition("/")[0].endswith("optimizer")
         counts[shape] -= not of_training
         if shape and counts[shape] < 0:
             raise ValueError(f"{path} is damaged: {name} is no weight of its model.")

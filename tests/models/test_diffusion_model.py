@@ -14,6 +14,7 @@ from kgen.conditioning import Labels
 from kgen.diffusion import CosineLogSNR, GaussianDiffusion, LinearLogSNR, time_grid
 from kgen.networks import TimeMLP
 from kgen.sampling.editing import slerp
+from kgen.sampling.plan import plan_of
 from kgen.sampling.sampler import Guided
 from kgen.solvers import DDIM, AnnealedLangevin, EulerMaruyama, get, solve
 from kgen.tensors import expand_to
@@ -54,10 +55,10 @@ def test_discrete_bound_of_uniform_grey_levels_is_eight_bits():
 def test_reconstruction_of_grey_levels_is_bayes_rule(gaussian_data):
     """By explicit sums over the 256 values, with a noise that is wide enough to matter."""
     process = GaussianDiffusion(LinearLogSNR(8.0, -8.0))
-    model = exact(gaussian_data, process, shape=(1, 1, 1), grey_levels=256)
-    x = np.full((4000, 1, 1, 1), 2 * 100 / 255 - 1, "float32")
+    model = exact(gaussian_data, process, shape=(1, 1, 2), grey_levels=256)
+    x = np.full((4000, 1, 1, 2), 2 * 100 / 255 - 1, "float32")
     terms = tf.function(lambda: model.bound_terms(x, seed=SEED))()  # eager is slow
-    actual = terms["reconstruction"].numpy().mean()
+    actual = terms["reconstruction"].numpy().mean() / 2  # of each of the two values
     noise = np.exp(-4.0)
     rng, values = np.random.default_rng(3), np.arange(256) * 2 / 255 - 1
     observed = x[0, 0, 0, 0] + noise * rng.normal(size=(4000, 1))
@@ -669,5 +670,5 @@ def test_no_examples_are_drawn_as_none(gaussian_data):
     model = exact(gaussian_data, GaussianDiffusion(CosineLogSNR()))
     seeds, none = tf.zeros([0, 2], tf.int32), tf.zeros([0], tf.int32)
     steering = Guided(None, None, tf.constant(1.0), none)
-    x = model.draw(get("dpm"), None, seeds, none, tf.constant(2), steering, {})
+    x = model.draw(plan_of("dpm", model.process), None, seeds, none, tf.constant(2), steering, {})
     assert x.shape == (0, 2)

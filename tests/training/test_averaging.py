@@ -56,7 +56,7 @@ def mixed_names():
 
 
 @serializable
-class Unnamed(keras.layers.Layer):
+class UnnamedWidths(keras.layers.Layer):
     """Its own layers, without names, in a list."""
 
     def __init__(self, width, **kwargs):
@@ -78,7 +78,7 @@ class Unnamed(keras.layers.Layer):
 
 
 def own_layers():
-    encoder, decoder = (keras.Sequential([keras.Input((4,)), Unnamed(4)]) for _ in range(2))
+    encoder, decoder = (keras.Sequential([keras.Input((4,)), UnnamedWidths(4)]) for _ in range(2))
     return kgen.Autoencoder(encoder, decoder, ema_decay=0.9, seed=0), (4,)
 
 
