@@ -1,7 +1,6 @@
 """What `fit` is given: checked first, and in an order that a resumed training can find again."""
 
 import hashlib
-import itertools
 import types
 import warnings
 
@@ -106,7 +105,7 @@ class Data:
         """Checks arrays, or the first batch of anything else, which is not lost."""
         if isinstance(x, types.GeneratorType):
             first = next(x, None)
-            x, batch = itertools.chain([first], x), first
+            x, batch = _again(first, x), first
         else:
             batch = first_batch(x)
         if batch is not None:
@@ -139,6 +138,12 @@ def with_weights(x, weights):
     if WEIGHT in x:
         raise ValueError(f"The data must have `{WEIGHT}` in one place only.")
     return as_arrays({**x, WEIGHT: np.asarray(weights, "float32")})
+
+
+def _again(first, rest):
+    """A generator of its first batch, which has been looked at, and of the rest."""
+    yield first
+    yield from rest
 
 
 def _plain(x):
