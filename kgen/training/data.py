@@ -92,7 +92,8 @@ class Data:
             self.x = with_weights(self.x, options.pop("sample_weight"))
         if options.get("validation_data") is not None:
             options["validation_data"] = self._validation(options["validation_data"])
-        if isinstance(self.x, tf.data.Dataset) and "epochs" in options:
+        streams = isinstance(self.x, (tf.data.Dataset, types.GeneratorType))
+        if streams and "epochs" in options:
             options.setdefault("shuffle", False)  # Keras would warn that it cannot
 
     def put_in_order(self, seed):
