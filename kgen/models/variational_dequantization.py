@@ -100,6 +100,11 @@ class VariationalDequantization(GenerativeModel):
         self.start_averaging(self.optimized_variables)
 
     @property
+    def data_shape(self):
+        """Shape of an example."""
+        return self.density.data_shape
+
+    @property
     def term_names(self):
         """The two sides of the trade: log q, and the density where the noise falls."""
         return ("noise", "density")

@@ -1,6 +1,7 @@
 """What `fit` is given: checked first, and in an order that a resumed training can find again."""
 
 import hashlib
+import itertools
 import types
 import warnings
 
@@ -142,9 +143,9 @@ def with_weights(x, weights):
 
 
 def _again(first, rest):
-    """A generator of its first batch, which has been looked at, and of the rest."""
-    yield first
-    yield from rest
+    """A generator of its first batch, which has been looked at, and of the rest, as Keras wants."""
+    for batch in itertools.chain([first], rest):
+        yield batch if isinstance(batch, tuple) else (batch,)
 
 
 def _plain(x):

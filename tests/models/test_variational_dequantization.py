@@ -126,7 +126,7 @@ class LogisticInBins(keras.layers.Layer):
     def averaged(self):
         return contextlib.nullcontext()
 
-    def condition(self, batch, training, seed):
+    def encode_condition(self, batch, training, seed):
         return None
 
     def check_batch(self, batch):

@@ -395,6 +395,8 @@ def test_other_kinds_of_data_are_checked_and_trained_on(kind):
     model = kgen.Autoencoder(encoder, decoder, seed=0)
     model.compile(keras.optimizers.SGD(0.0))
     options = {"batch_size": 4, "shuffle": False} if kind == "data frame" else {}
+    if kind == "generator":
+        options = {"steps_per_epoch": 3}
     loss = model.fit(make(X), verbose=0, **options).history["loss"][0]
     expected = model.evaluate(X, verbose=0, return_dict=True)["loss"]
     assert loss == pytest.approx(expected, rel=1e-5)
