@@ -143,10 +143,10 @@ def test_a_users_network_trains_draws_and_is_saved(tmp_path):
     model.compile(keras.optimizers.Adam(1e-2))
     history = model.fit(tf.ones([64, 4, 4, 1]), epochs=3, batch_size=16, verbose=0).history
     assert history["loss"][-1] < history["loss"][0]
-    drawn = model.generate(2, num_steps=2, seed=1)
+    drawn = model.generate(num_samples=2, num_steps=2, seed=1)
     model.save_to_preset(tmp_path / "preset", dtype="float32")
     again = kgen.from_preset(tmp_path / "preset")
-    np.testing.assert_allclose(again.generate(2, num_steps=2, seed=1), drawn, atol=1e-6)
+    np.testing.assert_allclose(again.generate(num_samples=2, num_steps=2, seed=1), drawn, atol=1e-6)
 
 
 def test_policy_lasts_as_long_as_its_block():
