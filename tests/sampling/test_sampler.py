@@ -6,6 +6,7 @@ import tensorflow as tf
 from exact import exact
 
 from kgen.diffusion import CosineLogSNR, GaussianDiffusion, time_grid
+from kgen.sampling.plan import Plan
 from kgen.sampling.sampler import Guided, Sampler, example_seeds
 from kgen.solvers import DDIM, AnnealedLangevin, DPMSolver, EulerMaruyama, Heun, solve
 
@@ -121,7 +122,7 @@ def test_samples_that_are_not_finite_are_an_error():
     sampler = Sampler(broken, PROCESS, (2,))
     guided = Guided(None, None, tf.constant(1.0), tf.range(3))
     with pytest.raises(tf.errors.InvalidArgumentError, match="The samples are not finite"):
-        sampler.finish(None, tf.ones([3, 2]), tf.constant(0.0), guided, {})
+        sampler.finish(None, None, tf.ones([3, 2]), tf.constant([0.0]), guided, {})
 
 
 def test_a_run_that_begins_at_an_example_has_its_marginal(model):
@@ -129,7 +130,7 @@ def test_a_run_that_begins_at_an_example_has_its_marginal(model):
     x = np.tile([[0.5, -1.0]], (20000, 1)).astype("float32")
     seeds, _ = tf.function(example_seeds)(tf.tile([[1, 2]], [20000, 1]), tf.range(20000))
     given = {"x": tf.constant(x), "strength": tf.constant(0.4)}
-    z, times = model.sampler.begin(DDIM(), (2,), seeds, tf.constant(3), given)
+    z, times = model.sampler.begin(Plan(DDIM(), PROCESS), (2,), seeds, tf.constant(3), given)
     alpha, sigma = (v.numpy() for v in PROCESS.alpha_sigma(tf.constant(0.4)))
     np.testing.assert_allclose(z.numpy().mean(0), alpha * x[0], atol=4 * sigma / 20000**0.5)
     np.testing.assert_allclose(z.numpy().std(0), [sigma, sigma], rtol=0.03)
