@@ -24,10 +24,10 @@ class Painter(keras.Model):
     def call(self, x):
         return self.dense(x)
 
-    def generate(self, prompts, num_steps, **options):
+    def generate(self, condition, num_steps, **options):
         options["num_steps"] = num_steps
-        self.calls.append((list(prompts), options))
-        return np.full((len(prompts), 16, 16, 3), 10 * len(self.calls), "uint8")
+        self.calls.append((list(condition), options))
+        return np.full((len(condition), 16, 16, 3), 10 * len(self.calls), "uint8")
 
 
 def fit(callback, **options):
