@@ -1,7 +1,6 @@
 """A guard against steps that would ruin a training: skipped one by one, and the end after many."""
 
 import keras
-import numpy as np
 
 from kgen.checks import check_count
 
@@ -45,8 +44,7 @@ class Guard(keras.callbacks.Callback):
         skipped = int(self.model.skipped_in_a_row.numpy())
         if skipped < self.stop_after:
             return
-        bad = [name for name, value in (logs or {}).items() if not np.all(np.isfinite(value))]
-        terms = [name for name in bad if name != "loss"]
+        terms = self.model.broken_terms
         reason = f"Not finite: {', '.join(terms)}." if terms else "All terms are finite."
         raise FloatingPointError(
             f"{skipped} steps in a row had a gradient that is not finite or larger than "

@@ -150,6 +150,9 @@ class TermsModel(keras.Model, abc.ABC):
         if skip_above is not None:
             self.skipped_steps = tf.Variable(0, trainable=False, name="skipped_steps")
             self.skipped_in_a_row = tf.Variable(0, trainable=False, name="skipped_in_a_row")
+            self.skipped_terms = tf.Variable(
+                tf.zeros([len(self.term_names)], tf.int32), trainable=False, name="skipped_terms"
+            )
         self._evaluated = Untracked(
             tf.Variable(
                 0,
@@ -235,6 +238,7 @@ class TermsModel(keras.Model, abc.ABC):
         weight = None
         if skipped is not None and self.skip_above is not None:
             weight = 1.0 - tf.cast(skipped, tf.float32)
+            self._note_broken_terms(terms, skipped)
             values = {
                 name: tf.where(skipped, tf.zeros_like(value), value)
                 for name, value in values.items()
@@ -242,6 +246,23 @@ class TermsModel(keras.Model, abc.ABC):
         for name, value in values.items():
             self._mean(name).update_state(value, sample_weight=weight)
         return self.results(values)
+
+    @property
+    def broken_terms(self):
+        """Names of the terms that were not finite in the step that was skipped last."""
+        counts = self.skipped_terms.numpy()
+        return [name for name, count in zip(self.term_names, counts) if count]
+
+    def _note_broken_terms(self, terms, skipped):
+        """Keeps which terms of a skipped step are not finite, on any device."""
+        broken = [
+            tf.reduce_any(~tf.math.is_finite(terms[name])) if name in terms else tf.constant(False)
+            for name in self.term_names
+        ]
+        if not broken:
+            return
+        counts = replicas.sum_over_replicas(tf.cast(tf.stack(broken), tf.int32))
+        self.skipped_terms.assign(tf.where(skipped, counts, self.skipped_terms))
 
     def results(self, names):
         """Returns the running means of those names."""
