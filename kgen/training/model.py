@@ -218,8 +218,8 @@ class TermsModel(keras.Model, abc.ABC):
         Returns:
             A boolean tensor, whether it was skipped.
         """
-        one_device = self.distribute_strategy.num_replicas_in_sync == 1
-        apply = update.apply_gradients if one_device else replicas.apply_gradients
+        strategy = tf.distribute.has_strategy()  # of one device too
+        apply = replicas.apply_gradients if strategy else update.apply_gradients
         return apply(optimizer, gradients, variables, self.skip_above, then)
 
     def logs(self, terms, extra=None, *, skipped=None, **others):
