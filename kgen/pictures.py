@@ -118,6 +118,21 @@ def save_picture(path, image, metadata=None):
     _write(path, [image], _format(path, FORMATS), metadata)
 
 
+def encoded(image, kind, metadata=None):
+    """Returns the file of a picture as bytes.
+
+    Args:
+        image: as of `save_picture`.
+        kind: `"PNG"`, `"JPEG"` or `"WEBP"`.
+        metadata: as of `save_picture`.
+
+    Raises:
+        TypeError: if `metadata` does not hold strings.
+        ValueError: if `image` is not such a picture.
+    """
+    return _encoded([image], kind, metadata)
+
+
 def save_png(path, image):
     """Writes a picture as `save_picture` does; without an ending of its `FORMATS` as PNG.
 
@@ -162,7 +177,7 @@ def _format(path, formats):
     return formats[ending]
 
 
-def _write(path, images, kind, metadata, times=None):
+def _encoded(images, kind, metadata, times=None):
     from PIL import Image
 
     pictures = [_as_pillow(image, kind) for image in images]
@@ -183,11 +198,16 @@ def _write(path, images, kind, metadata, times=None):
         options["exif"] = exif
     buffer = io.BytesIO()
     pictures[0].save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _write(path, images, kind, metadata, times=None):
+    data = _encoded(images, kind, metadata, times)
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
-        partial.write_bytes(buffer.getvalue())
+        partial.write_bytes(data)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -40,6 +40,7 @@ ALLOWED = {
     "penalties": {"checks", "serialization", "tensors"},
     "priors": {"checks", "gaussian", "serialization", "tensors"},
     "pictures": {"checks"},
+    "fitting": set(),
     "diffusion": VALUES,
     "solvers": VALUES | {"diffusion"},
     "density": VALUES | {"diffusion", "solvers"},
@@ -54,7 +55,8 @@ ALLOWED = {
     | {"training"},
     "callbacks": VALUES | {"metrics", "models", "pictures", "training"},
     "published": VALUES | {"conditioning", "diffusion", "models", "networks", "presets", "solvers"},
-    "serving": VALUES | {"conditioning", "diffusion", "models", "sampling", "solvers"},
+    "serving": VALUES
+    | {"conditioning", "data", "diffusion", "fitting", "models", "pictures", "sampling", "solvers"},
     "export": VALUES | {"models", "serving"},
 }
 ALLOWED["api"] = {*ALLOWED}

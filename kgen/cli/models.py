@@ -1,11 +1,11 @@
 """Models by name or folder: found, opened, and asked what a command can do with them."""
 
 import hashlib
-import inspect
 import json
 import pathlib
 
 from kgen.cli.errors import UsageError, arguments_from_user, files_from_user
+from kgen.serving.typed import class_names, takes
 
 CHECKOUT = pathlib.Path(__file__).parents[2] / "saved_models"
 CONFIG, WEIGHTS = "config.json", "weights.npz"
@@ -66,12 +66,6 @@ def sum_of(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def denoises(model):
-    """Whether a model draws with a solver, step by step."""
-    generate = getattr(model, "generate", None)
-    return generate is not None and "num_steps" in inspect.signature(generate).parameters
-
-
 def check_draws_pictures(model):
     """Raises a `UsageError` for a model that draws no pictures."""
     kind, shape = type(model).__name__, tuple(model.data_shape)
@@ -79,29 +73,6 @@ def check_draws_pictures(model):
         raise UsageError(f"a {kind} cannot draw, only code and decode")
     if len(shape) != 3 or shape[-1] not in (1, 3, 4):
         raise UsageError(f"the model draws values of shape {shape}, which are no pictures")
-
-
-def takes(model):
-    """What the condition of a model is on a command line.
-
-    Returns:
-        None without a condition; `"texts"`, `"classes"`, or `"other"` for what cannot be typed.
-    """
-    if model.conditioner is None:
-        return None
-    specs = list(model.conditioner.signature().values())
-    if len(specs) == 1 and specs[0].shape.rank == 1:
-        if specs[0].dtype.name == "string":
-            return "texts"
-        if specs[0].dtype.is_integer:
-            return "classes"
-    return "other"
-
-
-def class_names(model):
-    """The names of the classes of a model, or None."""
-    given = getattr(model.conditioner, "names", None)
-    return list(given) if given else None
 
 
 def condition(model, texts, what="a prompt"):

@@ -9,8 +9,6 @@ the file can hold that mode.
 
 import dataclasses
 
-from kgen.cli.errors import CommandError, UsageError, one_line
-
 MODES = {  # what the formats can hold
     "PNG": ("1", "L", "LA", "P", "RGB", "RGBA"),
     "JPEG": ("L", "CMYK", "RGB"),
@@ -38,51 +36,34 @@ class Picture:
         return self.pixels.shape[:2]
 
 
-def open_upright(path):
-    """Returns a picture of any kind as a `Picture`.
-
-    Raises:
-        CommandError: if it cannot be read.
-        UsageError: if there is no such file.
-    """
+def upright(file):
+    """Returns a Pillow image of any mode as a `Picture`, turned as its camera says."""
     import numpy as np
     from PIL import Image, ImageOps
 
-    from kgen.data.picture_files import open_picture
-
-    if not path.is_file():
-        raise UsageError(f"no file {path}")
-    try:
-        with open_picture(path) as file:
-            image = ImageOps.exif_transpose(file)
-            mode = image.mode
-            if mode == "F" or mode.startswith("I"):  # 16-bit grey, which Pillow would clip
-                values = np.asarray(image).astype("float64")
-                scale = 257 if values.max() > 255 else 1
-                image = Image.fromarray((values / scale).round().clip(0, 255).astype("uint8"))
-                mode = "L"
-            alpha = None
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                alpha = np.asarray(image)[..., 3]
-            return Picture(np.asarray(image.convert("RGB")), alpha, mode)
-    except Exception as error:  # a broken file can make Pillow raise nearly anything
-        raise CommandError(f"{path} is no picture that can be read: {one_line(error)}") from error
+    image = ImageOps.exif_transpose(file)
+    mode = image.mode
+    if mode == "F" or mode.startswith("I"):  # 16-bit grey, which Pillow would clip
+        values = np.asarray(image).astype("float64")
+        scale = 257 if values.max() > 255 else 1
+        image = Image.fromarray((values / scale).round().clip(0, 255).astype("uint8"))
+        mode = "L"
+    alpha = None
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        alpha = np.asarray(image)[..., 3]
+    return Picture(np.asarray(image.convert("RGB")), alpha, mode)
 
 
-def open_mask(path, size):
-    """Returns a mask of a picture's size, float32 `[H, W]` in [0, 1]: bright is to be painted."""
+def brightness(picture, size):
+    """Returns a mask of a size, float32 `[H, W]` in [0, 1]: how bright a `Picture` is."""
     import numpy as np
     from PIL import Image
 
-    picture = open_upright(path)
     grey = Image.fromarray(picture.pixels).convert("L")
     if grey.size != size[::-1]:
         grey = grey.resize(size[::-1], Image.Resampling.BILINEAR)
-    mask = np.asarray(grey).astype("float32") / 255
-    if not mask.any():
-        raise UsageError(f"{path} has nothing that is white, so there is nothing to paint")
-    return mask
+    return np.asarray(grey).astype("float32") / 255
 
 
 def fitted(pixels, shape):
