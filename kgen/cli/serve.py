@@ -75,6 +75,7 @@ def _backend(args, session):
             describe=describe,
             sizes=args.size,
             styles=styles or _styles_of(folder),
+            max_batch=args.max_batch,
         )
 
 

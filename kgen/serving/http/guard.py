@@ -10,6 +10,8 @@ import json
 import time
 from urllib.parse import urlsplit
 
+from starlette.exceptions import HTTPException
+
 OPEN = ("/health", "/ready")
 PROTECTED = ("/v1/", "/metrics")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -21,10 +23,6 @@ HEADERS = (
         b"default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'; base-uri 'none'",
     ),
 )
-
-
-class TooLargeError(Exception):
-    """A body that grows beyond the bound while it is read."""
 
 
 def error_body(message, *, field=None, code=None, kind="invalid_request_error"):
@@ -49,6 +47,7 @@ class Guard:
         self.token = None if token is None else token.encode()
         self.hosts = None if hosts is None else {host.lower() for host in hosts}
         self.max_bytes = max_bytes
+        self._large = f"A request must have at most {max_bytes} bytes."
 
     async def __call__(self, scope, receive, send):
         """Handles one request."""
@@ -56,11 +55,10 @@ class Guard:
             await self.app(scope, receive, send)
             return
         began, status = time.monotonic(), [500]
-        read, started = [0], [False]
+        read = [0]
 
         async def watched_send(message):
             if message["type"] == "http.response.start":
-                started[0] = True
                 status[0] = message["status"]
                 message = {**message, "headers": [*message.get("headers", []), *HEADERS]}
             await send(message)
@@ -69,7 +67,7 @@ class Guard:
             message = await receive()
             read[0] += len(message.get("body", b""))
             if read[0] > self.max_bytes:
-                raise TooLargeError
+                raise HTTPException(413, self._large)
             return message
 
         try:
@@ -77,12 +75,7 @@ class Guard:
             if refused is not None:
                 await _answer(watched_send, *refused)
                 return
-            try:
-                await self.app(scope, watched_receive, watched_send)
-            except TooLargeError:
-                if started[0]:
-                    raise
-                await _answer(watched_send, *self._too_large())
+            await self.app(scope, watched_receive, watched_send)
         finally:
             route = scope.get("route")
             path = getattr(route, "path", None) or "other"
@@ -107,12 +100,8 @@ class Guard:
                 return 401, body, [(b"www-authenticate", b"Bearer")]
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self.max_bytes:
-            return self._too_large()
+            return 413, error_body(self._large, code="too_large")
         return None
-
-    def _too_large(self):
-        message = f"A request must have at most {self.max_bytes} bytes."
-        return 413, error_body(message, code="too_large")
 
 
 async def _answer(send, status, body, headers=()):

@@ -1,4 +1,9 @@
-"""A model in this process as the backend of a server."""
+"""A model in this process as the backend of a server.
+
+A batch of a new size costs a model of large pictures a second, in which XLA compiles
+(`kgen.distribution.fused`). So there are few sizes, 1, 2, 3, 4, 6, 8, 12, ..., which the warm-up
+draws; a batch between two of them is filled up with its last picture, drawn once more for nobody.
+"""
 
 import numpy as np
 
@@ -16,6 +21,7 @@ class LocalModel:
             what a file says of how it was made, a dictionary of strings.
         sizes: further sizes `(height, width)` that clients may ask for, where the model takes any.
         styles: styles that the page suggests.
+        max_batch: largest batch that will be asked for.
 
     Raises:
         ValueError: if the model draws no pictures, or its condition cannot be typed, or it cannot
@@ -24,7 +30,7 @@ class LocalModel:
 
     parallel = 1  # batches at the same time
 
-    def __init__(self, model, name, *, describe=None, sizes=(), styles=()):
+    def __init__(self, model, name, *, describe=None, sizes=(), styles=(), max_batch=16):
         shape = tuple(model.data_shape)
         if not hasattr(model, "generate") or len(shape) != 3 or shape[-1] not in (1, 3, 4):
             raise ValueError(f"`model` must draw pictures. Received: a {type(model).__name__}.")
@@ -50,6 +56,7 @@ class LocalModel:
                 "solver": str(model.default_solver),
             }
         self._describe = describe
+        self._batches = batch_sizes(max_batch)
 
     def check(self, text, field):
         """Raises a `RefusedError` for a prompt that the model does not take."""
@@ -82,7 +89,8 @@ class LocalModel:
         """Draws one picture of each kind, so that the first request does not wait for compiling."""
         prompt = {"texts": "a", "classes": "0"}.get(self.takes, "")
         few = {"steps": 2, "guidance": self.defaults.get("guidance")} if self.solves else {}
-        kinds = [{"size": None if size == self.shape[:2] else size} for size in self.sizes]
+        kinds = [{"seeds": tuple(range(number))} for number in self._batches]
+        kinds += [{"size": size} for size in self.sizes[1:]]
         if self.negatives:
             kinds.append({"negative": prompt})
         if self.edits:
@@ -92,7 +100,8 @@ class LocalModel:
             kinds.append({"image": image, "mask": mask, "strength": 1.0})
         for kind in kinds:
             if not ended():
-                self.draw([Drawing(prompt, (0, 1), **few, **kind)], lambda *step: step[2]())
+                drawing = Drawing(prompt, **{"seeds": (0,), **few, **kind})
+                self.draw([drawing], lambda *step: step[2]())
 
     def draw(self, drawings, on_step=None):
         """Draws in one batch.
@@ -105,7 +114,11 @@ class LocalModel:
             For each drawing uint8 `[its pictures, H, W, C]`.
         """
         first, counts = drawings[0], [len(drawing.seeds) for drawing in drawings]
+        number = sum(counts)
+        if self.solves:
+            counts[-1] += next((n for n in self._batches if n >= number), number) - number
         seeds = [seed for drawing in drawings for seed in drawing.seeds]
+        seeds += seeds[-1:] * (sum(counts) - number)
         condition = None
         if self.takes is not None:
             condition = _each([self._value(d.prompt) for d in drawings], counts)
@@ -136,7 +149,7 @@ class LocalModel:
             on_step=on_step,
             **options,
         )
-        return _parts(pictures, counts)
+        return _parts(pictures[:number], counts)
 
     def _value(self, text):
         """What the conditioner takes for a text: itself, or the number of a class."""
@@ -145,6 +158,17 @@ class LocalModel:
         if text.isdecimal() and len(text) < 10:
             return int(text)
         return self.classes.index(text) if text in (self.classes or ()) else text
+
+
+def batch_sizes(most):
+    """The numbers of pictures that are drawn at once, up to one that holds `most`.
+
+    Example:
+        >>> batch_sizes(16), batch_sizes(5)
+        ([1, 2, 3, 4, 6, 8, 12, 16], [1, 2, 3, 4, 6])
+    """
+    sizes = sorted({*(2**k for k in range(12)), *(3 * 2**k for k in range(11))})
+    return [n for i, n in enumerate(sizes) if i == 0 or sizes[i - 1] < most]
 
 
 def _each(values, counts):
