@@ -174,7 +174,7 @@ class TensorFlowServing:
             raise RefusedError("The backend cannot be reached.", 502, code="backend") from error
         if answer.status_code == 400:  # a bound of the graph, which names its argument
             text = str(said.get("error", "") if isinstance(said, dict) else said)
-            bound = re.search(r"`(\w+)` must be [^\n]*?\.(?=\s|$)", text)
+            bound = re.search(r"`(\w+)` must be [^\n]*?\.(?=[\s\]\"']|$)", text)
             if bound:
                 raise RefusedError(bound[0], field=FIELDS.get(bound[1], bound[1]))
         if answer.status_code != 200:
