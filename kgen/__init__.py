@@ -9,6 +9,8 @@ import importlib
 import pathlib
 import sys
 
+from kgen.version import __version__ as __version__
+
 
 def _runs_the_command():
     """Whether this process was started as `kgen ...` or `python -m kgen ...`."""

@@ -54,7 +54,7 @@ def files_from_user(what):
     """Within it, errors of reading are told as those of `what`, with exit code 1."""
     try:
         yield
-    except (OSError, TypeError, ValueError) as error:
+    except (ImportError, OSError, TypeError, ValueError) as error:
         raise CommandError(f"{what}: {one_line(error)}") from error
 
 

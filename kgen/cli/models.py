@@ -4,16 +4,15 @@ import hashlib
 import json
 import pathlib
 
+from kgen import preset_names
 from kgen.cli.errors import UsageError, arguments_from_user, files_from_user
+from kgen.preset_names import CONFIG, WEIGHTS
 from kgen.serving.typed import class_names, takes
-
-CHECKOUT = pathlib.Path(__file__).parents[2] / "saved_models"
-CONFIG, WEIGHTS = "config.json", "weights.npz"
 
 
 def places():
-    """The folders in which models have names: of the present folder, and of the checkout."""
-    return [pathlib.Path("saved_models"), CHECKOUT]
+    """The folders in which models have names: of the present folder, and those of the library."""
+    return [pathlib.Path("saved_models"), *preset_names.places()]
 
 
 def names():
@@ -26,11 +25,15 @@ def locate(name):
     """Returns the folder of a model.
 
     Args:
-        name: a folder, or the name of a model in `saved_models`.
+        name: a folder, the name of a model in `saved_models`, or `hf://owner/name`.
 
     Raises:
+        CommandError: if the hub cannot be reached.
         UsageError: if there is none.
     """
+    if str(name).startswith(preset_names.HUB):
+        with files_from_user(f"{name} cannot be fetched"):
+            return preset_names.fetched(str(name))
     given = pathlib.Path(name)
     candidates = [given]
     if given.name == str(name):
