@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import threading
 
 import uvicorn
 
@@ -20,6 +21,10 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self):
+        """Takes the signals for as long as the server runs, in the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         before = {one: signal.signal(one, self.handle_exit) for one in SIGNALS}
         try:
             yield
