@@ -31,11 +31,12 @@ import tensorflow as tf
 
 from kgen.checks import check_path
 from kgen.serving.limits import Limits, chosen
+from kgen.serving.warmup import write_warm_up
 
 SAVED_MODEL_FILES = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
 
 
-def export_saved_model(model, directory, *, max_steps=1000, max_batch=64, **options):
+def export_saved_model(model, directory, *, max_steps=1000, max_batch=64, warm_up=False, **options):
     """Writes `model` as a SavedModel.
 
     The folder appears complete or not at all. A SavedModel that is already there is replaced.
@@ -45,6 +46,8 @@ def export_saved_model(model, directory, *, max_steps=1000, max_batch=64, **opti
         directory: folder to write; its parents are made.
         max_steps: largest number of solver steps in one call.
         max_batch: largest number of examples in one call.
+        warm_up: whether to write a request of each function, which TensorFlow Serving makes while
+            it loads the model (`kgen.serving.warmup`).
         **options: arguments of `model.export_functions`. Of a `LatentDiffusion`: `inputs`, of texts
             `"prompts"` (strings; the default) or `"token_ids"` (TensorFlow's core operations only),
             `solver`, `guidance`, `editing`, whether to offer image to image and inpainting too, and
@@ -99,6 +102,8 @@ def export_saved_model(model, directory, *, max_steps=1000, max_batch=64, **opti
             signatures=functions,
             options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
         )
+        if warm_up:
+            write_warm_up(partial, directory.parent.name, functions)
         if directory.exists():
             directory.rename(old)
         partial.rename(directory)

@@ -26,6 +26,7 @@ def run(args, session):
                 args.output,
                 max_steps=args.max_steps,
                 max_batch=args.max_batch,
+                warm_up=args.warm_up,
                 **options,
             )
         except FileExistsError as error:
