@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from kgen import philox
 from kgen.diffusion import classifier_free
+from kgen.distribution import fuses
 from kgen.sampling import editing
 from kgen.solvers.solver import advance
 from kgen.tensors import fold_in, normal
@@ -49,6 +50,7 @@ class Sampler:
     denoise: object
     process: object
     shape: tuple
+    graphs: dict = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
     def begin(self, plan, shape, seeds, num_steps, given):
         """Returns the first state and the times of the run.
@@ -103,7 +105,7 @@ class Sampler:
         """Returns the denoiser of a run, a function of `z` and `t`."""
         if hasattr(guidance, "of_examples"):
             guidance = guidance.of_examples(guided.positions)
-        denoise = tf.function(self.denoise)  # its graph is traced once, however often called
+        denoise = self._traced_denoise()
         if guidance is None and guided.cond is None:
             result = lambda z, t: denoise(z, t, None)  # noqa: E731
         else:
@@ -112,6 +114,13 @@ class Sampler:
         if "mask" in given:
             result = editing.inpaint(result, given["x"], given["mask"])
         return result
+
+    def _traced_denoise(self):
+        """The denoiser as a function whose graph is traced once for the whole of a run."""
+        key = fuses()
+        if key not in self.graphs:
+            self.graphs[key] = tf.function(self.denoise, reduce_retracing=True, autograph=False)
+        return self.graphs[key]
 
 
 def example_seeds(seeds, indices):
