@@ -9,7 +9,6 @@ from kgen.cli.errors import CommandError, UsageError, arguments_from_user, one_l
 from kgen.cli.models import open_model, sum_of
 
 PACKAGES = ("fastapi", "multipart", "prometheus_client", "uvicorn")
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def run(args, session):
@@ -20,6 +19,7 @@ def run(args, session):
             f"the server needs the packages of the extra `serve` ({missing[0]} is missing): "
             "pip install 'kgen-keras[serve]'"
         )
+    from kgen.serving.http.guard import LOOPBACK
     from kgen.serving.http.limits import ServerLimits
     from kgen.serving.http.run import listen, serve
 
@@ -39,15 +39,18 @@ def run(args, session):
         raise CommandError(
             f"cannot listen on {args.host}:{args.port}: {one_line(error)}"
         ) from error
-    with listener, session.saving():  # Ctrl-C lets requests end
+    with listener:
         backend = _backend(args, session)
         host, port = listener.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         session.say(f"Serving {backend.name} at {url}")
         if args.host not in LOOPBACK and token is None:
             session.say("Whoever reaches this address can draw: give a token with --token-file")
+        if args.host in ("0.0.0.0", "::") and not args.allow_host:
+            session.say("Others must call it by a name that --allow-host gives")
         hosts = None if "*" in args.allow_host else {*args.allow_host, args.host}
-        serve(backend, listener, limits, token=token, hosts=hosts, say=session.say)
+        with session.saving():  # Ctrl-C lets requests end
+            serve(backend, listener, limits, token=token, hosts=hosts, say=session.say)
     return {"model": backend.name, "url": url}, [f"Served {backend.name}"]
 
 

@@ -122,7 +122,7 @@ def test_a_prompt_and_enter_give_pictures_with_their_settings_and_their_way(page
     assert shown(second)[0, 0, 0] == 101
     for text in ("a red heart, flat", "100", "7", "2.5", "x"):
         assert text in first.text
-    (drawing,) = backend.drawings
+    drawing = backend.drawings[0]
     assert (drawing.prompt, drawing.seeds) == ("a red heart, flat", (100, 101))
     assert (drawing.steps, drawing.guidance, drawing.negative) == (7, 2.5, "x")
     way = first.find_element(By.CLASS_NAME, "path")
@@ -132,6 +132,11 @@ def test_a_prompt_and_enter_give_pictures_with_their_settings_and_their_way(page
     assert shown(first)[0, 0, 0] == 100
     first.find_element(By.CLASS_NAME, "again").click()
     assert find(page, "seed").get_attribute("value") == "100"
+    first.find_element(By.CLASS_NAME, "edit").click()
+    until(page, find(page, "canvas").is_displayed)
+    find(page, "draw").click()
+    until(page, lambda: len(cards(page)) == 3)
+    assert (backend.drawings[-1].image == 100).all()
     link = first.find_element(By.CLASS_NAME, "save")
     assert link.get_attribute("download") == "a-red-heart-flat-100.png"
 
