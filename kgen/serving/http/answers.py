@@ -86,6 +86,6 @@ def event(name, value):
 
     Example:
         >>> event("done", {"n": 1})
-        b'event: done\\ndata: {"n": 1}\\n\\n'
+        b'event: done\ndata: {"n": 1}\n\n'
     """
     return f"event: {name}\ndata: {json.dumps(value)}\n\n".encode()
