@@ -10,7 +10,7 @@ References:
 import numpy as np
 import tensorflow as tf
 
-from kgen.checks import check_one_of, has_range
+from kgen.checks import check_one_of, has_range, warn_of_range
 from kgen.layer_tree import layers_of
 from kgen.metrics.bits_per_dim import bits_per_dim
 from kgen.presets import save_preset
@@ -66,10 +66,10 @@ class GenerativeModel(TermsModel):
         x, mask = images_of(batch), mask_of(batch)
         shape = x.shape[1:]
         width = self.likelihood.bin_width if has_range(self.likelihood, shape) else None
-        known = shape.num_elements()
-        if mask is not None:  # of an example of which nothing is known there are no bits
-            known = tf.maximum(sum_event(tf.cast(mask, tf.float32)), 1.0)
-        bits = bits_per_dim(nats, known, bin_width=width)
+        num, per_value = shape.num_elements(), nats
+        if mask is not None:  # of those that are known
+            per_value = nats * num / tf.maximum(sum_event(tf.cast(mask, tf.float32)), 1.0)
+        bits = bits_per_dim(per_value, num, bin_width=width)
         return {**bound, "bound": nats, "bits_per_dim": bits}
 
     def as_batch(self, data):
@@ -78,13 +78,22 @@ class GenerativeModel(TermsModel):
         shape = [None, *self.data_shape]
         if isinstance(batch, dict) and "images" in batch:
             batch = {**batch, "images": tf.ensure_shape(batch["images"], shape)}
-            if MASK in batch:
+            if self.takes_mask and MASK in batch:
                 mask = tf.cast(batch[MASK], tf.bool)
                 batch[MASK] = tf.broadcast_to(mask, tf.shape(batch["images"]))
                 batch["images"] = tf.where(batch[MASK], batch["images"], 0)
         elif not isinstance(batch, dict):
             batch = tf.ensure_shape(batch, shape)
         return batch, weights
+
+    def warn_about(self, batch):
+        """As of `TermsModel`: data of a range that is another than that of the model."""
+        batch = self.without_missing(batch)
+        if isinstance(batch, dict) and "images" not in batch:  # what is precomputed
+            return
+        x = batch["images"] if isinstance(batch, dict) else batch
+        likelihood = self.likelihood if getattr(self, "bounded", True) else None
+        warn_of_range(x, self.data_shape, likelihood)
 
     def without_missing(self, batch):
         """Returns a batch of arrays whose missing values are replaced by known ones, for checks.
