@@ -96,10 +96,11 @@ class GenerativeModel(TermsModel):
         What is only a little beyond the range passes, as resampling makes it, and so does NaN,
         which `skip_above` skips.
         """
-        if not getattr(self, "bounded", True) or self.likelihood is None:
+        likelihood = getattr(self, "likelihood", None)
+        if likelihood is None or not getattr(self, "bounded", True):
             return
-        if has_range(self.likelihood, x.shape[1:]):
-            low, high = self.likelihood.low, self.likelihood.high
+        if has_range(likelihood, x.shape[1:]):
+            low, high = likelihood.low, likelihood.high
             far = tf.abs(x - (low + high) / 2) > 1.5 * (high - low)
             message = f"The pictures of a batch must be in [{low:g}, {high:g}]"
             tf.debugging.assert_equal(tf.reduce_any(far), False, message)
@@ -118,7 +119,7 @@ class GenerativeModel(TermsModel):
         if isinstance(batch, dict) and "images" not in batch:  # what is precomputed
             return
         x = batch["images"] if isinstance(batch, dict) else batch
-        likelihood = self.likelihood if getattr(self, "bounded", True) else None
+        likelihood = getattr(self, "likelihood", None) if getattr(self, "bounded", True) else None
         warn_of_range(x, self.data_shape, likelihood)
 
     def without_missing(self, batch):
