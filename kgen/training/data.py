@@ -248,6 +248,9 @@ def ordered(x, options, seed):
         x = x.batch(batch_size)
         x = x.map(lambda rows: tf.nest.map_structure(lambda a: tf.gather(a, rows), arrays))
         x = x.prefetch(2)
+    validation = options.get("validation_data")
+    if isinstance(validation, tf.data.Dataset) and int(validation.cardinality()) > 0:
+        options.setdefault("validation_steps", int(validation.cardinality()))  # opened once, too
     steps = options.get("steps_per_epoch")
     if isinstance(x, tf.data.Dataset):
         description |= {"form": repr(x.element_spec), "batches": int(x.cardinality())}
