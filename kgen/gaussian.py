@@ -63,8 +63,12 @@ class Gaussian:
 
     def log_prob(self, x):
         """Log density at `x`, `[B]` nats."""
+        return sum_event(self.log_densities(x))
+
+    def log_densities(self, x):
+        """Log density of each value of `x`, of its shape."""
         standardised = (x - self.mean) * tf.exp(-self.log_std)
-        return -0.5 * sum_event(math.log(2 * math.pi) + 2 * self.log_std + standardised**2)
+        return -0.5 * (math.log(2 * math.pi) + 2 * self.log_std + standardised**2)
 
     def kl(self, p):
         """KL(self || p) for another Gaussian `p`, `[B]` nats."""

@@ -72,6 +72,20 @@ def places(root):
     return {key: found[key] for _, layer in pairs for key in _ids(layer) if key in found}
 
 
+def check_savable(root):
+    """Checks that what is saved of a layer can be read again.
+
+    Raises:
+        ValueError: for layers that `quantize` has made of others: files of them are not read.
+    """
+    names = [v.name for v in layers_of(root) if getattr(v, "quantization_mode", None)]
+    if names:
+        raise ValueError(
+            "Quantised layers cannot be saved, as such files are not read: save the model before "
+            f"`quantize`, or `export` it. Received: {', '.join(names[:5])}."
+        )
+
+
 def freeze(root):
     """Makes a layer and all inside of it not trainable.
 

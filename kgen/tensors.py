@@ -26,12 +26,14 @@ _ALGORITHM = "philox"  # the default would depend on the device and on XLA
 def expand_to(t, like):
     """Reshapes `t`, a scalar or `[B]`, so that it broadcasts against `like`, `[B, ...]`.
 
+    What has as many axes as `like` already, `[B, 1, ...]`, stays as it is.
+
     Example:
         >>> expand_to(tf.zeros([5]), tf.zeros([5, 8, 8, 3])).shape
         TensorShape([5, 1, 1, 1])
     """
     t = tf.convert_to_tensor(t)
-    if t.shape.rank == 0:
+    if t.shape.rank == 0 or t.shape.rank == like.shape.rank:
         return t
     return tf.reshape(t, tf.concat([tf.shape(t), tf.ones([like.shape.rank - 1], tf.int32)], 0))
 
@@ -44,6 +46,32 @@ def sum_event(x):
         [12.0, 12.0]
     """
     return tf.reduce_sum(tf.reshape(x, [tf.shape(x)[0], -1]), axis=1)
+
+
+def sum_over_replicas(values):
+    """The sum over all devices of a tensor, or of each of a list; called on a replica.
+
+    Example:
+        >>> float(sum_over_replicas(tf.constant(2.0)))  # there is one device here
+        2.0
+    """
+    replica = tf.distribute.get_replica_context()
+    if replica is None or replica.num_replicas_in_sync == 1:
+        return values
+    return replica.all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+
+def batch_mean(values):
+    """The mean of `[B, ...]` over the global batch, that of all devices together.
+
+    Its gradient is that of the global mean, too, once those of the devices are added.
+
+    Example:
+        >>> batch_mean(tf.constant([[1.0, 4.0], [3.0, 0.0]])).numpy().tolist()
+        [2.0, 2.0]
+    """
+    num = sum_over_replicas(tf.cast(tf.shape(values)[0], values.dtype))
+    return sum_over_replicas(tf.reduce_sum(values, axis=0)) / tf.maximum(num, 1)
 
 
 def derivative(fn, t):

@@ -109,6 +109,32 @@ def test_an_error_before_the_first_step_is_that_of_keras(tmp_path):
         model.fit(X, verbose=0, callbacks=[Resume(tmp_path)])
 
 
+def test_epochs_may_be_counted_from_another_one(tmp_path):
+    def run(folder, epochs):
+        model, callbacks = make(), [Resume(tmp_path / folder)]
+        options = {"epochs": epochs, "initial_epoch": 2, "callbacks": callbacks, "verbose": 0}
+        model.fit(data("shuffled")[0], **options)
+        return np.concatenate([v.numpy().ravel() for v in model.trainable_variables])
+
+    whole = run("whole", 5)
+    run("two", 3)
+    np.testing.assert_array_equal(run("two", 5), whole)
+
+
+def test_parts_of_the_same_shuffled_data_are_warned_of():
+    numbers = tf.data.Dataset.from_tensor_slices(X)
+    shuffled = numbers.shuffle(96, seed=1)
+    fixed = numbers.shuffle(96, seed=1, reshuffle_each_iteration=False)
+    model = make()
+    with pytest.warns(UserWarning, match="a part of the same shuffled data set"):
+        model.fit(
+            shuffled.skip(32).batch(16), validation_data=shuffled.take(32).batch(16), verbose=0
+        )
+    model.fit(fixed.skip(32).batch(16), validation_data=fixed.take(32).batch(16), verbose=0)
+    parts = numbers.skip(32).shuffle(64).batch(16), numbers.take(32).batch(16)
+    model.fit(parts[0], validation_data=parts[1], verbose=0)
+
+
 def test_a_part_of_the_arrays_is_kept_for_validation(tmp_path):
     """The last quarter, as Keras does without `Resume`."""
     model, seen = make(), []

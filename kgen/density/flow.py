@@ -11,7 +11,8 @@ so that, walking from the data (l_max) to the noise (l_min),
 
 with p(y_1) = N(0, (alpha_1^2 + sigma_1^2) / alpha_1^2). The trace is exact, one backward pass a
 dimension, or estimated with Rademacher vectors v by v^T (dx_hat/dy) v, fixed along the path
-(Hutchinson). Path and integral are found together by `kgen.solvers.DormandPrince`.
+(Hutchinson). Path and integral are found together by `kgen.solvers.DormandPrince`, with steps of
+its own for each example: a value does not depend on the other examples of a batch.
 
 Discrete data x in {0, ..., 255}, put into [-1, 1], have a density only after noise u that fills the
 bins, and then (`dequantize`, and `kgen.metrics.bits_per_dim` with the width of a bin)
@@ -31,7 +32,7 @@ import tensorflow as tf
 from kgen.checks import check_count
 from kgen.gaussian import Gaussian
 from kgen.solvers.dormand_prince import DormandPrince, integrate
-from kgen.tensors import as_seed, fold_in, sum_event, uniform
+from kgen.tensors import as_seed, expand_to, fold_in, sum_event, uniform
 
 
 def log_likelihood(
@@ -49,7 +50,8 @@ def log_likelihood(
     """Log density of `x` as values at t = 0 under the model that a denoiser defines.
 
     Args:
-        denoise: a function of `z` `[B, ...]` and a scalar `t` that returns `x_hat` `[B, ...]`.
+        denoise: a function of `z` `[B, ...]` and `t` `[B, 1, ...]`, which broadcasts against it,
+            that returns `x_hat` `[B, ...]`; such as a `Denoiser`.
         process: a `GaussianDiffusion`.
         x: values at t = 0, `[B, ...]`: data with the noise of t = 0, or data if that is small.
         solver: a `DormandPrince`; None for one with the tolerances below.
@@ -94,10 +96,11 @@ def log_likelihood(
     @tf.function(experimental_attributes={"_noinline": True})
     def slope(log_snr, state):
         y = state[0]
-        alpha, _ = process.alpha_sigma_of(log_snr)
+        t = expand_to(process.schedule.time(log_snr), y)
+        alpha, _ = process.alpha_sigma_of(expand_to(log_snr, y))
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(y)
-            x_hat = denoise(alpha * y, process.schedule.time(log_snr))
+            x_hat = denoise(alpha * y, t)
 
         def one(v):
             return sum_event(tape.gradient(x_hat, y, v) * v)

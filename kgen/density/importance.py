@@ -25,8 +25,8 @@ def log_mean_exp(log_weights):
 
 
 def tile(x, k):
-    """`x`, `[B, ...]`, for `k` samples of each example: `[k B, ...]`, sample by sample."""
-    return x if k == 1 else tf.tile(x, [k] + [1] * (x.shape.rank - 1))
+    """`x`, `[B, ...]` or None, for `k` samples of each example: `[k B, ...]`, sample by sample."""
+    return x if k == 1 or x is None else tf.tile(x, [k] + [1] * (x.shape.rank - 1))
 
 
 def tile_condition(cond, k):

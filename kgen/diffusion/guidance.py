@@ -62,10 +62,10 @@ def classifier_free(denoise, cond, null_cond, scale, *, rescale=0.0, interval=No
             unconditional branch is not run; 0 is the unconditional one, bit for bit.
         rescale: in [0, 1], how far the guided estimate is brought back to the standard deviation
             of the conditional one; against overexposed pictures at large scales.
-        interval: None, or a pair of times (low, high) outside of which there is no guidance; of
-            times `[B]` the greatest decides.
+        interval: None, or a pair of times (low, high) outside of which there is no guidance.
         threshold: None, or the quantile of `dynamic_threshold`, by which the guided estimate is
-            kept in [-1, 1].
+            kept in [-1, 1]. Where there is no guidance, at a scale of 1 or outside of `interval`,
+            there is no threshold either: the conditional denoiser stays as it is.
 
     Returns:
         A function `denoise(z, t) -> x_hat`.
@@ -93,11 +93,16 @@ def classifier_free(denoise, cond, null_cond, scale, *, rescale=0.0, interval=No
             return x_hat if threshold is None else _limited(x_hat, threshold)
 
         off = tf.equal(tf.cast(scale, tf.float32), 1)
-        if interval is not None:
-            low, high = (tf.cast(end, tf.float32) for end in interval)
-            at = tf.reduce_max(tf.cast(t, tf.float32))
-            off |= (at < low) | (at > high)
-        return tf.cond(off, lambda: conditional, combine)
+        if interval is None:
+            return tf.cond(off, lambda: conditional, combine)
+        low, high = (tf.cast(end, tf.float32) for end in interval)
+        at = tf.cast(t, tf.float32)
+        off |= (at < low) | (at > high)  # of each example, where each has a time of its own
+
+        def where_on():
+            return tf.where(expand_to(off, conditional), conditional, combine())
+
+        return tf.cond(tf.reduce_all(off), lambda: conditional, where_on)
 
     return guided
 

@@ -33,6 +33,8 @@ def precision_recall(real, samples, k=3):
         (1.0, 0.6)
     """
     real, samples = check_features(real, samples)
+    size = max(np.abs(real).max(), np.abs(samples).max()) or 1.0  # of rounding errors, too
+    real, samples = real / size, samples / size
     if not 1 <= k < min(len(real), len(samples)):
         raise ValueError(
             f"`k` must be at least 1 and less than the number of features. Received: k={k}."
@@ -41,7 +43,10 @@ def precision_recall(real, samples, k=3):
 
 
 def _share(points, centres, k, rows=1000):
-    """The share of the points that lie in the manifold of the centres."""
+    """The share of the points that lie in the manifold of the centres.
+
+    The coordinates are at most 1; the tolerance is that of their rounding.
+    """
     radii = np.concatenate(
         [
             # The nearest of all is the centre itself.

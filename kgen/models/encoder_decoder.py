@@ -211,6 +211,11 @@ class EncoderDecoder(GenerativeModel):
         """The decoder's output, float32."""
         return tf.cast(call(self.decoder, {"z": z, "cond": cond}, training), tf.float32)
 
+    def log_prob(self, output, x, mask=None):
+        """Log likelihood of data `[B]`, of those values that a mask says are known."""
+        known = {} if mask is None else {"mask": mask}  # a likelihood of one's own may take none
+        return self.likelihood.log_prob(output, x, **known)
+
     def condition_of(self, batch, training=False):
         """The encoded condition of a batch, with the weights as they are; None without one."""
         if self.conditioner is None:
@@ -254,6 +259,7 @@ class EncoderDecoder(GenerativeModel):
 
     def check_batch(self, batch):
         """Checks data before training and evaluation."""
+        batch = self.without_missing(batch)
         check_pictures(batch, self.data_shape, self.likelihood)
         if self.conditioner is not None:
             values = self.conditioner.values_of(batch if isinstance(batch, dict) else {})

@@ -9,6 +9,9 @@ them is the first of the next step. A step is accepted when the root mean square
 units of atol + rtol |y|, is at most 1; the next one is 0.9 error^(-1/5) times as long, and a fifth
 where there was no finite result. How many calls that takes depends on the denoiser.
 
+Each example has steps of its own, so that its result does not depend on the others of its batch;
+a call of the denoiser serves all, each at its own time. Those that have arrived wait.
+
 `integrate` does the same for any differential equation; `kgen.log_likelihood` uses it.
 
 Reference:
@@ -22,6 +25,7 @@ import tensorflow as tf
 from kgen.checks import check_count, check_positive
 from kgen.serialization import serializable
 from kgen.solvers.solver import Solver
+from kgen.tensors import expand_to
 
 _A = (
     (1 / 5,),
@@ -80,15 +84,17 @@ class DormandPrince(Solver):
         return None
 
     def initial_memory(self, z):
-        """The length of the next step; 0 for none yet."""
-        return tf.zeros([], z.dtype)
+        """The length of each example's next step, `[B]`; 0 for none yet."""
+        return tf.zeros(tf.shape(z)[:1], z.dtype)
 
     def step(self, denoise, process, z, t, s, index, memory, seed):
         """Integrates from `t` to `s`."""
 
         def slope(log_snr, state):
-            alpha, _ = process.alpha_sigma_of(log_snr)
-            return [-0.5 * (state[0] - denoise(alpha * state[0], process.schedule.time(log_snr)))]
+            y = state[0]
+            t = expand_to(process.schedule.time(log_snr), y)
+            alpha, _ = process.alpha_sigma_of(expand_to(log_snr, y))
+            return [-0.5 * (y - denoise(alpha * y, t))]
 
         start, end = process.log_snr(t), process.log_snr(s)
         (alpha_t, _), (alpha_s, _) = (process.alpha_sigma_of(v) for v in (start, end))
@@ -97,81 +103,92 @@ class DormandPrince(Solver):
 
 
 def integrate(slope, state, start, end, solver, first_step=0.0):
-    """Integrates d state / dl = slope(l, state).
+    """Integrates d state / dl = slope(l, state) for each example of a batch.
 
     Args:
-        slope: a function of a scalar and a list of tensors that returns a list of their shapes.
-        state: list of tensors, at `start`.
+        slope: a function of l `[B]` and a list of tensors `[B, ...]` that returns a list of their
+            shapes.
+        state: list of tensors `[B, ...]`, at `start`.
         start: where to begin, scalar.
         end: where to arrive, scalar.
         solver: a `DormandPrince`, for its tolerances.
-        first_step: length of the first step, scalar; 0 for a fiftieth of the way.
+        first_step: length of the first step, scalar or `[B]`; 0 for a fiftieth of the way.
 
     Returns:
-        The list of tensors at `end`, and the length that the next step would have.
+        The list of tensors at `end`, and the length that the next step would have, `[B]`.
 
     Raises:
-        tf.errors.InvalidArgumentError: if `solver.max_steps` do not suffice, or a slope is not
-            finite.
+        tf.errors.InvalidArgumentError: if `solver.max_steps` do not suffice for an example, or a
+            slope is not finite.
     """
     start, end = tf.convert_to_tensor(start), tf.convert_to_tensor(end)
-    first_step = tf.cast(first_step, start.dtype)
+    num = tf.shape(state[0])[:1]
+    first_step = tf.broadcast_to(tf.cast(first_step, start.dtype), num)
     close = 1e-6 * tf.abs(end - start)
 
+    def of_each(condition, new, old):
+        return [tf.where(expand_to(condition, y), v, y) for v, y in zip(new, old)]
+
     def body(count, at, planned, state, first):
+        active = going_on(at, planned, first)
         h = tf.where(tf.abs(planned) > tf.abs(end - at), end - at, planned)
         ks = [first]
         for row, c in zip(_A, _C[1:]):
-            stage = [y + h * _combine(row, ks, i) for i, y in enumerate(state)]
+            stage = [y + expand_to(h, y) * _combine(row, ks, i) for i, y in enumerate(state)]
             ks.append(slope(at + c * h, stage))
         new = stage  # the last stage is the result of order 5
         squares = []
         for i, (y, new_y) in enumerate(zip(state, new)):
             scale = solver.atol + solver.rtol * tf.maximum(tf.abs(y), tf.abs(new_y))
-            squares.append(tf.reduce_mean((h * _combine(_ERROR, ks, i) / scale) ** 2))
-        error = tf.sqrt(tf.reduce_max(tf.stack(squares)))
+            error = expand_to(h, y) * _combine(_ERROR, ks, i) / scale
+            squares.append(_mean_event(error**2))
+        error = tf.sqrt(tf.reduce_max(tf.stack(squares), axis=0))
         error = tf.where(tf.math.is_finite(error), error, error.dtype.max)
-        accept = error <= 1
+        accept = active & (error <= 1)
         growth = tf.clip_by_value(0.9 * tf.maximum(error, 1e-6) ** -0.2, 0.2, 5.0)
         # A step that only the end made short says nothing against the one that was planned.
         longer = accept & (tf.abs(planned) > tf.abs(h * growth))
         return (
             count + 1,
             tf.where(accept, at + h, at),
-            tf.where(longer, planned, h * growth),
-            [tf.where(accept, new_y, y) for y, new_y in zip(state, new)],
-            [tf.where(accept, last_k, k) for k, last_k in zip(first, ks[-1])],
+            tf.where(longer | ~active, planned, h * growth),
+            of_each(accept, new, state),
+            of_each(accept, ks[-1], first),
         )
 
     def possible(h, first):
-        finite = [tf.reduce_all(tf.math.is_finite(k)) for k in first]
-        return tf.reduce_all(finite) & (tf.abs(h) > close)
+        finite = [_all_event(tf.math.is_finite(k)) for k in first]
+        return tf.reduce_all(tf.stack(finite), axis=0) & (tf.abs(h) > close)
 
     def under_way(at):
         return tf.abs(end - at) > close
 
-    first = slope(start, list(state))
+    def going_on(at, h, first):
+        return under_way(at) & possible(h, first)
+
+    at = tf.broadcast_to(start, num)
+    first = slope(at, list(state))
     _, at, h, state, first = tf.while_loop(
         lambda count, at, h, state, first: (
-            under_way(at) & possible(h, first) & (count < solver.max_steps)
+            tf.reduce_any(going_on(at, h, first)) & (count < solver.max_steps)
         ),
         body,
         (
             tf.constant(0),
-            start,
+            at,
             tf.where(first_step == 0, (end - start) / 50, first_step),
             list(state),
             first,
         ),
     )
     found = tf.debugging.assert_equal(
-        possible(h, first) | ~under_way(at),
+        tf.reduce_all(possible(h, first) | ~under_way(at)),
         True,
         "The slope is not finite, or needs steps of less than a millionth of the way.",
     )
     with tf.control_dependencies([] if found is None else [found]):
         arrived = tf.debugging.assert_equal(
-            under_way(at),
+            tf.reduce_any(under_way(at)),
             False,
             f"`max_steps` must be more than {solver.max_steps} for these tolerances.",
         )
@@ -181,3 +198,11 @@ def integrate(slope, state, start, end, solver, first_step=0.0):
 
 def _combine(weights, ks, i):
     return sum(w * k[i] for w, k in zip(weights, ks) if w)
+
+
+def _mean_event(x):
+    return tf.reduce_mean(x, axis=list(range(1, x.shape.rank)))
+
+
+def _all_event(x):
+    return tf.reduce_all(x, axis=list(range(1, x.shape.rank)))

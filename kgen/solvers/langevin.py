@@ -8,13 +8,16 @@ has q(z_t) as its stationary distribution for small steps a.
 
     AnnealedLangevin     goes from level to level and walks at each, a = (step_size sigma_t)^2;
                          the published ladder has 100 walks and a = 0.2 sigma_t^2
-    PredictorCorrector   a step of Euler and Maruyama, then steps of Langevin with a chosen so that
-                         the drift is `snr` times the noise: a = 2 (snr |eps| / |score|)^2,
-                         |.| the root mean square over the batch of the norm
+    PredictorCorrector   a step of Euler and Maruyama, then steps of Langevin whose drift would be
+                         `snr` times their noise if the score were that of the noise alone,
+                         |score| = |eps| / sigma_t: a = 2 (snr sigma_t)^2
 
-No density of variance E|z|^2 / d has a flatter score than the Gaussian, |score| >= d / |z|
-(Cramer-Rao). A network that is not trained yet may claim one, zero even; the step is then that of
-the Gaussian.
+Song et al. (2021) measure |eps| / |score| in the place of sigma_t, with norms that are means over
+the batch; their samples depend on what else is in the batch. The ratio of a single example would
+not, but then the step would depend on where z is, and the chain would lose q(z_t): in two
+dimensions its variance would be wrong by a half. sigma_t is what the ratio is where the data are
+finer than the noise, as pictures are, and less elsewhere, so that a step is never too long. It is
+also the rule of their annealed Langevin corrector.
 
 When the level changes from t to s, the annealed chain only rescales z by alpha_s / alpha_t: the
 walk at the new level has to bring the variance down, for which a few short steps are not enough.
@@ -24,7 +27,7 @@ order.
 
 References:
   Song and Ermon (2019), https://arxiv.org/abs/1907.05600, algorithm 1.
-  Song et al. (2021), https://arxiv.org/abs/2011.13456, algorithms 2 to 5.
+  Song et al. (2021), https://arxiv.org/abs/2011.13456, algorithms 2 to 5 and appendix G.
 """
 
 import dataclasses
@@ -98,7 +101,7 @@ class PredictorCorrector(Solver):
 
     Args:
         corrections: steps of the corrector after each step of the predictor.
-        snr: ratio of the corrector's drift to its noise.
+        snr: ratio of the corrector's drift to its noise, for a score as large as that of noise.
 
     Raises:
         ValueError: if `corrections` is less than 1, or `snr` is not positive.
@@ -126,15 +129,10 @@ class PredictorCorrector(Solver):
     def step(self, denoise, process, z, t, s, index, memory, seed):
         """Makes one step from `t` to `s` and corrects it there."""
         z = reverse_step(denoise, process, z, t, s, normal(tf.shape(z), seed, z.dtype))
+        _, sigma = process.alpha_sigma(s)
+        a = 2 * (self.snr * sigma) ** 2
         for i in range(self.corrections):
             eps = normal(tf.shape(z), fold_in(seed, i + 1), z.dtype)
             score = process.score(z, denoise(z, s), s)
-            size = tf.cast(tf.size(z[0]), z.dtype)
-            a = 2 * (self.snr * _norm(eps) / tf.maximum(_norm(score), size / _norm(z))) ** 2
             z += a * score + tf.sqrt(2 * a) * eps
         return z, memory
-
-
-def _norm(x):
-    """Root mean square over the batch of the norm of `[B, ...]`."""
-    return tf.sqrt(tf.reduce_sum(x**2) / tf.cast(tf.shape(x)[0], x.dtype))

@@ -9,7 +9,6 @@ allowed. A folder that links to one that holds it would have no end, and is left
 """
 
 import dataclasses
-import hashlib
 import os
 import posixpath
 import unicodedata
@@ -167,21 +166,6 @@ def unread_message(found: Found) -> str:
         f"as {example}: convert them to PNG or JPEG first, for example by "
         f"`magick mogrify -format png *{kinds[0]}`"
     )
-
-
-def part_of(name: str, validation: float) -> str:
-    """Which part of a split a name belongs to, "train" or "validation".
-
-    It follows from the name alone, without its ending: a picture stays where it is when others come
-    or go, and two files of one name (heart.png, heart.jpg) are on one side.
-
-    Example:
-        >>> part_of("a/heart.png", 0.5) == part_of("a/heart.jpg", 0.5)
-        True
-    """
-    stem = os.path.splitext(unicodedata.normalize("NFC", name))[0]
-    digest = hashlib.sha256(stem.encode("utf-8", "surrogateescape")).digest()
-    return "validation" if int.from_bytes(digest[:7]) < validation * 2**56 else "train"
 
 
 class Names:
