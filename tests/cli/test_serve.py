@@ -49,7 +49,7 @@ def process(folder, *options, **environment):
             reading.join()
 
 
-def post(url, body, timeout=60):
+def post(url, body, timeout=300):
     request = urllib.request.Request(
         f"{url}/v1/images/generations",
         json.dumps(body).encode(),
@@ -95,13 +95,13 @@ def test_the_official_client_unchanged_gets_the_picture_of_generate(class_model)
 
 @pytest.mark.slow
 def test_a_signal_lets_requests_end_and_takes_no_others(class_model):
-    with process(class_model, "--max-steps", "3000") as (server, url):
+    with process(class_model, "--max-steps", "3000", "--timeout", "300") as (server, url):
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             answer = pool.submit(post, url, {"prompt": "cat", "steps": 1500})
             time.sleep(0.5)
             server.send_signal(signal.SIGTERM)
             assert len(answer.result()["data"]) == 1
-        assert server.wait(30) == 0
+        assert server.wait(60) == 0
         with pytest.raises(OSError):
             post(url, {"prompt": "cat"})
 
