@@ -1,4 +1,4 @@
-"""The public names of kgen, which `import kgen` has."""
+"""The public names of kgen: what `import kgen` provides."""
 
 import keras
 

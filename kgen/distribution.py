@@ -1,13 +1,14 @@
-"""Devices: which strategy, which precision, whether XLA.
+"""Choice of the distribution strategy, the numeric precision and XLA for the devices at hand.
 
     with kgen.distribution.strategy().scope():
         model = ...
         model.compile(...)
     model.fit(...)
 
-is all that a script needs for one GPU, several, or several machines. Under a strategy every replica
-draws its own noise and times (`kgen.tensors.SeedStream`), the gradients of all are summed and the
-loss is divided by their number, so a global batch means the same on any number of devices.
+is all that a script needs for one GPU, several GPUs, or several machines. Under a strategy every
+replica draws its own noise and times (`kgen.tensors.SeedStream`), the gradients of all replicas are
+summed and the loss is divided by their number, so that training on a global batch does not depend
+on the number of devices.
 
 References:
   https://www.tensorflow.org/guide/distributed_training
@@ -19,21 +20,26 @@ import contextvars
 import json
 import os
 import pathlib
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import tensorflow as tf
 
 _FUSED = contextvars.ContextVar("fused", default=False)
 
 
-def strategy():
-    """The strategy for what there is: several machines, several devices, or one.
+def strategy() -> tf.distribute.Strategy:
+    """Returns the distribution strategy for the available devices.
 
-    With `TF_CONFIG` in the environment and more than one worker in it, this is
-    `MultiWorkerMirroredStrategy`, and has to come before any other use of TensorFlow; with more
-    than one GPU (or, without GPUs, more than one logical CPU) `MirroredStrategy`; else the default.
+    That is `MultiWorkerMirroredStrategy` if the environment variable `TF_CONFIG` names more than
+    one worker (call this before any other use of TensorFlow then); `MirroredStrategy` with more
+    than one GPU or, without GPUs, more than one logical CPU; else the default strategy.
 
     Returns:
         A `tf.distribute.Strategy`.
+
+    Raises:
+        ValueError: if `TF_CONFIG` is not JSON.
 
     Example:
         >>> strategy().num_replicas_in_sync >= 1
@@ -47,8 +53,10 @@ def strategy():
     return tf.distribute.get_strategy()
 
 
-def is_chief():
-    """Whether this process writes checkpoints, logs and samples: always, unless there are others.
+def is_chief() -> bool:
+    """Returns whether this process is the one that writes checkpoints, logs and samples.
+
+    Without `TF_CONFIG`, and with a single worker, it is.
 
     Example:
         >>> is_chief()
@@ -64,8 +72,8 @@ def is_chief():
     )
 
 
-def several_workers(strategy):
-    """Whether a strategy runs over several processes.
+def several_workers(strategy: tf.distribute.Strategy) -> bool:
+    """Returns whether a strategy spans several processes.
 
     Example:
         >>> several_workers(tf.distribute.get_strategy())
@@ -74,8 +82,8 @@ def several_workers(strategy):
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and len(_workers()) > 1
 
 
-def default_precision():
-    """The Keras policy the hardware is good at: bfloat16 on GPUs and CPUs that compute with it.
+def default_precision() -> Literal["mixed_bfloat16", "float32"]:
+    """Returns the Keras dtype policy for the hardware: bfloat16 where it is computed natively.
 
     Returns:
         `"mixed_bfloat16"` or `"float32"`.
@@ -96,10 +104,11 @@ def default_precision():
     return "mixed_bfloat16" if all(capable) else "float32"
 
 
-def default_jit(dense=False):
-    """Whether XLA pays: on GPUs, and on CPUs for dense networks; it slows convolutions there.
+def default_jit(dense: bool = False) -> bool:
+    """Returns whether XLA makes training faster: on GPUs, and for dense networks on CPUs.
 
-    Under a strategy of several devices it is off: XLA compiles a step for one.
+    On CPUs XLA slows convolutions down. Under a strategy of several devices it is off, since a step
+    is then not compiled for one device.
 
     Args:
         dense: whether the network has no convolutions.
@@ -117,15 +126,18 @@ def default_jit(dense=False):
 
 
 @contextlib.contextmanager
-def fused(allowed=True):
-    """Lets XLA compile the parts of a graph traced inside for which that pays on CPUs.
+def fused(allowed: bool = True) -> Iterator[None]:
+    """Allows XLA to fuse parts of graphs that are traced in this context, where CPUs gain from it.
 
-    These are the normalisations of large pictures; the price is a second for every new size of a
-    batch. An export is traced without: not every server of TensorFlow has XLA.
+    These parts are the normalisations of large pictures; each new batch size costs about a second
+    of compilation. Exports are traced without fusion, as not every TensorFlow server has XLA.
+
+    Args:
+        allowed: whether fusion is allowed.
 
     Example:
         >>> with fused():
-        ...     fuses()  # there is no graph here
+        ...     fuses()  # no graph is being traced
         False
     """
     token = _FUSED.set(allowed)
@@ -135,8 +147,10 @@ def fused(allowed=True):
         _FUSED.reset(token)
 
 
-def fuses():
-    """Whether it is so here: inside `fused()`, in a graph, for one device, on CPUs alone.
+def fuses() -> bool:
+    """Returns whether XLA fusion is active.
+
+    It is inside of `fused()`, while a graph is traced, for one device and without accelerators.
 
     Example:
         >>> fuses()
@@ -150,7 +164,7 @@ def fuses():
     )
 
 
-def _config():
+def _config() -> dict[str, Any]:
     text = os.environ.get("TF_CONFIG", "{}")
     try:
         return json.loads(text)
@@ -158,6 +172,6 @@ def _config():
         raise ValueError(f"TF_CONFIG must be JSON. Received: TF_CONFIG={text!r}.") from error
 
 
-def _workers():
+def _workers() -> list[str]:
     cluster = _config().get("cluster", {})
     return [*cluster.get("chief", []), *cluster.get("worker", [])]

@@ -135,7 +135,7 @@ class DenoiserModel(GenerativeModel):
 
     def to_data(self, z, given):
         """Returns examples made of the last z, pictures as uint8; `given` are examples and mask."""
-        return likelihoods.at_the_door(self.likelihood, z)
+        return likelihoods.to_output(self.likelihood, z)
 
     def encode_condition(self, batch, training, seed):
         """Returns the condition of a batch, in training with a share of it dropped; or None."""

@@ -31,4 +31,4 @@ def generate(model, num_samples, condition, temperature, seed):
     step = compiled_samples(model)
     options = {} if rows is None else {"rows": rows}
     x = step(tf.constant(num), tf.constant(temperature), as_seed(seed), **options)
-    return likelihoods.at_the_door(model.likelihood, x).numpy()
+    return likelihoods.to_output(model.likelihood, x).numpy()
