@@ -30,7 +30,7 @@ from kgen.pictures import training_curves
 from kgen.solvers import AnnealedLangevin, DPMSolver, PredictorCorrector
 
 SAMPLERS = (
-    ("Langevin dynamics", AnnealedLangevin(walks=20), 20),
+    ("Langevin dynamics", AnnealedLangevin(langevin_steps=20), 20),
     ("predictor-corrector", PredictorCorrector(), 200),
     ("probability flow", DPMSolver(3), 40),
 )

@@ -33,6 +33,9 @@ ConditionalDenoise: TypeAlias = Callable[[tf.Tensor, tf.Tensor, Any], tf.Tensor]
 # `guidance(denoise, cond, null_cond, scale)`.
 Guidance: TypeAlias = Callable[[ConditionalDenoise, Any, Any, TensorLike], Denoise]
 
+# The memory of a multistep solver: nested tensors.
+Memory: TypeAlias = Any
+
 # A file or folder.
 Path: TypeAlias = str | os.PathLike[str]
 
