@@ -1,6 +1,6 @@
-"""The header of a safetensors file: names, types and shapes, before a byte of the arrays is read.
+"""Validation of the header of a safetensors file: the names, types and shapes of its arrays.
 
-    uint64 length | JSON of that length | the arrays, one behind the other
+    uint64 length | JSON of that length | the arrays, contiguous
 
 References:
   https://huggingface.co/docs/safetensors (the format).
@@ -8,26 +8,28 @@ References:
 
 import math
 import os
+from typing import Any
 
 from kgen.files.text import check_regular, parse_json
+from kgen.types import Path
 
 MAX_HEADER_BYTES = 100_000_000
 BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2, "I32": 4, "U32": 4}
 BYTES |= {"F32": 4, "F64": 8, "I64": 8, "U64": 8, "F8_E5M2": 1, "F8_E4M3": 1}
 
 
-def read_header(path):
+def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Reads and checks the header of a safetensors file.
 
     Args:
         path: the file.
 
     Returns:
-        `{name: (type, shape)}`, a type being a key of `BYTES`.
+        `{name: (type, shape)}`, where the type is a key of `BYTES`.
 
     Raises:
-        OSError: if it cannot be read.
-        ValueError: if the arrays are not, one behind the other, what is behind the header.
+        OSError: if the file cannot be read.
+        ValueError: if the header is damaged, or the arrays do not fill the rest of the file.
     """
     check_regular(path)
     size = os.path.getsize(path)
@@ -55,7 +57,7 @@ def read_header(path):
     return arrays
 
 
-def _start(item, path):
+def _start(item: tuple[str, Any], path: Path) -> tuple[int, int]:
     name, entry = item
     offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
     if not (
