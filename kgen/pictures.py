@@ -18,7 +18,7 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -195,7 +195,10 @@ def _write(
     metadata = {} if metadata is None else dict(metadata)
     if not all(isinstance(text, str) for pair in metadata.items() for text in pair):
         raise TypeError(f"`metadata` must hold strings. Received: metadata={metadata!r}.")
-    options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
+    options: dict[str, Any] = {
+        "JPEG": {"quality": 95, "subsampling": 0},
+        "WEBP": {"lossless": True},
+    }.get(kind, {})
     if times is not None:
         options |= {"save_all": True, "append_images": pictures[1:], "duration": times, "loop": 0}
     if metadata and kind == "PNG":
@@ -237,7 +240,7 @@ def _as_pillow(image: "np.ndarray | Image.Image", kind: str) -> "Image.Image":
     return picture
 
 
-def _chunks(metadata: Mapping[str, str] | None) -> "PngImagePlugin.PngInfo":
+def _chunks(metadata: Mapping[str, str]) -> "PngImagePlugin.PngInfo":
     from PIL import PngImagePlugin
 
     chunks = PngImagePlugin.PngInfo()

@@ -132,7 +132,7 @@ def takes_condition(network: Network, num_main: int = 1) -> bool:
     return len(_signature(network)[0] if declared is None else declared) > num_main
 
 
-def input_shape(network: Network, name: str = "x") -> tuple[int | None, ...] | None:
+def input_shape(network: Network, name: str = "x") -> Shape | None:
     """Returns the shape, without the batch, that a network declares or was built for.
 
     Args:
@@ -160,7 +160,7 @@ def input_shape(network: Network, name: str = "x") -> tuple[int | None, ...] | N
     return shape[1:] if known and shape else None
 
 
-def output_shape(network: Network) -> tuple[int | None, ...] | None:
+def output_shape(network: Network) -> Shape | None:
     """Returns the shape, without the batch, of a network with one output; None if not declared.
 
     Example:

@@ -18,7 +18,7 @@ Seed: TypeAlias = int | Sequence[int] | tf.Tensor | None
 SymbolicTensor: TypeAlias = tf.Tensor | keras.KerasTensor
 
 # A size that is not known before a call is None.
-Shape: TypeAlias = Sequence[int | None]
+Shape: TypeAlias = tuple[int | None, ...]
 
 # What a conditioner makes of the condition of a batch: named tensors `[B, ...]`.
 Condition: TypeAlias = Mapping[str, tf.Tensor] | None

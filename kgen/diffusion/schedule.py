@@ -39,7 +39,7 @@ import tensorflow as tf
 from kgen.checks import check_number
 from kgen.serialization import serializable
 from kgen.tensors import derivative
-from kgen.types import TensorLike
+from kgen.types import Scaling, TensorLike
 
 
 class NoiseSchedule(abc.ABC):
@@ -52,7 +52,7 @@ class NoiseSchedule(abc.ABC):
             `GaussianDiffusion`; None if there is none in particular.
     """
 
-    scaling = None
+    scaling: Scaling | None = None
 
     @abc.abstractmethod
     def log_snr(self, t: TensorLike) -> tf.Tensor:

@@ -134,7 +134,7 @@ def check_config(
         cls.check_config(inner)
 
 
-def _repeats(key: str | None) -> bool:
+def _repeats(key: object) -> bool:
     """Returns whether a key names a number of repeated parts, and not an index."""
     indices = key in ("input_layers", "output_layers")
     return not indices and _REPEATED.search(str(key)) is not None
@@ -257,7 +257,7 @@ def _check_text(text: str, source: object) -> None:
         )
 
 
-def _check_shape(shape: list, key: str, source: object) -> None:
+def _check_shape(shape: list, key: object, source: object) -> None:
     sizes = [size for size in shape if isinstance(size, int)]
     if (
         len(sizes) > _LONGEST_SHAPE

@@ -16,7 +16,7 @@ References:
 import os
 import zipfile
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -66,7 +66,7 @@ def check_hdf5(file: Path | BinaryIO, source: object) -> dict[str, tuple[tuple[i
         raise ValueError(f"{source} is damaged: {line}.") from error
 
 
-def _first(file: Path | BinaryIO, count: int) -> bytes:
+def _first(file: Any, count: int) -> bytes:
     if hasattr(file, "read"):
         file.seek(0)
         data = file.read(count)
@@ -76,7 +76,7 @@ def _first(file: Path | BinaryIO, count: int) -> bytes:
         return stream.read(count)
 
 
-def _size(file: BinaryIO) -> int:
+def _size(file: Any) -> int:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     return size

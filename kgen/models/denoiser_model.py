@@ -371,7 +371,7 @@ def check_size(size, data_shape):
 
     Raises:
         TypeError: if an entry is not a number.
-        ValueError: if it is not one whole number for each axis in space.
+        ValueError: if it is not one integer for each spatial axis.
     """
     if not isinstance(size, (tuple, list)) or len(size) != len(data_shape) - 1:
         raise ValueError(

@@ -1,9 +1,7 @@
-"""What diffusion models and score models of the data themselves share: a density of the data.
+"""The base of diffusion models and score models of the data: their log density and its bound.
 
-    log p(x)    by the probability flow (`kgen.density.flow`)
-    -log p(x) <= reconstruction + prior + denoising    (`kgen.diffusion.loss`)
-
-How the network is trained is what the models differ in.
+log p(x)    by the probability flow (`kgen.density.flow`)
+-log p(x) <= reconstruction + prior + denoising    (`kgen.diffusion.bound`)
 """
 
 import numpy as np

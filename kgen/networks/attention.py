@@ -24,6 +24,7 @@ from keras import layers, ops
 from kgen.checks import check_count
 from kgen.networks.shapes import reshape
 from kgen.serialization import serializable
+from kgen.types import Shape
 
 # Number of scores of one example in memory: 64 MB.
 MAX_SCORES = 2**24
@@ -66,9 +67,9 @@ class Attention(layers.Layer):
 
     def build(
         self,
-        x_shape: tuple[int | None, ...],
-        context_shape: tuple[int | None, ...],
-        mask_shape: tuple[int | None, ...] | None = None,
+        x_shape: Shape,
+        context_shape: Shape,
+        mask_shape: Shape | None = None,
     ) -> None:
         """Creates the four projections."""
         channels = x_shape[-1]
@@ -106,10 +107,10 @@ class Attention(layers.Layer):
 
     def compute_output_shape(
         self,
-        x_shape: tuple[int | None, ...],
-        context_shape: tuple[int | None, ...],
-        mask_shape: tuple[int | None, ...] | None = None,
-    ) -> tuple[int | None, ...]:
+        x_shape: Shape,
+        context_shape: Shape,
+        mask_shape: Shape | None = None,
+    ) -> Shape:
         """Returns the shape of `x`."""
         return x_shape
 

@@ -32,12 +32,13 @@ from kgen.networks.blocks import (
 )
 from kgen.networks.levels import by_level
 from kgen.networks.shapes import CropTo, Pad, fold, unfold
+from kgen.types import Shape
 
 EPSILON = 1e-6
 
 
 def encoder(
-    image_shape: tuple[int | None, ...],
+    image_shape: Shape,
     latent_channels: int,
     *,
     channels: tuple[int, ...] = (64, 128, 128),
@@ -95,7 +96,7 @@ def encoder(
 
 
 def decoder(
-    latent_shape: tuple[int | None, ...],
+    latent_shape: Shape,
     image_channels: int = 3,
     *,
     channels: tuple[int, ...] = (64, 128, 128),
@@ -169,9 +170,7 @@ def _middle(
     return residual_block(h, width, "mid_res_1", **options)
 
 
-def _check_size(
-    size: tuple[int, ...] | None, latent_shape: tuple[int | None, ...], multiple: int
-) -> None:
+def _check_size(size: tuple[int, ...] | None, latent_shape: Shape, multiple: int) -> None:
     if size is None:
         return
     code = tuple(latent_shape[:-1])

@@ -30,6 +30,7 @@ from kgen.networks.conditional import ConditionalNetwork
 from kgen.networks.embeddings import SinusoidalEmbedding, noise_position
 from kgen.networks.shapes import Crop, Pad, Pixels, fold, tokens, unfold
 from kgen.serialization import serializable
+from kgen.types import Shape
 
 
 @serializable
@@ -66,7 +67,7 @@ class DiT(ConditionalNetwork):
 
     def __init__(
         self,
-        shape: tuple[int | None, ...],
+        shape: Shape,
         *,
         patch: int = 2,
         width: int = 256,
@@ -130,9 +131,7 @@ class Positions(layers.Layer):
         table = tf.concat([tf.sin(angles), tf.cos(angles)], axis=1)
         return x + tf.cast(table[None], x.dtype)
 
-    def compute_output_shape(
-        self, x_shape: tuple[int | None, ...], like_shape: tuple[int | None, ...]
-    ) -> tuple[int | None, ...]:
+    def compute_output_shape(self, x_shape: Shape, like_shape: Shape) -> Shape:
         """The shape of `x`."""
         return x_shape
 

@@ -21,6 +21,7 @@ import tensorflow as tf
 from keras import ops
 
 from kgen.serialization import serializable
+from kgen.types import Shape
 
 
 def noise_position(log_snr: tf.Tensor) -> tf.Tensor:
@@ -57,7 +58,7 @@ class NoisePosition(keras.layers.Layer):
         """Returns the position of `log_snr`."""
         return ops.cast(self.function(log_snr), "float32")
 
-    def compute_output_shape(self, log_snr_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, log_snr_shape: Shape) -> Shape:
         """Returns the shape of `log_snr`."""
         return log_snr_shape
 
@@ -104,8 +105,6 @@ class SinusoidalEmbedding(keras.layers.Layer):
         waves = [ops.cos(angles), ops.sin(angles)]
         return ops.concatenate(waves[::-1] if self.sin_first else waves, axis=-1)
 
-    def compute_output_shape(
-        self, position_shape: tuple[int | None, ...]
-    ) -> tuple[int | None, ...]:
+    def compute_output_shape(self, position_shape: Shape) -> Shape:
         """Returns the shape `[B, dim]`."""
         return (*position_shape, self.dim)

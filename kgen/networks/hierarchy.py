@@ -27,6 +27,7 @@ References:
 
 import itertools
 import math
+from typing import Any
 
 import keras
 from keras import layers, ops
@@ -62,7 +63,7 @@ def dense_hierarchy(
         >>> len(levels), decoder.input_shape
         (2, (None, 5))
     """
-    options = {"gated": gated, "activation": "relu"}
+    options: dict[str, Any] = {"gated": gated, "activation": "relu"}
     x = keras.Input(shape, name="x")
     h, features = x, []
     for i in range(len(latents)):

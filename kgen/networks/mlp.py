@@ -20,10 +20,11 @@ from kgen.checks import check_count
 from kgen.networks.conditional import ConditionalNetwork
 from kgen.networks.embeddings import SinusoidalEmbedding, noise_position
 from kgen.serialization import serializable
+from kgen.types import Shape
 
 
 def mlp(
-    input_shapes: tuple[int, ...] | list[tuple[int, ...]],
+    input_shapes: Shape | list[Shape],
     output_shape: tuple[int, ...],
     *,
     hidden: tuple[int, ...] = (200, 200),

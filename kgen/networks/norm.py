@@ -29,6 +29,7 @@ from keras import layers, ops
 from kgen.checks import check_one_of
 from kgen.distribution import fuses
 from kgen.serialization import serializable
+from kgen.types import Shape
 
 # Values of one example above which a compiled pass is faster, including its compilation.
 LARGE = 14 * 14 * 64
@@ -64,9 +65,7 @@ class GroupNorm(layers.Layer):
         self.epsilon = epsilon
         self.activation = activation
 
-    def build(
-        self, x_shape: tuple[int | None, ...], shift_shape: tuple[int | None, ...] | None = None
-    ) -> None:
+    def build(self, x_shape: Shape, shift_shape: Shape | None = None) -> None:
         """Creates the scale and the offset of the channels."""
         channels = x_shape[-1]
         if channels % self.groups:
@@ -98,9 +97,7 @@ class GroupNorm(layers.Layer):
         y = x * scale + offset
         return ops.silu(y) if self.activation else y
 
-    def compute_output_shape(
-        self, x_shape: tuple[int | None, ...], shift_shape: tuple[int | None, ...] | None = None
-    ) -> tuple[int | None, ...]:
+    def compute_output_shape(self, x_shape: Shape, shift_shape: Shape | None = None) -> Shape:
         """Returns the shape of `x`."""
         return x_shape
 

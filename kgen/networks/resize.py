@@ -12,9 +12,10 @@ from keras import layers
 
 from kgen.networks.conditional import ConditionalNetwork
 from kgen.networks.shapes import CropTo
+from kgen.types import Shape
 
 
-def resized(network: keras.Model, size: tuple[int | None, ...]) -> keras.Model:
+def resized(network: keras.Model, size: Shape) -> keras.Model:
     """Returns a network for data of another size that shares its layers and weights.
 
     A network that accepts any size (`UNet`, `DiT`) is returned unchanged. The layers of a
@@ -71,9 +72,7 @@ def resized(network: keras.Model, size: tuple[int | None, ...]) -> keras.Model:
     )
 
 
-def _rescaled(
-    layer: keras.Layer, old: tuple[int | None, ...], size: tuple[int | None, ...]
-) -> tuple[int, ...]:
+def _rescaled(layer: keras.Layer, old: Shape, size: Shape) -> tuple[int, ...]:
     """Returns the target shape of a `Reshape` of pixels for another size of the network's input.
 
     Autoencoders in presets of kgen 0.1 have such layers, with two spatial axes: to a sequence (h w,

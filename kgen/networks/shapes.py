@@ -17,6 +17,7 @@ from keras import layers, ops
 
 from kgen.checks import check_count
 from kgen.serialization import serializable
+from kgen.types import Shape
 
 
 def reshape(x: tf.Tensor, shape: Sequence[int | tf.Tensor]) -> tf.Tensor:
@@ -61,7 +62,7 @@ class Fold(layers.Layer):
         x = ops.transpose(x, (0, *outside, *inside, 2 * rank + 1))
         return reshape(x, (batch, *(size // p for size in sizes), p**rank * channels))
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Returns the shape with every size divided by `patch`."""
         batch, *sizes, channels = input_shape
         sizes = (size and size // self.patch for size in sizes)
@@ -95,7 +96,7 @@ class Unfold(layers.Layer):
         x = ops.transpose(x, (0, *pairs, 2 * rank + 1))
         return reshape(x, (batch, *(size * p for size in sizes), width // p**rank))
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Returns the shape with every size multiplied by `patch`."""
         batch, *sizes, width = input_shape
         sizes = (size and size * self.patch for size in sizes)
@@ -138,7 +139,7 @@ class Pad(layers.Layer):
             return x
         return tf.pad(x, [[0, 0], *([n // 2, n - n // 2] for n in totals), [0, 0]])
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Returns the shape with the padded sizes."""
         sizes = (size and size + -size % m for size, m in self._pairs(input_shape))
         return (input_shape[0], *sizes, input_shape[-1])
@@ -172,9 +173,7 @@ class Crop(layers.Layer):
         """Crops `x` to the size of `like`."""
         return crop_to(x, ops.shape(like)[1:-1])
 
-    def compute_output_shape(
-        self, x_shape: tuple[int | None, ...], like_shape: tuple[int | None, ...]
-    ) -> tuple[int | None, ...]:
+    def compute_output_shape(self, x_shape: Shape, like_shape: Shape) -> Shape:
         """Returns the shape with the size of `like` and the channels of `x`."""
         return (x_shape[0], *like_shape[1:-1], x_shape[-1])
 
@@ -200,7 +199,7 @@ class CropTo(layers.Layer):
         """Crops `x`."""
         return crop_to(x, self.size)
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Returns the shape with the given size."""
         return (input_shape[0], *self.size, input_shape[-1])
 
@@ -253,8 +252,6 @@ class Pixels(layers.Layer):
         """Reshapes `x`."""
         return reshape(x, (*ops.shape(like)[:-1], x.shape[-1]))
 
-    def compute_output_shape(
-        self, x_shape: tuple[int | None, ...], like_shape: tuple[int | None, ...]
-    ) -> tuple[int | None, ...]:
+    def compute_output_shape(self, x_shape: Shape, like_shape: Shape) -> Shape:
         """Returns the shape with the size of `like` and the channels of `x`."""
         return (*like_shape[:-1], x_shape[-1])

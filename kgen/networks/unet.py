@@ -41,6 +41,7 @@ from kgen.networks.embeddings import NoisePosition, SinusoidalEmbedding, noise_p
 from kgen.networks.levels import by_level
 from kgen.networks.shapes import Crop, Pad, fold, unfold
 from kgen.serialization import serializable
+from kgen.types import Shape
 
 
 @serializable
@@ -104,7 +105,7 @@ class UNet(ConditionalNetwork):
 
     def __init__(
         self,
-        shape: tuple[int | None, ...],
+        shape: Shape,
         *,
         channels: tuple[int, ...] = (128, 256),
         blocks: int | tuple[int, ...] = 2,

@@ -21,6 +21,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from kgen.serialization import serializable
+from kgen.types import Shape
 
 
 @serializable
@@ -42,7 +43,7 @@ class UpsampleConv(layers.Layer):
         super().__init__(**kwargs)
         self.channels = channels
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: Shape) -> None:
         """Creates the kernel and the bias of the convolution, `[3, 3, C, channels]`."""
         shape = (*[3] * (len(input_shape) - 2), input_shape[-1], self.channels)
         self.kernel = self.add_weight(shape=shape, initializer="glorot_uniform", name="kernel")
@@ -59,7 +60,7 @@ class UpsampleConv(layers.Layer):
         kernel = ops.transpose(kernel, (*range(rank), rank + 1, rank))
         return ops.conv_transpose(x, kernel, strides=2, padding="same") + self.bias
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Returns the shape with every size doubled."""
         batch, *sizes, _ = input_shape
         return (batch, *(size and 2 * size for size in sizes), self.channels)
