@@ -26,7 +26,7 @@ from kgen.networks.shapes import reshape
 from kgen.serialization import serializable
 from kgen.types import Shape
 
-# Number of scores of one example in memory: 64 MB.
+# Largest number of scores of one example in memory: 64 MB.
 MAX_SCORES = 2**24
 
 
