@@ -8,7 +8,7 @@ them is used, so that `kgen --help` does not wait for TensorFlow.
 import importlib
 import pathlib
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 
 def _runs_the_command() -> bool:
@@ -19,7 +19,7 @@ def _runs_the_command() -> bool:
     return pathlib.Path(argv[0]).stem == "kgen"
 
 
-if _runs_the_command():
+if not TYPE_CHECKING and _runs_the_command():
 
     def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module("kgen.api"), name)
