@@ -1,4 +1,4 @@
-"""Posterior collapse: which units of a VAE's code still carry information."""
+"""A callback that monitors posterior collapse: the number of active units of a VAE's code."""
 
 import warnings
 
@@ -13,7 +13,7 @@ from kgen.models.generative_model import images_of
 
 
 class PosteriorCollapse(keras.callbacks.Callback):
-    """Watches how many units of a VAE's code carry information.
+    """Monitors how many units of a VAE's code carry information.
 
     A unit is active when its posterior mean varies over the data by more than `threshold`
     (Burda et al. (2015), section 5.2). After every `every` epochs the number of active units is in
@@ -21,14 +21,14 @@ class PosteriorCollapse(keras.callbacks.Callback):
     unit to N(0, I), in nats, the active ones dark.
 
     Args:
-        data: pictures to look at, an array or batches of them; a few hundred are enough.
-        directory: where the pictures go; None draws none.
-        every: number of epochs between two looks.
-        threshold: variance of the mean of an active unit.
-        alarm: the share of active units below which a warning is given.
+        data: pictures to encode, an array or batches; a few hundred are enough.
+        directory: folder for the charts; None for no charts.
+        every: number of epochs between two measurements.
+        threshold: variance of the posterior mean above which a unit is active.
+        alarm: share of active units below which a warning is given.
 
     Raises:
-        TypeError: if a number is none, or `directory` is no path.
+        TypeError: if an argument is not a number, or `directory` is not a path.
         ValueError: if a number is out of range.
     """
 
@@ -44,7 +44,7 @@ class PosteriorCollapse(keras.callbacks.Callback):
         self.alarm = alarm
 
     def on_epoch_end(self, epoch, logs=None):
-        """Looks, when it is time to."""
+        """Measures after every `every` epochs."""
         if (epoch + 1) % self.every:
             return
         with self.model.averaged():

@@ -1,7 +1,4 @@
-"""Sample sheets: the same prompts from the same noise after every epoch.
-
-What changes on the sheet is then the model and nothing else.
-"""
+"""A callback that draws sheets of samples from the same prompts and noise during training."""
 
 import importlib.util
 import inspect
@@ -18,25 +15,25 @@ from kgen.tensors import as_seed
 
 
 class SampleGrid(keras.callbacks.Callback):
-    """Draws a labelled sheet of generated pictures as the training goes on.
+    """Draws labelled sheets of generated pictures during training.
 
-    Each sheet is `epoch_0001.png`, ... in `directory`: the state after that many epochs. The last
-    epoch of a training is always drawn.
+    The sheet after epoch 1 is `epoch_0001.png` in `directory`, and so on. All sheets use the same
+    noise, so that they differ by the weights of the model only. The last epoch is always drawn.
 
     Args:
-        directory: where the sheets go; created if missing.
-        prompts: a sequence of strings or of labels, one for each picture; for an unconditional
-            model, the number of pictures.
+        directory: folder for the sheets; created if missing.
+        prompts: a sequence of strings or of labels, one per picture; for an unconditional model,
+            the number of images.
         every: number of epochs between two sheets.
-        num_steps: solver steps, of models that have a solver.
-        guidance_scale: of their `generate`.
+        num_steps: number of solver steps, for models with a solver.
+        guidance_scale: guidance scale, for models with a solver.
         seed: integer seed of the noise, the same for every sheet.
-        tensorboard: None, or a log directory in which the sheets also appear, as `samples`.
+        tensorboard: None, or a log directory to which the sheets are also written, as `samples`.
 
     Raises:
-        TypeError: if a number is none, or a directory is no path.
-        ValueError: if `prompts` is none of these, or a number out of range.
-        ImportError: if `tensorboard` is asked for and not installed.
+        TypeError: if an argument is not a number, or a directory is not a path.
+        ValueError: if `prompts` has another form, or a number is out of range.
+        ImportError: if `tensorboard` is given and the package is not installed.
 
     Example:
     >>> grid = SampleGrid("runs/samples", ["a red heart", "a blue apple"], every=5)
@@ -85,17 +82,17 @@ class SampleGrid(keras.callbacks.Callback):
         self._finished = self._drawn = 0
 
     def on_train_begin(self, logs=None):
-        """Forgets the epochs of an earlier training."""
+        """Resets the epoch of the last sheet."""
         self._finished = self._drawn = 0
 
     def on_epoch_end(self, epoch, logs=None):
-        """Draws, when it is time to."""
+        """Draws after every `every` epochs."""
         self._finished = epoch + 1
         if self._finished % self.every == 0:
             self._draw()
 
     def on_train_end(self, logs=None):
-        """Draws the last epoch, if that is still to be done."""
+        """Draws the last epoch, if it was not drawn."""
         if self._drawn < self._finished:
             self._draw()
 
@@ -116,7 +113,7 @@ class SampleGrid(keras.callbacks.Callback):
         sheet = contact_sheet(images, labels)
         try:
             save_png(self.directory / f"epoch_{self._finished:04d}.png", sheet)
-        except OSError as error:  # such as a full disk, which is no reason to end a training
+        except OSError as error:  # a full disk, for example, must not end a training
             warnings.warn(f"No sheet was saved: {error}", stacklevel=2)
         if self.tensorboard is not None:
             with tf.summary.create_file_writer(str(self.tensorboard)).as_default():

@@ -1,9 +1,9 @@
-"""Batches of pictures, in memory or read when they are due, ready for `fit`.
+"""Batches of pictures for `fit`, from memory or read on demand.
 
-What a pixel is depends on the likelihood, so `values` must say it, for a level g in 0..255:
+The range of the data depends on the likelihood. `values` is the conversion of a level g in 0..255:
 
-    "binary"   x ~ Bernoulli(g / 255), drawn anew each epoch; drawn once, from `seed`, where not
-               shuffled, so that an evaluation is the same every time
+    "binary"   x ~ Bernoulli(g / 255), drawn again in each epoch; without shuffling drawn once, from
+               `seed`, so that evaluations are reproducible
     "unit"     x = g / 255, in [0, 1]
     "signed"   x = g / 127.5 - 1, in [-1, 1]
 
@@ -23,21 +23,21 @@ def batches(images, columns=None, *, values="signed", batch_size=32, shuffle=Tru
 
     Args:
         images: uint8 `[N, H, W, C]`.
-        columns: what else a batch has, a dictionary of arrays `[N, ...]`, such as `"labels"`; of a
-            `tf.RaggedTensor` `[N, None]` (several captions of a picture) one value is drawn from
-            each row, anew each epoch, or once from `seed` where not shuffled.
-        values: `"binary"`, `"unit"` or `"signed"`.
-        batch_size: pictures in a batch, a positive integer.
-        shuffle: whether to shuffle (and binarise) anew each epoch.
-        seed: integer from which the order and the binarisation follow.
+        columns: further entries of the batches, a dictionary of arrays `[N, ...]`, such as
+            `"labels"`; from each row of a `tf.RaggedTensor` `[N, None]` (several captions of a
+            picture) one value is drawn, again in each epoch, or once without shuffling.
+        values: `"binary"`, `"unit"` or `"signed"`; see the module.
+        batch_size: number of pictures in a batch, a positive integer.
+        shuffle: whether to shuffle (and binarise) again in each epoch.
+        seed: integer seed of the order, the binarisation and the drawn captions.
 
     Returns:
-        A `tf.data.Dataset` of known length, of float32 `[B, H, W, C]`, or with `columns` of
-        dictionaries that hold them as `"images"`.
+        A `tf.data.Dataset` of known length, of float32 `[B, H, W, C]`; with `columns`, of
+        dictionaries whose entry `"images"` are the pictures.
 
     Raises:
-        TypeError: if `batch_size` is no number.
-        ValueError: if an argument is none of the above.
+        TypeError: if `batch_size` is not a number.
+        ValueError: if an argument has another value.
 
     Example:
         >>> import numpy as np
@@ -62,23 +62,23 @@ def batches(images, columns=None, *, values="signed", batch_size=32, shuffle=Tru
 
 
 def batches_of(take, count, columns=None, *, values, batch_size, shuffle, seed):
-    """Returns batches of pictures that a function takes by their numbers.
+    """Returns batches of pictures that a function returns for their indices.
 
     Args:
-        take: a function of tensors: numbers `[B]` to uint8 `[B, H, W, C]`.
-        count: number of pictures, N.
-        columns: as of `batches`, like the others.
-        values: `"binary"`, `"unit"` or `"signed"`.
-        batch_size: pictures in a batch.
-        shuffle: whether to shuffle.
-        seed: integer.
+        take: a function of tensors, from indices `[B]` to uint8 `[B, H, W, C]`.
+        count: N, the number of pictures.
+        columns: see `batches`.
+        values: see `batches`.
+        batch_size: see `batches`.
+        shuffle: see `batches`.
+        seed: see `batches`.
 
     Returns:
-        As `batches`.
+        A `tf.data.Dataset`; see `batches`.
 
     Raises:
-        TypeError: as `batches`.
-        ValueError: as `batches`.
+        TypeError: see `batches`.
+        ValueError: see `batches`.
     """
     check_one_of("values", values, VALUES)
     check_count("batch_size", batch_size)
@@ -109,7 +109,7 @@ def batches_of(take, count, columns=None, *, values, batch_size, shuffle, seed):
 
 
 def _rows(column, index, draw):
-    """Rows of a column; of a ragged one a value of each, drawn from two integers."""
+    """Returns rows of a column; of a ragged column, one random value per row."""
     if not isinstance(column, tf.RaggedTensor):
         return tf.gather(column, index)
     starts, lengths = tf.gather(column.row_starts(), index), tf.gather(column.row_lengths(), index)

@@ -8,13 +8,13 @@
             prior            KL(q(z_0 | x) || p(z_0))
             denoising        sum_{l > 0} E KL(q(z_l | z_<l, x) || p(z_l | z_<l))
 
-One pass over the data (`encoder`) makes features; then the levels are visited from the top, each
-with the prior and the posterior that see the same state of what lies above it ("ladder", shared by
-inference and generation). With one level this is the VAE; with a fixed linear Gaussian posterior
-and latents of the data's own size it is the diffusion model.
+A bottom-up pass over the data (`encoder`) computes features; then the levels are evaluated from the
+top down. The prior and the posterior of a level depend on the same state, a function of the latents
+above it (as in the ladder VAE). With one level this is the VAE; with a fixed linear Gaussian
+posterior and latents of the data's own size it is the diffusion model.
 
-The KL of a level counts in the loss as max(mean over the batch, `free_bits`), so that no level is
-punished out of use before the ones above have learned.
+The KL of a level enters the loss as max(mean over the batch, `free_bits`), so that no level
+collapses to its prior early in training.
 
 References:
   Luo (2022), https://arxiv.org/abs/2208.11970, eq. 23-25 (Markovian HVAE), 58 (the three terms).
@@ -59,7 +59,7 @@ class HVAE(EncoderDecoder):
         data_shape: shape of an example; None takes that of the encoder's input.
         beta: weight of the KLs.
         warm_up: number of training steps over which that weight grows from 0.
-        free_bits: nats of each level's KL that cost nothing more than they do.
+        free_bits: minimum KL per level, in nats, below which it is not penalised.
         ema_decay: decay of the averaged weights, or None.
         seed: integer seed of all randomness in training, or None.
         **kwargs: `name` and `dtype` of a Keras model.

@@ -1,4 +1,4 @@
-"""Latent diffusion: a variational diffusion model of an autoencoder's latents, told a text.
+"""Latent diffusion: a variational diffusion model of an autoencoder's latents, such as of text.
 
     z_0 = encode(picture),   z_t = alpha_t z_0 + sigma_t eps,   cond = text encoder(prompt)
 
@@ -7,7 +7,7 @@
 This is the denoising term of the bound of a diffusion model, weighted, and divided by the number
 of latent values. For a share of the examples the condition is the empty text, so that one network
 is both the conditional and the unconditional model and can be guided (`kgen.diffusion.guidance`).
-Instead of a text it may be told a class, or nothing.
+The condition may also be a class or another one, or there may be none.
 
 `generate` runs the solver from z_1 ~ process.prior to t = 0, takes x_hat there and decodes it.
 

@@ -1,9 +1,9 @@
-"""From a picture file to an array of the size that is asked for.
+"""Decoding of picture files to arrays of a given size.
 
-A picture is turned as its camera says, put on white where it is transparent (or its transparency is
-kept as a fourth channel), cut or padded to the shape around its middle, and resized. Grey of 16
-bits is known by its mode and divided by 257; 32-bit numbers are grey levels only up to 255, since
-nothing says which number is white.
+A picture is rotated by its EXIF orientation, composited on white (or its transparency is kept as a
+fourth channel), cropped or padded at its centre to the aspect ratio, and resized. Grey levels of 16
+bits are divided by 257; 32-bit numbers are accepted as grey levels up to 255 only, since the file
+does not define which number is white.
 """
 
 import concurrent.futures
@@ -34,7 +34,7 @@ class Reader:
         self._gate = Gate(max_pixels)
 
     def __call__(self, entry):
-        """The picture of a `finding.Entry`, or a string that says what is wrong with it."""
+        """Returns the picture of a `finding.Entry`, or a string that describes the problem."""
         try:
             with (
                 open_picture(entry.path, self._max_pixels, entry.offset, entry.size) as file,
@@ -45,7 +45,7 @@ class Reader:
             return f"{entry.place} cannot be read: {error}"
 
     def all(self, entries, progress=True):
-        """Yields the arrays, or strings, of all entries in their order, read in threads."""
+        """Yields the arrays, or strings, of all entries in order; reads them in threads."""
         bar = None
         if progress and len(entries) >= BAR_FROM:
             bar = keras.utils.Progbar(len(entries), unit_name="picture")
@@ -78,7 +78,7 @@ class Reader:
 
 
 def _eight_bits(image, file_format):
-    """A picture of grey levels of more than 8 bits as one of 8, and others as they are."""
+    """Converts a picture of grey levels of more than 8 bits to 8 bits; returns others unchanged."""
     from PIL import Image
 
     if image.mode == "F":

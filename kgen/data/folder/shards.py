@@ -1,6 +1,6 @@
-"""Pictures in archives: tar files as WebDataset has them, and TFRecord files.
+"""Pictures in archives: tar files in the layout of WebDataset, and TFRecord files.
 
-    "webdataset"   *.tar       a/heart.png, a/heart.txt: what has one name is one example.
+    "webdataset"   *.tar       a/heart.png, a/heart.txt: files of one name are one example.
                                Texts: .txt, .text, .caption, or .json with "caption" or "text";
                                classes: .cls, a number
     "tfrecord"     *.tfrecord  records of `tf.train.Example`: a picture under "image",
@@ -8,8 +8,8 @@
                                "caption", "text" or "prompt"; a class under "label" or
                                "image/class/label"
 
-An archive is passed over once to find where its pictures lie, and these are read from there.
-Nothing is unpacked, and sizes are checked against the file before they are believed.
+An archive is scanned once to find the offsets of its pictures, which are read in place. Nothing is
+unpacked, and declared sizes are checked against the size of the file.
 
 References:
   https://pubs.opengroup.org/onlinepubs/9799919799/utilities/pax.html (tar: ustar and pax headers).
@@ -34,19 +34,19 @@ _LABELS = ("label", "image/class/label")
 
 
 def examples(found, kind):
-    """The examples in the archives of a folder.
+    """Finds the examples in the archives of a folder.
 
     Args:
-        found: what the folder holds, a `finding.Found`.
+        found: the content of the folder, a `finding.Found`.
         kind: `"webdataset"` or `"tfrecord"`.
 
     Returns:
-        Entries of pictures, a list for each of its captions or one number, or `{}` if there are
-        neither, and what is wrong: a list, a dictionary of one column or of none, and a list.
+        A list of the pictures, as `finding.Entry`; a dictionary with one column, the captions of
+        each picture or its class, or an empty one; and a list of problems.
 
     Raises:
         FileNotFoundError: if there is no such archive.
-        ValueError: if an archive is damaged, or holds no picture.
+        ValueError: if an archive is damaged, or has no picture.
     """
     is_tar = kind == "webdataset"
     paths = [found.path(name) for name in found.shards if (".tar" in name) == is_tar]
@@ -75,7 +75,7 @@ _WORDS = {"prompts": "caption", "labels": "class"}
 
 
 def _tar(path, problems):
-    """Examples of a tar file."""
+    """Returns the examples of a tar file."""
     if not path.lower().endswith(".tar"):
         raise ValueError(
             f"{path} must be unpacked to a .tar file first: it cannot be read in parts."
@@ -113,7 +113,7 @@ def _tar(path, problems):
 
 
 def _key(name):
-    """What the parts of one example have in common, and what kind of part it is."""
+    """Splits the name of a part into the key of its example and its suffix."""
     folder, _, file = name.rpartition("/")
     stem, dot, suffix = file.partition(".")
     return (f"{folder}/{stem}" if folder else stem), (dot + suffix).lower()
@@ -150,7 +150,7 @@ def _label(text):
 
 
 def _members(file, path):
-    """Yields name, first byte and size of each regular file in a tar file."""
+    """Yields the name, offset and size of each regular file in a tar file."""
     check_regular(path)
     end, place, longer = os.fstat(file.fileno()).st_size, 0, {}
     while place + 512 <= end:
@@ -198,7 +198,7 @@ def _octal(field):
 
 
 def _extended(data, damaged):
-    """What an extended header says of the name and the size of the next file."""
+    """Returns the name and the size of the next file that an extended header defines."""
     found = {}
     while data:
         length, _, _ = data.partition(b" ")
@@ -216,7 +216,7 @@ def _extended(data, damaged):
 
 
 def _records(path, problems):
-    """Examples of a TFRecord file."""
+    """Returns the examples of a TFRecord file."""
     import tensorflow as tf
 
     check_records(path)
@@ -247,7 +247,7 @@ def _record(parser, data, path, offset, number):
         if len(name) == 1
         else f"{os.path.basename(path)}/record {number}"
     )
-    # The picture is a part of the record, so only the place of it has to be kept.
+    # The picture is a part of the record, so its offset is enough.
     row = {"entry": Entry(name, path, offset + data.index(picture[0]), len(picture[0]))}
     texts = next((features[n].bytes_list.value for n in CAPTION_COLUMNS if n in features), ())
     _add_lines(row, [line for text in texts for line in text.decode("utf-8").splitlines()])

@@ -1,6 +1,6 @@
-"""Pictures that are read from their files when a batch of them is due.
+"""Pictures that are read from their files for each batch.
 
-What stays in memory is where each picture is, a few hundred bytes, and the batches under way.
+Only the places of the pictures, a few hundred bytes each, and the next batches are in memory.
 """
 
 import concurrent.futures
@@ -10,15 +10,15 @@ import tensorflow as tf
 
 
 def reading(entries, read):
-    """A function of tensors that reads pictures by their numbers.
+    """Returns a function of tensors that reads pictures by their indices.
 
     Args:
-        entries: where the pictures are.
+        entries: the places of the pictures, a list of `finding.Entry`.
         read: a `decoding.Reader`.
 
     Returns:
-        A function: numbers `[B]` to uint8 `[B, H, W, C]`. A picture that cannot be read any more is
-        an error that names it, in the middle of an epoch.
+        A function from indices `[B]` to uint8 `[B, H, W, C]`, which raises an error that names the
+        picture if one can no longer be read.
     """
     pool = concurrent.futures.ThreadPoolExecutor()
 
