@@ -54,7 +54,7 @@ def check_checkpoint(prefix: str, variables: Sequence[tuple]) -> None:
         if shape and (tuple(shape), dtype) not in known:
             raise ValueError(
                 f"{prefix} is refused: {name:.200} of shape {tuple(shape)} and type {dtype.name} "
-                "is no variable of this training."
+                "is not a variable of this training."
             )
         total += math.prod(shape) * dtype.size
     held = sum(os.path.getsize(path) for path in files)

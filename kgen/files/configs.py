@@ -252,7 +252,7 @@ def _check_text(text: str, source: object) -> None:
     found = keras.saving.get_custom_objects().get(text)
     if found is not None and isinstance(found, type) and not allowed(found):
         raise ValueError(
-            f"{source} is unsafe to load: it must not name {text!r:.200}, which is no part of a "
+            f"{source} is unsafe to load: it must not name {text!r:.200}, which is not part of a "
             "model."
         )
 

@@ -123,7 +123,7 @@ def _arrays(
                 _check_attributes(dataset, path, source)
                 yield path[1:], (dataset.shape, _check_values(dataset, path, source))
             else:
-                raise ValueError(f"{source} is refused: {path} is no array.")
+                raise ValueError(f"{source} is refused: {path} is not an array.")
 
 
 def _check_attributes(thing: "h5py.Group | h5py.Dataset", path: str, source: object) -> None:
@@ -138,7 +138,7 @@ def _check_attributes(thing: "h5py.Group | h5py.Dataset", path: str, source: obj
         if attribute.get_storage_size() > _MAX_ATTRIBUTE_BYTES or not (
             text or isinstance(numbers, (h5py.h5t.TypeFloatID, h5py.h5t.TypeIntegerID))
         ):
-            raise ValueError(f"{source} is refused: the attribute {name} of {path} is no text.")
+            raise ValueError(f"{source} is refused: the attribute {name} of {path} is not a text.")
 
 
 def _check_layout(dataset: "h5py.Dataset", path: str, source: object) -> int:

@@ -56,7 +56,9 @@ def load_model(
     """
     path = check_path("path", path)
     if not path.is_file():
-        raise FileNotFoundError(f"`path` must be a `.keras` file. Received: {path}, which is none.")
+        raise FileNotFoundError(
+            f"`path` must be a `.keras` file. Received: {path}, which is not a file."
+        )
     if path.suffix != ".keras":
         raise ValueError(f"`path` must end in .keras. Received: {path}.")
     with Archive(path) as archive:
@@ -113,4 +115,4 @@ def _check_kinds(
         of_training = not optimizers and name.partition("/")[0].endswith("optimizer")
         counts[shape] -= not of_training
         if shape and counts[shape] < 0:
-            raise ValueError(f"{path} is damaged: {name} is no weight of its model.")
+            raise ValueError(f"{path} is damaged: {name} is not a weight of its model.")

@@ -62,7 +62,7 @@ class DenoiserModel(GenerativeModel):
         default_batch_size: how many examples it draws at once.
 
     Raises:
-        ValueError: if an option is none of these.
+        ValueError: if an option has another value.
     """
 
     default_solver = "dpm"

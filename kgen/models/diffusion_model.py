@@ -53,7 +53,7 @@ class DiffusionModel(DensityModel):
     `{"images": x, "prompts": string [B]}`.
 
     Raises:
-        ValueError: if an option is none of these.
+        ValueError: if an option has another value.
 
     Example:
         >>> from kgen.diffusion import GaussianDiffusion, LinearLogSNR

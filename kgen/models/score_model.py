@@ -57,7 +57,7 @@ class ScoreModel(DensityModel):
     A batch is as of `DiffusionModel`.
 
     Raises:
-        ValueError: if an option is none of these.
+        ValueError: if an option has another value.
 
     Example:
         >>> from kgen.diffusion import GaussianDiffusion, LinearLogSNR

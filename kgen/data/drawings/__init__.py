@@ -76,7 +76,7 @@ def load(
 
     Raises:
         FileNotFoundError: If the data set has not been built; the message has the command.
-        ValueError: If an argument is none of the above, or the data set is damaged.
+        ValueError: If an argument has another value, or the data set is damaged.
 
     Example:
         batches = kgen.data.drawings.load("train", batch_size=64)
@@ -119,7 +119,7 @@ def load_arrays(split="train", styles=None, *, data_dir=None):
 
     Raises:
         FileNotFoundError: If the data set has not been built.
-        ValueError: If an argument is none of the above, or the data set is damaged.
+        ValueError: If an argument has another value, or the data set is damaged.
     """
     rows = _rows(split, styles, data_dir)
     images = np.empty((len(rows["image"]), SIZE, SIZE, 3), "uint8")
@@ -152,7 +152,7 @@ def gallery(split="test", size=200, style="noto", *, data_dir=None):
 
     Raises:
         FileNotFoundError: If the data set has not been built.
-        ValueError: If an argument is none of the above, or the data set is damaged.
+        ValueError: If an argument has another value, or the data set is damaged.
     """
     check_count("size", size)
     captions = sorted(set(_rows(split, [style], data_dir)["caption"]), reverse=True)

@@ -84,7 +84,7 @@ def pair_scene(first, second, where, numbers=(1, 1), template=0, size=128):
         size: Pixels of a side.
 
     Raises:
-        ValueError: If `where` or `numbers` is none of these.
+        ValueError: If `where` or `numbers` has another value.
 
     Example:
     >>> red, blue = (np.full((9, 9, 3), c, "uint8") for c in ((200, 0, 0), (0, 0, 200)))
@@ -135,7 +135,7 @@ def draw_pair(first, second, rng):
     """Draws a scene of two things; if both are the same noun, their colours differ and are said.
 
     Returns:
-        `(picture, prompt)`, or a count if the two cannot be told apart in words.
+        `(picture, prompt)`, or a count if the two cannot be distinguished in words.
     """
     where = str(rng.choice(list(FRAMES)))
     numbers = tuple(int(n) for n in rng.choice([1, 1, 1, 1, 2], 2))

@@ -102,7 +102,7 @@ def phrase(noun, colour="", count=None):
         count: How many there are, 1 to 4, or `None` for one with the article.
 
     Raises:
-        ValueError: If `count` is none of these.
+        ValueError: If `count` has another value.
 
     Example:
     >>> phrase("apple", "red"), phrase("apple", "green", 2)

@@ -94,7 +94,7 @@ def load(
         [B]}`.
 
     Raises:
-        ValueError: If an argument is none of the above, or `data_dir` holds no data set.
+        ValueError: If an argument has another value, or `data_dir` holds no data set.
 
     Example:
     >>> batch = next(iter(load("test", batch_size=4, captions="styled")))
@@ -132,7 +132,7 @@ def load_arrays(split="train", styles=None, *, data_dir=None):
         (joined by "|") and `groups`, strings `[N]`.
 
     Raises:
-        ValueError: If an argument is none of the above, or `data_dir` holds no data set.
+        ValueError: If an argument has another value, or `data_dir` holds no data set.
 
     Example:
     >>> arrays = load_arrays("test", styles=["noto"])
@@ -160,7 +160,7 @@ def gallery(split="test", size=200, style="noto", *, data_dir=None):
         A list of captions of different keys, in the order of the sha256 of `normalise(caption)`.
 
     Raises:
-        ValueError: If an argument is none of the above, or `data_dir` holds no data set.
+        ValueError: If an argument has another value, or `data_dir` holds no data set.
 
     Example:
     >>> len(gallery("test", size=20))
