@@ -107,8 +107,8 @@ def default_precision() -> Literal["mixed_bfloat16", "float32"]:
 def default_jit(dense: bool = False) -> bool:
     """Returns whether XLA makes training faster: on GPUs, and for dense networks on CPUs.
 
-    On CPUs XLA slows convolutions down. Under a strategy of several devices it is off, since a step
-    is then not compiled for one device.
+    On CPUs XLA slows convolutions down. Under a strategy of several devices it is off, since XLA
+    compiles a step for a single device.
 
     Args:
         dense: whether the network has no convolutions.
