@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -158,6 +159,39 @@ def check_data(name: str, x: Any, shape: Shape, likelihood: Any = None) -> None:
         raise ValueError(
             f"`{name}` must be in [{likelihood.low:g}, {likelihood.high:g}] for "
             f"{type(likelihood).__name__}. Received: values in [{low:g}, {high:g}]."
+        )
+
+
+def warn_of_range(x: np.ndarray, shape: Shape, likelihood: Any = None) -> None:
+    """Warns of data that seem to have another range than the model expects.
+
+    These are pictures without a value below 0, for a model of pictures in [-1, 1]; and data
+    without a range, such as columns of a table, with a channel that is far from standardised.
+
+    Args:
+        x: examples `[N, ...]`, an array that `check_data` has accepted.
+        shape: shape of one example.
+        likelihood: None, or the likelihood whose range the examples must be in.
+    """
+    x = np.asarray(x)
+    if likelihood is not None and has_range(likelihood, shape):
+        low, high = float(x.min()), float(x.max())
+        if likelihood.low < 0 <= low < high and len(shape) == 3:
+            warnings.warn(
+                f"The pictures have no value below 0 and the model takes them in "
+                f"[{likelihood.low:g}, {likelihood.high:g}], with black at {likelihood.low:g}: "
+                "those in [0, 1] are put there by `2 * x - 1`. "
+                f"Received: values in [{low:g}, {high:g}].",
+                stacklevel=2,
+            )
+        return
+    size = np.sqrt(np.mean(np.square(x, dtype="float64"), axis=tuple(range(x.ndim - 1))))
+    if size.max() > 100:
+        warnings.warn(
+            f"The data have values of the order of {size.max():.3g} (root mean square of channel "
+            f"{int(size.argmax())}), for which networks and learning rates are not made: subtract "
+            "the mean of each channel and divide by its standard deviation.",
+            stacklevel=2,
         )
 
 

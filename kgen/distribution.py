@@ -20,6 +20,8 @@ import contextvars
 import json
 import os
 import pathlib
+import socket
+import sys
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -32,21 +34,23 @@ def strategy() -> tf.distribute.Strategy:
     """Returns the distribution strategy for the available devices.
 
     That is `MultiWorkerMirroredStrategy` if the environment variable `TF_CONFIG` names more than
-    one worker (call this before any other use of TensorFlow then); `MirroredStrategy` with more
-    than one GPU or, without GPUs, more than one logical CPU; else the default strategy.
+    one worker: call this before any other use of TensorFlow then; it waits two minutes for the
+    other workers. It is `MirroredStrategy` with more than one GPU or, without GPUs, more than one
+    logical CPU; else the default strategy.
 
     Returns:
         A `tf.distribute.Strategy`.
 
     Raises:
-        ValueError: if `TF_CONFIG` is not JSON.
+        ValueError: if `TF_CONFIG` does not have the form that TensorFlow reads.
+        RuntimeError: or an error of TensorFlow, if a worker does not start; a note names it.
 
     Example:
         >>> strategy().num_replicas_in_sync >= 1
         True
     """
     if len(_workers()) > 1:
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        return _strategy_of_workers()
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     if len(devices) > 1:
         return tf.distribute.MirroredStrategy([device.name for device in devices])
@@ -62,14 +66,9 @@ def is_chief() -> bool:
         >>> is_chief()
         True
     """
-    task = _config().get("task", {})
     if len(_workers()) < 2:
         return True
-    return task.get("type") == "chief" or (
-        task.get("type") == "worker"
-        and task.get("index") == 0
-        and not _config()["cluster"].get("chief")
-    )
+    return _task() == next(iter(_addresses()))  # a "chief", or else the first "worker"
 
 
 def several_workers(strategy: tf.distribute.Strategy) -> bool:
@@ -164,14 +163,86 @@ def fuses() -> bool:
     )
 
 
+def _strategy_of_workers() -> tf.distribute.Strategy:
+    """Joins the other workers, and reports for which ones TensorFlow waits."""
+    here = _task()
+    others = [name for name in _addresses() if name != here]
+    places = ", ".join(f"{_called(name)} at {_addresses()[name]}" for name in others)
+    print(f"This is {_called(here)}. Waiting until all have started: {places}.", file=sys.stderr)
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except (RuntimeError, tf.errors.OpError) as error:
+        silent = [_called(name) for name in others if not _answers(_addresses()[name])]
+        if silent:
+            error.add_note(f"kgen: no answer from {', '.join(silent)} of TF_CONFIG.")
+        raise
+
+
+def _answers(address: str) -> bool:
+    """Returns whether a process listens at `host:port`."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _called(task: tuple[str, int]) -> str:
+    kind, index = task
+    return f"{kind} {index}"
+
+
 def _config() -> dict[str, Any]:
+    """Reads and validates TF_CONFIG.
+
+    Raises:
+        ValueError: if it does not have the form that TensorFlow reads.
+    """
     text = os.environ.get("TF_CONFIG", "{}")
     try:
-        return json.loads(text)
+        config = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"TF_CONFIG must be JSON. Received: TF_CONFIG={text!r}.") from error
+    problem = _problem_of(config)
+    if problem:
+        raise ValueError(f"TF_CONFIG must have {problem}. Received: TF_CONFIG={text!r}.")
+    return config
+
+
+def _problem_of(config: Any) -> str | None:
+    """What a TF_CONFIG must have and has not, or None."""
+    if not isinstance(config, dict):
+        return 'the form {"cluster": {"worker": ["host:port", ...]}, "task": {...}}'
+    cluster, task = config.get("cluster", {}), config.get("task", {})
+    lists = isinstance(cluster, dict) and all(isinstance(v, list) for v in cluster.values())
+    if not lists or not all(isinstance(v, str) for several in cluster.values() for v in several):
+        return 'a "cluster" of lists of addresses "host:port"'
+    if len([*cluster.get("chief", []), *cluster.get("worker", [])]) < 2:
+        return None
+    kind, index = (task.get("type"), task.get("index")) if isinstance(task, dict) else (None, None)
+    if not isinstance(kind, str) or (kind not in cluster and kind != "evaluator"):
+        return f'a "type" of "task" that is one of the "cluster", {sorted(cluster)}'
+    if not isinstance(index, int) or isinstance(index, bool):
+        return 'an "index" of "task" that is an integer, without quotation marks'
+    num = len(cluster.get(kind, []))
+    if index < 0 or (kind in cluster and index >= num):
+        return f'an "index" of "task" in 0..{num - 1}, as there are {num} of "{kind}"'
+    return None
+
+
+def _addresses() -> dict[tuple[str, int], str]:
+    """The addresses of all workers by (type, index)."""
+    cluster = _config().get("cluster", {})
+    kinds = ("chief", "worker")
+    return {(kind, i): at for kind in kinds for i, at in enumerate(cluster.get(kind, []))}
+
+
+def _task() -> tuple[str | None, int | None]:
+    """The type and index of this process."""
+    task = _config().get("task", {})
+    return task.get("type"), task.get("index")
 
 
 def _workers() -> list[str]:
-    cluster = _config().get("cluster", {})
-    return [*cluster.get("chief", []), *cluster.get("worker", [])]
+    return list(_addresses().values())

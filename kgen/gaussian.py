@@ -72,8 +72,12 @@ class Gaussian:
 
     def log_prob(self, x: TensorLike) -> tf.Tensor:
         """Returns the log density at `x`, `[B]`, in nats."""
+        return sum_event(self.log_densities(x))
+
+    def log_densities(self, x: TensorLike) -> tf.Tensor:
+        """Returns the log density of each value of `x`, of the shape of `x`."""
         standardised = (x - self.mean) * tf.exp(-self.log_std)
-        return -0.5 * sum_event(math.log(2 * math.pi) + 2 * self.log_std + standardised**2)
+        return -0.5 * (math.log(2 * math.pi) + 2 * self.log_std + standardised**2)
 
     def kl(self, p: "Gaussian") -> tf.Tensor:
         """Returns KL(self || p) for another Gaussian `p`, `[B]`, in nats."""

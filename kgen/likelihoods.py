@@ -9,12 +9,15 @@
                         F = sigmoid, h = 1/255 half a bin; the first and the last bin are open
 
 Data are `[B, ..., C]`, in [0, 1] for `Bernoulli` and in [-1, 1] for the others; a decoder's output
-has `parameter_channels(C)` channels. Densities are sums over the event, `[B]`, in nats.
+has `parameter_channels(C)` channels. Densities are sums over the event, `[B]`, in nats. With a mask
+they are those of the known values alone, p(x_known | z): given z the values are independent (of a
+mixture given its component), so the missing ones integrate to 1.
 
 References:
   Kingma and Welling (2013), https://arxiv.org/abs/1312.6114, appendix C.
   Salimans et al. (2017), https://arxiv.org/abs/1701.05517, section 2.1 (discretised logistic
   mixture; the channels of a pixel share the weights and are independent within a component).
+  Nazabal et al. (2018), https://arxiv.org/abs/1807.03653, eq. 3 (likelihoods of known values).
 """
 
 import dataclasses
@@ -51,9 +54,11 @@ class Bernoulli:
         """Returns the number of channels of a decoder's output for data of `channels` channels."""
         return channels
 
-    def log_prob(self, parameters: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-        """Returns the log likelihood of `x`, `[B]`, in nats."""
-        return -sum_event(tf.nn.softplus(parameters) - x * parameters)
+    def log_prob(
+        self, parameters: tf.Tensor, x: tf.Tensor, mask: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Returns the log likelihood of `x`, `[B]`, in nats; `mask` is 1 for known values."""
+        return -sum_event(_known(tf.nn.softplus(parameters) - x * parameters, mask))
 
     def mean(self, parameters: tf.Tensor) -> tf.Tensor:
         """Returns the expected value of the data, `[B, ..., C]`."""
@@ -99,10 +104,13 @@ class GaussianLikelihood:
         q = Gaussian.from_moments(parameters)
         return Gaussian(q.mean, _MIN_LOG_STD + tf.nn.softplus(q.log_std - _MIN_LOG_STD))
 
-    def log_prob(self, parameters: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-        """Returns the log density of `x`, `[B]`, in nats."""
+    def log_prob(
+        self, parameters: tf.Tensor, x: tf.Tensor, mask: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Returns the log density of `x`, `[B]`, in nats; `mask` is 1 for known values."""
         p = self.distribution(parameters)
-        return Gaussian(p.mean, tf.zeros_like(p.mean) + p.log_std).log_prob(x)
+        p = Gaussian(p.mean, tf.zeros_like(p.mean) + p.log_std)
+        return p.log_prob(x) if mask is None else sum_event(_known(p.log_densities(x), mask))
 
     def mean(self, parameters: tf.Tensor) -> tf.Tensor:
         """Returns the expected value of the data, `[B, ..., C]`."""
@@ -150,8 +158,10 @@ class LogisticMixture:
         shape = tf.concat([tf.shape(parameters)[:-1], [k, channels]], 0)
         return weights, tf.reshape(means, shape), tf.reshape(log_scales, shape)
 
-    def log_prob(self, parameters: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-        """Returns the log probability of the grey levels `x`, `[B]`, in nats."""
+    def log_prob(
+        self, parameters: tf.Tensor, x: tf.Tensor, mask: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Returns the log probability of the grey levels `x`, `[B]`; `mask` is 1 for known ones."""
         log_weights, means, log_scales = self.split(parameters)
         x = x[..., None, :]
         inverse = tf.exp(-log_scales)
@@ -162,6 +172,7 @@ class LogisticMixture:
         first, last = x < -1 + BIN / 2, x > 1 - BIN / 2
         log_p = tf.where(first, tf.math.log_sigmoid(upper), inside)
         log_p = tf.where(last, tf.math.log_sigmoid(-lower), log_p)
+        log_p = _known(log_p, None if mask is None else mask[..., None, :])
         return sum_event(tf.reduce_logsumexp(log_weights + tf.reduce_sum(log_p, -1), axis=-1))
 
     def mean(self, parameters: tf.Tensor) -> tf.Tensor:
@@ -187,6 +198,11 @@ class LogisticMixture:
         u = uniform(tf.shape(means), noise, 1e-6, 1 - 1e-6)
         x = means + tf.exp(log_scales) * (tf.math.log(u) - tf.math.log1p(-u))
         return tf.round((tf.clip_by_value(x, -1, 1) + 1) / BIN) * BIN - 1
+
+
+def _known(values: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+    """Returns the values where a mask is 1, and 0 elsewhere."""
+    return values if mask is None else tf.where(tf.cast(mask, tf.bool), values, 0.0)
 
 
 Likelihood: TypeAlias = Bernoulli | GaussianLikelihood | LogisticMixture

@@ -1,7 +1,7 @@
 """Penalties on the code of an autoencoder, added to the reconstruction error.
 
     L1             weight |h|_1
-    TargetRate     weight sum_j KL(Bernoulli(rate) || Bernoulli(mean over the batch of h_j))
+    TargetRate     weight sum_j KL(Bernoulli(rate) || Bernoulli(mean over the global batch of h_j))
     Contractive    weight |dh/dx|_F^2
 
 with the code h = encoder(x). The squared norm of the Jacobian is exact, at the cost of one backward
@@ -24,7 +24,7 @@ import tensorflow as tf
 
 from kgen.checks import check_count, check_interval, check_positive
 from kgen.serialization import serializable
-from kgen.tensors import fold_in, sum_event, uniform
+from kgen.tensors import batch_mean, fold_in, sum_event, uniform
 
 
 @serializable
@@ -66,7 +66,7 @@ class TargetRate:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the code and the penalty `[B]`, which is the same for all examples of a batch."""
         code, rate = encode(x), self.rate
-        mean = tf.clip_by_value(tf.reduce_mean(code, axis=0), 1e-6, 1 - 1e-6)
+        mean = tf.clip_by_value(batch_mean(code), 1e-6, 1 - 1e-6)
         kl = rate * tf.math.log(rate / mean) + (1 - rate) * tf.math.log((1 - rate) / (1 - mean))
         return code, tf.fill([tf.shape(x)[0]], self.weight * tf.reduce_sum(kl))
 

@@ -31,6 +31,7 @@ from kgen.files.archives import ArrayArchive
 from kgen.files.budget import budget
 from kgen.files.configs import check_config
 from kgen.files.folders import flush, inside, opened, sha256
+from kgen.files.policies import in_dtype
 from kgen.files.text import MAX_CONFIG_BYTES, read_json, reason
 from kgen.files.weights import cast, fill, name_of
 from kgen.layer_tree import layers_of
@@ -159,8 +160,9 @@ def from_preset(
 
     Args:
         directory: the folder.
-        dtype: Keras policy that takes the place of a mixed-precision policy used in training:
-            `"float32"`, or `"mixed_bfloat16"` where the hardware is good at it.
+        dtype: Keras policy that takes the place of that of training: `"float32"`,
+            `"mixed_bfloat16"` where the hardware is good at it, or `"bfloat16"` or `"float16"`,
+            which halve the memory too. Outputs of networks stay float32, and so do text encoders.
         text_encoder: None; or the folder of the model's text encoder, or its name in a hub, in
             place of the one that the preset names. Its sums must be those of the preset.
         max_config_bytes: largest size of a configuration.
@@ -194,7 +196,7 @@ def from_preset(
         shapes = [header[0] for header in archive.headers.values()]
         check_config(config, path, shapes)
         with budget(shapes, archive.path, copies=3):  # a weight, its average, the outer model's
-            model = _rebuilt(_in_dtype(config, dtype), path)
+            model = _rebuilt(in_dtype(config, dtype), path)
         fill(_stored(model), archive)
     for part in _generative_models(model):
         part.averages.reset()
@@ -275,17 +277,4 @@ def _without_training(config):
         return {k: _without_training(v) for k, v in config.items() if k != "compile_config"}
     if isinstance(config, list):
         return [_without_training(item) for item in config]
-    return config
-
-
-def _in_dtype(config, dtype):
-    """The configuration with every mixed-precision policy replaced by `dtype`."""
-    if isinstance(config, dict):
-        policy = config.get("config") if config.get("class_name") == "DTypePolicy" else None
-        name = policy.get("name") if isinstance(policy, dict) else None
-        if isinstance(name, str) and name.startswith("mixed_"):
-            return {**config, "config": {"name": dtype}}
-        return {key: _in_dtype(value, dtype) for key, value in config.items()}
-    if isinstance(config, list):
-        return [_in_dtype(value, dtype) for value in config]
     return config

@@ -28,12 +28,14 @@ _ALGORITHM = "philox"  # the default depends on the device and on XLA
 def expand_to(t: TensorLike, like: tf.Tensor) -> tf.Tensor:
     """Reshapes `t`, a scalar or `[B]`, so that it broadcasts against `like`, `[B, ...]`.
 
+    What has as many axes as `like` already, `[B, 1, ...]`, stays as it is.
+
     Example:
         >>> expand_to(tf.zeros([5]), tf.zeros([5, 8, 8, 3])).shape
         TensorShape([5, 1, 1, 1])
     """
     t = tf.convert_to_tensor(t)
-    if t.shape.rank == 0:
+    if t.shape.rank == 0 or t.shape.rank == like.shape.rank:
         return t
     return tf.reshape(t, tf.concat([tf.shape(t), tf.ones([like.shape.rank - 1], tf.int32)], 0))
 
@@ -46,6 +48,34 @@ def sum_event(x: TensorLike) -> tf.Tensor:
         [12.0, 12.0]
     """
     return tf.reduce_sum(tf.reshape(x, [tf.shape(x)[0], -1]), axis=1)
+
+
+def sum_over_replicas(values: Any) -> Any:
+    """Returns the sum over all devices of a tensor, or of each tensor in a list.
+
+    It is called on a replica.
+
+    Example:
+        >>> float(sum_over_replicas(tf.constant(2.0)))  # there is one device here
+        2.0
+    """
+    replica = tf.distribute.get_replica_context()
+    if replica is None or replica.num_replicas_in_sync == 1:
+        return values
+    return replica.all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+
+def batch_mean(values: tf.Tensor) -> tf.Tensor:
+    """Returns the mean of `[B, ...]` over the global batch of all devices.
+
+    The sum of its gradients over the devices is the gradient of the global mean.
+
+    Example:
+        >>> batch_mean(tf.constant([[1.0, 4.0], [3.0, 0.0]])).numpy().tolist()
+        [2.0, 2.0]
+    """
+    num = sum_over_replicas(tf.cast(tf.shape(values)[0], values.dtype))
+    return sum_over_replicas(tf.reduce_sum(values, axis=0)) / tf.maximum(num, 1)
 
 
 def derivative(fn: Callable[[tf.Tensor], tf.Tensor], t: TensorLike) -> tf.Tensor:

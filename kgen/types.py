@@ -42,10 +42,18 @@ Path: TypeAlias = str | os.PathLike[str]
 # Names of options; the tables that they are keys of document them.
 Scaling: TypeAlias = Literal["vp", "ve", "sub_vp", "flow"]  # kgen.diffusion.process
 Prediction: TypeAlias = Literal[
-    "x", "eps", "v", "score", "flow", "edm"
+    "x", "eps", "v", "score", "flow", "edm", "edm_unit"
 ]  # kgen.diffusion.prediction
 Weighting: TypeAlias = Literal[  # kgen.diffusion.weighting
-    "elbo", "simple", "min_snr", "snr_plus_one", "flow", "edm", "logit_normal", "sigmoid"
+    "elbo",
+    "simple",
+    "min_snr",
+    "snr_plus_one",
+    "flow",
+    "edm",
+    "edm_unit",
+    "logit_normal",
+    "sigmoid",
 ]
 TimeSampler: TypeAlias = Literal[  # kgen.diffusion.times
     "cosine", "importance", "log_normal", "uniform", "stratified", "logit_normal"

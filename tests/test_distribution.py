@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +18,10 @@ import tensorflow as tf
 import kgen
 from kgen import distribution
 from kgen.diffusion import CosineLogSNR, GaussianDiffusion
-from kgen.networks import TimeMLP
+from kgen.likelihoods import GaussianLikelihood
+from kgen.models.levels import GaussianLevel
+from kgen.networks import TimeMLP, mlp
+from kgen.penalties import TargetRate
 
 EXAMPLE = pathlib.Path(__file__).parents[1] / "examples" / "distributed.py"
 X = np.random.default_rng(0).normal(size=(160, 2)).astype("float32")
@@ -60,6 +64,85 @@ def test_a_broken_configuration_is_named(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", "{worker: 0}")
     with pytest.raises(ValueError, match="TF_CONFIG must be JSON"):
         distribution.is_chief()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("[]", "the form"),
+        ("null", "the form"),
+        ("3", "the form"),
+        (cluster("worker", "0", worker=["a:1", "b:1"]), 'an "index".*without quotation marks'),
+        (cluster("worker", None, worker=["a:1", "b:1"]), 'an "index".*an integer'),
+        (cluster("worker", True, worker=["a:1", "b:1"]), 'an "index".*an integer'),
+        (cluster("worker", 2, worker=["a:1", "b:1"]), 'an "index".*in 0..1'),
+        (cluster("worker", -1, worker=["a:1", "b:1"]), 'an "index".*in 0..1'),
+        (cluster("boss", 0, worker=["a:1", "b:1"]), 'a "type"'),
+        (cluster(None, 0, worker=["a:1", "b:1"]), 'a "type"'),
+        (cluster("worker", 0, worker="a:1"), 'a "cluster" of lists'),
+        (cluster("worker", 0, worker=["a:1", 2]), 'a "cluster" of lists'),
+        ('{"cluster": null}', 'a "cluster" of lists'),
+        ('{"cluster": {"worker": ["a:1", "b:1"]}}', 'a "type"'),
+        ('{"cluster": {"worker": ["a:1", "b:1"]}, "task": []}', 'a "type"'),
+    ],
+)
+@pytest.mark.parametrize("function", [distribution.is_chief, distribution.strategy])
+def test_a_wrong_configuration_is_named(config, message, function, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", config)
+    with pytest.raises(ValueError, match=f"TF_CONFIG must have {message}"):
+        function()
+
+
+def test_it_is_said_who_is_waited_for_and_who_did_not_come(monkeypatch, capsys):
+    """One of the two others listens, one does not."""
+    with socket.socket() as here, socket.socket() as gone:
+        here.bind(("127.0.0.1", 0))
+        here.listen()
+        gone.bind(("127.0.0.1", 0))
+        ports = [s.getsockname()[1] for s in (here, gone)]
+        workers = ["127.0.0.1:1", *(f"127.0.0.1:{port}" for port in ports)]
+        monkeypatch.setenv("TF_CONFIG", cluster("worker", 0, worker=workers))
+
+        def too_late():
+            raise RuntimeError("Deadline exceeded")
+
+        monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", too_late)
+        with pytest.raises(RuntimeError) as caught:
+            distribution.strategy()
+    assert caught.value.__notes__ == ["kgen: no answer from worker 2 of TF_CONFIG."]
+    said = capsys.readouterr().err
+    assert f"worker 1 at {workers[1]}, worker 2 at {workers[2]}" in said
+    assert said.startswith("This is worker 0.")
+
+
+@pytest.mark.parametrize("kind", ["free bits", "target rate"])
+def test_means_of_a_batch_are_those_of_the_global_one(kind, strategies, monkeypatch):
+    """Two devices end where one does; the floor is between the first half's mean KL and that of all."""
+    monkeypatch.setattr("kgen.gaussian.normal", lambda shape, seed, dtype: tf.zeros(shape, dtype))
+    x = np.concatenate([np.full([8, 2], 0.05), np.full([8, 2], 0.9)]).astype("float32")
+    weights = []
+    for strategy in strategies:
+        keras.utils.set_random_seed(1)
+        with strategy.scope():
+            if kind == "free bits":
+                level = GaussianLevel(None, mlp((2,), (4,), hidden=(4,)), state_shape=(1,))
+                networks = mlp((2,), (2,), hidden=(4,)), [level], mlp((2,), (2,), hidden=(4,))
+                model = kgen.HVAE(*networks, GaussianLikelihood(1.0), seed=1)
+            else:
+                code = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, "sigmoid")])
+                networks = code, mlp((3,), (2,), hidden=(4,))
+                model = kgen.Autoencoder(*networks, penalties=[TargetRate(0.4, 2.0)], seed=1)
+            model.compile(keras.optimizers.SGD(0.05))
+        if kind == "free bits":
+            kl = model.bound_terms(x)["kl_0"].numpy()
+            assert kl[:8].mean() < 0.9 * kl.mean()
+            model.free_bits = float((kl[:8].mean() + kl.mean()) / 2)
+        start = [w.numpy() for w in model.trainable_variables]
+        model.fit(x, batch_size=16, epochs=3, shuffle=False, verbose=0)
+        moved = [np.abs(v - w).max() for v, w in zip(start, model.trainable_variables)]
+        assert max(moved) > 1e-3
+        weights.append(np.concatenate([w.numpy().ravel() for w in model.trainable_variables]))
+    np.testing.assert_allclose(*weights, atol=1e-6)
 
 
 def test_replicas_draw_different_noise(strategies):

@@ -117,3 +117,25 @@ def test_get_lists_the_names(value):
 def test_wrong_numbers_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("likelihood", [Bernoulli(), GaussianLikelihood(), LogisticMixture(3)])
+def test_what_is_missing_is_integrated_out(likelihood):
+    """p(x_known): the sum over all values, or the integral, of what is missing."""
+    channels = likelihood.parameter_channels(2)
+    parameters = tf.constant(np.random.default_rng(0).normal(size=(1, channels)), tf.float32)
+    if isinstance(likelihood, Bernoulli):
+        values, width = np.array([0.0, 1.0]), 1.0
+    elif isinstance(likelihood, LogisticMixture):
+        values, width = LEVELS, 1.0
+    else:
+        values, width = np.linspace(-30, 30, 20001), 60 / 20000
+    x = tf.constant(np.stack([np.full(len(values), values[-1]), values], -1), tf.float32)
+    log_p = likelihood.log_prob(tf.repeat(parameters, len(values), axis=0), x).numpy()
+    expected = np.log(np.exp(log_p.astype("float64")).sum() * width)
+    for missing in (0.0, 0.7):
+        given = tf.constant([[values[-1], missing]], tf.float32)
+        known = likelihood.log_prob(parameters, given, tf.constant([[1, 0]]))
+        np.testing.assert_allclose(known, [expected], rtol=1e-4)
+    none = likelihood.log_prob(parameters, x[:1], tf.constant([[0, 0]]))
+    np.testing.assert_allclose(none, [0.0], atol=1e-6)

@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,7 +10,7 @@ import tensorflow as tf
 import kgen
 from kgen.diffusion import CosineLogSNR, GaussianDiffusion
 from kgen.layer_tree import layers_of
-from kgen.networks import TimeMLP, mlp
+from kgen.networks import TimeMLP, UNet, mlp
 from kgen.networks.blocks import dtype_policy
 from kgen.networks.conv import decoder, encoder
 
@@ -36,11 +37,60 @@ def test_a_mixed_policy_of_training_is_not_forced_on_the_user(tmp_path):
         )
     model.save_to_preset(tmp_path)
 
-    def policies(model):
-        return {layer.dtype_policy.name for layer in layers_of(model)}
+    assert set(policies(kgen.from_preset(tmp_path)).values()) == {"float32"}
+    again = kgen.from_preset(tmp_path, dtype="mixed_bfloat16")
+    assert "mixed_bfloat16" in policies(again).values()
 
-    assert policies(kgen.from_preset(tmp_path)) == {"float32"}
-    assert "mixed_bfloat16" in policies(kgen.from_preset(tmp_path, dtype="mixed_bfloat16"))
+
+def policies(part):
+    return {layer.name: layer.dtype_policy.name for layer in layers_of(part)}
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16", "bfloat16", "float16"])
+def test_a_model_trained_in_float32_computes_in_half_precision(tmp_path, dtype):
+    model = kgen.KLAutoencoder(
+        encoder((8, 8, 3), 4, channels=(8, 8)), decoder((4, 4, 4), channels=(8, 8))
+    )
+    model.save_to_preset(tmp_path)
+    half = kgen.from_preset(tmp_path, dtype=dtype)
+    with dtype_policy(dtype):
+        trained_so = encoder((8, 8, 3), 4, channels=(8, 8)), decoder((4, 4, 4), channels=(8, 8))
+    for part, like in zip((half.encoder, half.decoder), trained_so):
+        found, expected = policies(part), policies(like)
+        names = [n for n in expected if n.startswith(("conv", "down", "up", "mid"))]
+        assert [found[n] for n in names] == [expected[n] for n in names]
+        assert {dtype, "float32"} <= set(found.values())
+    x = np.random.default_rng(0).uniform(-1, 1, [2, 8, 8, 3]).astype("float32")
+    there, back = kgen.from_preset(tmp_path).reconstruct(x), half.reconstruct(x)
+    assert back.dtype == tf.float32
+    assert 0 < np.abs(there - back).max() < 0.05 * np.abs(there).max()
+
+
+def test_other_networks_compute_in_half_precision(tmp_path):
+    """A network of own layers has no outputs that are known to be delicate; a U-Net knows its."""
+    chain = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(4)])
+    back = keras.Sequential([keras.Input((2,)), keras.layers.Dense(8), keras.layers.Reshape((8,))])
+    kgen.VAE(chain, back, "gaussian").save_to_preset(tmp_path / "vae")
+    model = kgen.from_preset(tmp_path / "vae", dtype="mixed_bfloat16")
+    kinds = [layer.dtype_policy.name for layer in model.encoder.layers]
+    assert kinds == ["mixed_bfloat16", "float32"]  # the last one makes the output
+    assert [layer.dtype_policy.name for layer in model.decoder.layers] == ["float32"] * 2
+    network = UNet((8, 8, 1), channels=(8, 8), attention=())
+    kgen.DiffusionModel(network, GaussianDiffusion(CosineLogSNR())).save_to_preset(tmp_path / "d")
+    model = kgen.from_preset(tmp_path / "d", dtype="bfloat16")
+    found = policies(model.network.graph)
+    assert found["mid_0_res_conv1"] == "bfloat16"
+    assert found["conv_out"] == found["conv_in"] == "float32"
+
+
+def test_layers_that_a_half_precision_network_has_in_float32_stay(tmp_path):
+    with dtype_policy("mixed_float16"):
+        layers = [keras.layers.Dense(8, dtype="float32"), keras.layers.Dense(4)]
+        chain = keras.Sequential([keras.Input((4,)), *layers])
+    back = keras.Sequential([keras.Input((2,)), keras.layers.Dense(8)])
+    kgen.VAE(chain, back, "gaussian").save_to_preset(tmp_path)
+    kinds = [v.dtype_policy.name for v in kgen.from_preset(tmp_path, "bfloat16").encoder.layers]
+    assert kinds == ["float32", "bfloat16"]
 
 
 def test_a_half_precision_model_is_saved(tmp_path):

@@ -48,8 +48,9 @@ class Resume(keras.callbacks.Callback):
     `KeyboardInterrupt`. A second Ctrl-C ends it at once.
 
     If a save fails, because the disk is full for example, the training goes on with a warning, and
-    the save before is still whole. Weights that are not finite are not saved, so that the saves
-    before stay. If the newest save cannot be read, the one before is taken, with a warning.
+    the save before is still whole. Weights, or a state of the optimizer, that are not finite are
+    not saved, so that the saves before stay. If the newest save cannot be read, the one before is
+    taken, with a warning.
 
     It acts after all other callbacks, wherever it stands in their list, and saves what
     `EarlyStopping`, `ReduceLROnPlateau`, `ModelCheckpoint` and other callbacks remember: their
@@ -263,8 +264,9 @@ class Resume(keras.callbacks.Callback):
         return [(tuple(v.shape), v.dtype) for v in variables]
 
     def _check_finite(self):
-        for variable in self.model.trainable_variables:
-            if not bool(tf.reduce_all(tf.math.is_finite(variable.value))):
+        for variable in [*self._variables(), *self._optimizer_variables()]:
+            value = tf.convert_to_tensor(variable.value)
+            if value.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(value))):
                 raise ValueError(f"{variable.path} is not finite")
 
     def _find_place(self, order, options):

@@ -13,7 +13,8 @@ so that, integrated from the data (l_max) to the noise (l_min),
 with p(y_1) = N(0, (alpha_1^2 + sigma_1^2) / alpha_1^2). The trace is exact, at the cost of one
 backward pass per dimension, or estimated with Rademacher vectors v by v^T (dx_hat/dy) v, fixed
 along the path (Hutchinson). The path and the integral are computed together by
-`kgen.solvers.DormandPrince`.
+`kgen.solvers.DormandPrince`., with separate steps for each example: a value does
+not depend on the other examples of its batch.
 
 Discrete data x in {0, ..., 255}, scaled to [-1, 1], have a density after noise u is added that
 fills the bins. For a dequantisation q(u | x),
@@ -35,7 +36,7 @@ from kgen.checks import check_count
 from kgen.diffusion.process import GaussianDiffusion
 from kgen.gaussian import Gaussian
 from kgen.solvers.dormand_prince import DormandPrince, integrate
-from kgen.tensors import as_seed, fold_in, sum_event, uniform
+from kgen.tensors import as_seed, expand_to, fold_in, sum_event, uniform
 from kgen.types import Denoise, Seed, TensorLike
 
 
@@ -54,7 +55,8 @@ def log_likelihood(
     """Returns the log density of `x`, as values at t = 0, under the probability flow of a denoiser.
 
     Args:
-        denoise: a function of `z` `[B, ...]` and a scalar `t` that returns `x_hat` `[B, ...]`.
+        denoise: a function of `z` `[B, ...]` and `t` `[B, 1, ...]`, which broadcasts against it,
+            that returns `x_hat` `[B, ...]`; such as a `Denoiser`.
         process: a `GaussianDiffusion`.
         x: values at t = 0, `[B, ...]`: data with the noise of t = 0, or data if that noise is
             small.
@@ -101,10 +103,11 @@ def log_likelihood(
     @tf.function(experimental_attributes={"_noinline": True})
     def slope(log_snr: tf.Tensor, state: list[tf.Tensor]) -> list[tf.Tensor]:
         y = state[0]
-        alpha, _ = process.alpha_sigma_of(log_snr)
+        t = expand_to(process.schedule.time(log_snr), y)
+        alpha, _ = process.alpha_sigma_of(expand_to(log_snr, y))
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(y)
-            x_hat = denoise(alpha * y, process.schedule.time(log_snr))
+            x_hat = denoise(alpha * y, t)
 
         def one(v: tf.Tensor) -> tf.Tensor:
             return sum_event(tape.gradient(x_hat, y, v) * v)

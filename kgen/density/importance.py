@@ -27,9 +27,9 @@ def log_mean_exp(log_weights: tf.Tensor) -> tf.Tensor:
     return tf.reduce_logsumexp(log_weights, axis=0) - math.log(log_weights.shape[0])
 
 
-def tile(x: tf.Tensor, k: int) -> tf.Tensor:
-    """Repeats `x`, `[B, ...]`, for `k` samples of each example: `[k B, ...]`, sample by sample."""
-    return x if k == 1 else tf.tile(x, [k] + [1] * (x.shape.rank - 1))
+def tile(x: tf.Tensor | None, k: int) -> tf.Tensor | None:
+    """Repeats `x`, `[B, ...]` or None, for `k` samples per example: `[k B, ...]`."""
+    return x if k == 1 or x is None else tf.tile(x, [k] + [1] * (x.shape.rank - 1))
 
 
 def tile_condition(cond: Condition, k: int) -> Condition:

@@ -64,7 +64,7 @@ class Denoiser(keras.layers.Layer):
 
     Call arguments:
         z: noisy values, `[B, ...]`.
-        t: times in [0, 1], a scalar or `[B]`.
+        t: times in [0, 1], a scalar, `[B]` or `[B, 1, ...]`.
         cond: the condition, a dictionary of tensors `[B, ...]`, or None.
         training: whether layers such as dropout are active.
 
@@ -115,6 +115,7 @@ class Denoiser(keras.layers.Layer):
         z = tf.convert_to_tensor(z)
         dtype = tf.float64 if z.dtype == tf.float64 else tf.float32
         t = tf.cast(t, dtype) if tf.is_tensor(t) else tf.convert_to_tensor(t, dtype)
+        t = tf.reshape(t, [-1]) if t.shape.rank > 1 else t
         log_snr = tf.broadcast_to(self.process.log_snr(t), tf.shape(z)[:1])
         value = tf.cast(z, dtype)
         output = self.output_of(value, log_snr, cond, training)

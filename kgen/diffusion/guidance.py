@@ -76,10 +76,9 @@ def classifier_free(
             denoiser, without a call of the unconditional one; 0 is exactly the unconditional one.
         rescale: from 0 (off) to 1, how far the guided estimate is rescaled to the standard
             deviation of the conditional one; avoids overexposed pictures at large scales.
-        interval: None, or a pair of times (low, high) outside of which there is no guidance; for
-            times `[B]` the latest one counts.
+        interval: None, or a pair of times (low, high) outside of which there is no guidance.
         threshold: None, or the quantile of `dynamic_threshold`, which is applied to the guided
-            estimate.
+            estimate; not without guidance, at a scale of 1 or outside of `interval`.
 
     Returns:
         A function `denoise(z, t) -> x_hat`.
@@ -107,11 +106,16 @@ def classifier_free(
             return x_hat if threshold is None else _limited(x_hat, threshold)
 
         off = tf.equal(tf.cast(scale, tf.float32), 1)
-        if interval is not None:
-            low, high = (tf.cast(end, tf.float32) for end in interval)
-            at = tf.reduce_max(tf.cast(t, tf.float32))
-            off |= (at < low) | (at > high)
-        return tf.cond(off, lambda: conditional, combine)
+        if interval is None:
+            return tf.cond(off, lambda: conditional, combine)
+        low, high = (tf.cast(end, tf.float32) for end in interval)
+        at = tf.cast(t, tf.float32)
+        off |= (at < low) | (at > high)  # of each example, where each has a time of its own
+
+        def where_on() -> tf.Tensor:
+            return tf.where(expand_to(off, conditional), conditional, combine())
+
+        return tf.cond(tf.reduce_all(off), lambda: conditional, where_on)
 
     return guided
 

@@ -20,7 +20,9 @@ The preconditioning of EDM is also such a row. With d = sigma_data and n^2 = d^2
 
     x_hat = c_skip z + c_out output,    c_skip = d^2 alpha / n^2,    c_out = sigma d / n
 
-is the solution for (c_x, c_eps) = (sigma / (d n), -d alpha / n); with d = 1 under VP it is -v.
+is the solution for (c_x, c_eps) = (sigma / (d n), -d alpha / n). `"edm"` is that of d = 0.5, the
+published one, for pictures in [-1, 1]; `"edm_unit"` that of d = 1, for data of unit variance such
+as standardised latents, and under VP -v.
 
 `x`, `eps`, `z` and `output` are `[B, ...]`; `alpha` and `sigma` broadcast against them
 (`expand_to`).
@@ -32,16 +34,24 @@ References:
   flow (the velocity eps - x): Lipman et al. (2022), https://arxiv.org/abs/2210.02747, section 4.1.
 """
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from kgen.checks import check_one_of
 from kgen.types import Prediction
 
-SIGMA_DATA = 0.5  # standard deviation of the data that EDM's preconditioning assumes
+SIGMA_DATA = {"edm": 0.5, "edm_unit": 1.0}  # standard deviation of the data; 0.5 for pictures
 
 
-def _edm_norm(alpha: float | tf.Tensor, sigma: float | tf.Tensor) -> float | tf.Tensor:
-    return ((SIGMA_DATA * alpha) ** 2 + sigma**2) ** 0.5
+def _edm(data_std: float) -> Callable:
+    def row(
+        alpha: float | tf.Tensor, sigma: float | tf.Tensor
+    ) -> tuple[float | tf.Tensor, float | tf.Tensor]:
+        norm = ((data_std * alpha) ** 2 + sigma**2) ** 0.5
+        return sigma / (data_std * norm), -data_std * alpha / norm
+
+    return row
 
 
 PREDICTION_TYPES = {
@@ -50,10 +60,7 @@ PREDICTION_TYPES = {
     "v": lambda alpha, sigma: (-sigma, alpha),
     "score": lambda alpha, sigma: (0.0, -1.0 / sigma),
     "flow": lambda alpha, sigma: (-1.0, 1.0),
-    "edm": lambda alpha, sigma: (
-        sigma / (SIGMA_DATA * _edm_norm(alpha, sigma)),
-        -SIGMA_DATA * alpha / _edm_norm(alpha, sigma),
-    ),
+    **{name: _edm(data_std) for name, data_std in SIGMA_DATA.items()},
 }
 
 
@@ -85,10 +92,10 @@ def data_std(prediction: Prediction) -> float:
     """Returns the standard deviation of the data that a prediction type assumes.
 
     Example:
-        >>> data_std("edm"), data_std("v")
-        (0.5, 1.0)
+        >>> data_std("edm"), data_std("edm_unit"), data_std("v")
+        (0.5, 1.0, 1.0)
     """
-    return SIGMA_DATA if prediction == "edm" else 1.0
+    return SIGMA_DATA.get(prediction, 1.0)
 
 
 def target(

@@ -12,7 +12,9 @@ models). If w is a function of l alone, the loss does not depend on the schedule
     snr_plus_one  w = (1 + 1 / SNR) / (-dl/dt)        the mean of |v - v_hat|^2 under VP
     flow          w = (1 + SNR^-1/2)^2 / (-dl/dt)     the mean of |u - u_hat|^2, u = eps - x
     edm           w = p(l) (1 + 1 / (d^2 SNR))        the mean of lambda(sigma) |x - x_hat|^2 over
-                                                      log sigma ~ N(mean, std^2), sigma_data d
+                                                      log sigma ~ N(mean, std^2), sigma_data d,
+                                                      which is 0.5
+    edm_unit      the same with d = 1                 for data of unit variance, such as latents
     logit_normal  w = p(l) (1 + SNR^-1/2)^2           the mean of |u - u_hat|^2 over
                                                       logit t ~ N(mean, std^2)
 
@@ -37,6 +39,7 @@ References:
   sigmoid: Hoogeboom et al. (2024), https://arxiv.org/abs/2410.19324, section 3.
 """
 
+import functools
 import math
 
 import tensorflow as tf
@@ -82,12 +85,13 @@ WEIGHTINGS = {
     "snr_plus_one": lambda log_snr, slope: 1 + tf.exp(-log_snr),
     "flow": lambda log_snr, slope: (1 + tf.exp(-log_snr / 2)) ** 2,
     "edm": _edm,
+    "edm_unit": functools.partial(_edm, sigma_data=1.0),
     "logit_normal": _logit_normal,
     "sigmoid": _sigmoid,
 }
 
 # The weightings that are functions of the log-SNR alone, for every schedule.
-OF_LOG_SNR = ("edm", "elbo", "logit_normal", "sigmoid")
+OF_LOG_SNR = ("edm", "edm_unit", "elbo", "logit_normal", "sigmoid")
 
 
 def error_factor(
@@ -100,7 +104,7 @@ def error_factor(
         log_snr: log-SNR, `[B]`.
         slope: d log_snr / dt, negative, `[B]`.
         **options: `gamma` of `"min_snr"`, `bias` of `"sigmoid"`, `sigma_data`, `mean` and `std`
-            of `"edm"`, `mean` and `std` of `"logit_normal"`.
+            of `"edm"` and `"edm_unit"`, `mean` and `std` of `"logit_normal"`.
 
     Returns:
         A tensor `[B]`.

@@ -34,6 +34,8 @@ def precision_recall(real: TensorLike, samples: TensorLike, k: int = 3) -> tuple
         (1.0, 0.6)
     """
     real, samples = check_features(real, samples)
+    size = max(np.abs(real).max(), np.abs(samples).max()) or 1.0  # of rounding errors, too
+    real, samples = real / size, samples / size
     if not 1 <= k < min(len(real), len(samples)):
         raise ValueError(
             f"`k` must be at least 1 and less than the number of features. Received: k={k}."
@@ -42,7 +44,10 @@ def precision_recall(real: TensorLike, samples: TensorLike, k: int = 3) -> tuple
 
 
 def _share(points: np.ndarray, centres: np.ndarray, k: int, rows: int = 1000) -> float:
-    """Returns the share of the points that lie in the manifold of the centres."""
+    """Returns the share of the points that lie in the manifold of the centres.
+
+    The coordinates are at most 1; the tolerance is that of their rounding.
+    """
     radii = np.concatenate(
         [
             # The nearest neighbour of a centre is the centre itself.

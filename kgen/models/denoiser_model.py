@@ -306,6 +306,7 @@ class DenoiserModel(GenerativeModel):
 
     def check_batch(self, batch):
         """Checks data before training and evaluation."""
+        batch = self.without_missing(batch)
         check_pictures(batch, self.data_shape, self.likelihood if self.bounded else None)
         if self.conditioner is not None:
             values = self.conditioner.values_of(batch if isinstance(batch, dict) else {})

@@ -210,6 +210,11 @@ class EncoderDecoder(GenerativeModel):
         """Returns the output of the decoder with the trained weights, float32."""
         return tf.cast(call(self.decoder, {"z": z, "cond": cond}, training), tf.float32)
 
+    def log_prob(self, output, x, mask=None):
+        """Log likelihood of data `[B]`, of those values that a mask says are known."""
+        known = {} if mask is None else {"mask": mask}  # a likelihood of one's own may take none
+        return self.likelihood.log_prob(output, x, **known)
+
     def condition_of(self, batch, training=False):
         """Returns the encoded condition of a batch, by the trained weights, or None."""
         if self.conditioner is None:
@@ -254,6 +259,7 @@ class EncoderDecoder(GenerativeModel):
 
     def check_batch(self, batch):
         """Checks data before training and evaluation."""
+        batch = self.without_missing(batch)
         check_pictures(batch, self.data_shape, self.likelihood)
         if self.conditioner is not None:
             values = self.conditioner.values_of(batch if isinstance(batch, dict) else {})

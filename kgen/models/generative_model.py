@@ -7,15 +7,18 @@ References:
   Luo (2022), https://arxiv.org/abs/2208.11970: every loss here is a sum of terms of its ELBO.
 """
 
+import numpy as np
 import tensorflow as tf
 
-from kgen.checks import check_one_of, has_range
+from kgen.checks import check_one_of, has_range, warn_of_range
 from kgen.layer_tree import layers_of
 from kgen.metrics.bits_per_dim import bits_per_dim
 from kgen.presets import save_preset
 from kgen.serialization import constructor_arguments
+from kgen.tensors import sum_event
 from kgen.training.model import TermsModel
 
+MASK = "mask"  # the entry of a batch that is 1 where a value of the data is known, else 0
 BOUND = ("reconstruction", "prior", "denoising")  # of Luo (2022), eq. 58
 
 
@@ -32,6 +35,7 @@ class GenerativeModel(TermsModel):
     """
 
     conditioner = None
+    takes_mask = False  # whether the model learns from data of which values are missing
 
     @property
     def target_key(self):
@@ -59,9 +63,13 @@ class GenerativeModel(TermsModel):
         if not bound:
             return {}
         nats = tf.add_n([bound[name] for name in BOUND if name in bound])
-        shape = images_of(batch).shape[1:]
+        x, mask = images_of(batch), mask_of(batch)
+        shape = x.shape[1:]
         width = self.likelihood.bin_width if has_range(self.likelihood, shape) else None
-        bits = bits_per_dim(nats, shape.num_elements(), bin_width=width)
+        num, per_value = shape.num_elements(), nats
+        if mask is not None:  # of those that are known
+            per_value = nats * num / tf.maximum(sum_event(tf.cast(mask, tf.float32)), 1.0)
+        bits = bits_per_dim(per_value, num, bin_width=width)
         return {**bound, "bound": nats, "bits_per_dim": bits}
 
     def as_batch(self, data):
@@ -70,9 +78,47 @@ class GenerativeModel(TermsModel):
         shape = [None, *self.data_shape]
         if isinstance(batch, dict) and "images" in batch:
             batch = {**batch, "images": tf.ensure_shape(batch["images"], shape)}
+            if self.takes_mask and MASK in batch:
+                mask = tf.cast(batch[MASK], tf.bool)
+                batch[MASK] = tf.broadcast_to(mask, tf.shape(batch["images"]))
+                batch["images"] = tf.where(batch[MASK], batch["images"], 0)
         elif not isinstance(batch, dict):
             batch = tf.ensure_shape(batch, shape)
         return batch, weights
+
+    def warn_about(self, batch):
+        """As of `TermsModel`: data of a range that is another than that of the model."""
+        batch = self.without_missing(batch)
+        if isinstance(batch, dict) and "images" not in batch:  # what is precomputed
+            return
+        x = batch["images"] if isinstance(batch, dict) else batch
+        likelihood = self.likelihood if getattr(self, "bounded", True) else None
+        warn_of_range(x, self.data_shape, likelihood)
+
+    def without_missing(self, batch):
+        """Returns a batch of arrays whose missing values are replaced by known ones, for checks.
+
+        Raises:
+            ValueError: if the model does not learn from such data, or the mask does not fit.
+        """
+        if mask_of(batch) is None or self.target_key == MASK:
+            return batch
+        if not self.takes_mask:
+            raise ValueError(
+                f'The entry "{MASK}" of a batch, of missing values, is for a VAE or an HVAE, whose '
+                f"likelihood leaves them out. Received: a batch for a {type(self).__name__}."
+            )
+        x, mask = np.asarray(batch["images"]), np.asarray(batch[MASK]).astype(bool)
+        try:
+            mask = np.broadcast_to(mask, x.shape)
+        except ValueError:
+            raise ValueError(
+                f'The entry "{MASK}" must have the shape of the data, {x.shape}, or broadcast to '
+                f"it. Received: {mask.shape}."
+            ) from None
+        if not mask.any():
+            raise ValueError(f'The entry "{MASK}" must be 1 where a value is known. Received: 0.')
+        return {**batch, "images": np.where(mask, x, x[mask][0])}
 
     def save_to_preset(self, directory, dtype="float16", **options):
         """Writes the model as a preset; see `kgen.presets.save_preset`."""
@@ -111,6 +157,11 @@ class GenerativeModel(TermsModel):
         """The weights that are in no part of the model, such as a codebook."""
         inside = {id(v) for part in layers_of(self)[1:] for v in part.weights}
         return [v for v in self.weights if id(v) not in inside]
+
+
+def mask_of(batch):
+    """Returns where the values of a batch are known, boolean of its shape, or None for all."""
+    return batch.get(MASK) if isinstance(batch, dict) else None
 
 
 def images_of(batch):

@@ -13,7 +13,7 @@ top down. The prior and the posterior of a level depend on the same state, a fun
 above it (as in the ladder VAE). With one level this is the VAE; with a fixed linear Gaussian
 posterior and latents of the data's own size it is the diffusion model.
 
-The KL of a level enters the loss as max(mean over the batch, `free_bits`), so that no level
+The KL of a level enters the loss as max(mean over the global batch, `free_bits`), so that no level
 collapses to its prior early in training.
 
 References:
@@ -32,11 +32,11 @@ from kgen.density import importance
 from kgen.density.importance import tile, tile_condition
 from kgen.gaussian import Gaussian
 from kgen.models.encoder_decoder import EncoderDecoder
-from kgen.models.generative_model import images_of
+from kgen.models.generative_model import images_of, mask_of
 from kgen.sampling import ancestral
 from kgen.serialization import serializable
 from kgen.symbolic import output_spec, symbolic
-from kgen.tensors import split
+from kgen.tensors import batch_mean, split
 
 
 @serializable
@@ -65,9 +65,13 @@ class HVAE(EncoderDecoder):
         seed: integer seed of all randomness in training, or None.
         **kwargs: `name` and `dtype` of a Keras model.
 
+    A batch is as of `VAE`, also where values are missing.
+
     Raises:
         ValueError: if there is no level, the networks are not compatible, or an option is negative.
     """
+
+    takes_mask = True
 
     def __init__(
         self,
@@ -149,7 +153,7 @@ class HVAE(EncoderDecoder):
         weight = self.beta * self.warm_up_done(training)
         if self.free_bits:
             # Above the floor the gradient is that of the KL, below it is zero.
-            kls = [kl + tf.nn.relu(self.free_bits - tf.reduce_mean(kl)) for kl in kls]
+            kls = [kl + tf.nn.relu(self.free_bits - batch_mean(kl)) for kl in kls]
         return {
             "reconstruction": reconstruction,
             **{name: weight * kl for name, kl in zip(self.kl_names, kls)},
@@ -169,7 +173,7 @@ class HVAE(EncoderDecoder):
         x, cond = images_of(batch), self.condition_of(batch, training)
         seed = self.seeds.next() if seed is None else seed
         state, steps = self.infer(x, seed, training=training, cond=cond)
-        log_p = self.likelihood.log_prob(self.run_decoder(state, cond, training), x)
+        log_p = self.log_prob(self.run_decoder(state, cond, training), x, mask_of(batch))
         kls = [q.kl(p) for q, p, _ in steps]
         if self.prior is not None:
             q, _, z = steps[0]

@@ -35,7 +35,7 @@ from kgen.models.encoder_decoder import EncoderDecoder
 from kgen.models.generative_model import images_of
 from kgen.serialization import Untracked, serializable
 from kgen.symbolic import call
-from kgen.tensors import expand_to, normal, split, sum_event
+from kgen.tensors import batch_mean, expand_to, normal, split, sum_event
 from kgen.training.model import weighted
 from kgen.training.replicas import global_loss, global_mean
 
@@ -228,8 +228,11 @@ class KLAutoencoder(EncoderDecoder):
 
     def _noise(self, z, seed):
         """Noise for the first half of the batch, in units of the batch's own spread per channel."""
-        axes = list(range(z.shape.rank - 1))
-        spread = tf.stop_gradient(tf.math.reduce_std(z, axes))
+        values = tf.stop_gradient(z)
+        inner = list(range(1, z.shape.rank - 1))
+        means = [tf.reduce_mean(values**power, inner) for power in (1, 2)]  # of each example
+        mean, square = batch_mean(means[0]), batch_mean(means[1])
+        spread = tf.sqrt(tf.maximum(square - mean**2, 0))
         half = tf.cast(tf.range(tf.shape(z)[0]) < tf.shape(z)[0] // 2, z.dtype)
         return self.latent_noise * spread * expand_to(half, z) * normal(tf.shape(z), seed)
 

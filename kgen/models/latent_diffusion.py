@@ -18,6 +18,8 @@ References:
   Luo (2022), https://arxiv.org/abs/2208.11970, eq. 100-108 (the three equivalent objectives).
 """
 
+import warnings
+
 import tensorflow as tf
 
 from kgen.gaussian import Gaussian
@@ -41,7 +43,7 @@ class LatentDiffusion(DenoiserModel):
         process: a `GaussianDiffusion`.
         conditioner: a `TextEncoder` or another `Conditioner`, or None.
         prediction: what the network's output means: `"x"`, `"eps"`, `"v"`, `"score"`, `"flow"` or
-            `"edm"`.
+            `"edm_unit"`.
         weighting: a key of `kgen.diffusion.weighting.WEIGHTINGS`; the default is the plain mean
             squared error of v.
         times: how training draws t, a key of `kgen.diffusion.times.TIME_SAMPLERS`.
@@ -88,6 +90,13 @@ class LatentDiffusion(DenoiserModel):
         freeze(autoencoder)
         self.data_shape = autoencoder.data_shape
         self.likelihood = GaussianLikelihood()
+        for option, value in (("prediction", prediction), ("weighting", weighting)):
+            if value == "edm":
+                warnings.warn(
+                    f'`{option}="edm"` reckons with data of standard deviation 0.5, and latents '
+                    f'have 1: use {option}="edm_unit". Received: {option}="edm".',
+                    stacklevel=3,
+                )
         self.own_denoiser(network, process, prediction, conditioner, autoencoder.latent_shape)
 
     @property

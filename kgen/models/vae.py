@@ -35,7 +35,7 @@ from kgen.density import importance
 from kgen.density.importance import log_mean_exp, tile, tile_condition
 from kgen.gaussian import Gaussian
 from kgen.models.encoder_decoder import EncoderDecoder
-from kgen.models.generative_model import images_of
+from kgen.models.generative_model import images_of, mask_of
 from kgen.priors import StandardNormal
 from kgen.sampling import ancestral
 from kgen.serialization import serializable
@@ -73,6 +73,11 @@ class VAE(EncoderDecoder):
         seed: integer seed of all randomness in training, or None.
         **kwargs: `name` and `dtype` of a Keras model.
 
+    A batch is x, or a dictionary of `"images"` and, where there is a conditioner, its entry. Where
+    values are missing, the entry `"mask"` is 1 for those that are known and 0 for others, which the
+    encoder sees as 0 and the likelihood leaves out; it has the shape of the data, or broadcasts to
+    it.
+
     Raises:
         ValueError: if the networks are not compatible, or an option has another value.
 
@@ -84,6 +89,7 @@ class VAE(EncoderDecoder):
     """
 
     gaussian_code = True
+    takes_mask = True
 
     def __init__(
         self,
@@ -146,9 +152,8 @@ class VAE(EncoderDecoder):
         seed = self.seeds.next() if seed is None else seed
         if self.objective == "iwae":
             x, cond = images_of(batch), self.condition_of(batch, training)
-            return {
-                "iwae": -log_mean_exp(self.log_weights(x, seed, self.num_samples, training, cond))
-            }
+            k, mask = self.num_samples, mask_of(batch)
+            return {"iwae": -log_mean_exp(self.log_weights(x, seed, k, training, cond, mask))}
         reconstruction, kl = self._elbo(batch, training, seed)
         weight = self.warm_up_done(training)
         if self.capacity is not None:
@@ -170,7 +175,7 @@ class VAE(EncoderDecoder):
         q = _repeat(self._posterior(x, cond, training), k)
         z = q.sample(seed)
         output = self.run_decoder(z, tile_condition(cond, k), training)
-        reconstruction = -self.likelihood.log_prob(output, tile(x, k))
+        reconstruction = -self.log_prob(output, tile(x, k), tile(mask_of(batch), k))
         if self.gradient == "sticking_the_landing":
             kl = _fixed(q).log_prob(z) - self.prior.log_prob(z, self._posterior)
         else:
@@ -178,11 +183,11 @@ class VAE(EncoderDecoder):
         mean = [tf.reduce_mean(tf.reshape(term, [k, -1]), axis=0) for term in (reconstruction, kl)]
         return mean[0], mean[1]
 
-    def log_weights(self, x, seed, num_samples, training=False, cond=None):
+    def log_weights(self, x, seed, num_samples, training=False, cond=None, mask=None):
         """Returns log importance weights log p(x, z_k) - log q(z_k | x), `[K, B]`, in nats.
 
         K is `num_samples`. Uses the trained weights, not the averaged ones; `cond` is the encoded
-        condition.
+        condition; `mask`, of the shape of `x`, is 1 where a value is known.
         """
         x = tf.cast(x, tf.float32)
         q = _repeat(self._posterior(x, cond, training), num_samples)
@@ -193,7 +198,7 @@ class VAE(EncoderDecoder):
         if self.gradient == "doubly_reparameterised":
             z = _scale_gradient(z, factor)
         output = self.run_decoder(z, tile_condition(cond, num_samples), training)
-        log_p = self.likelihood.log_prob(output, tile(x, num_samples))
+        log_p = self.log_prob(output, tile(x, num_samples), tile(mask, num_samples))
         log_p += self.prior.log_prob(z, self._posterior)
         log_w = tf.reshape(log_p - q.log_prob(z), [num_samples, -1])
         factor.append(tf.reshape(tf.stop_gradient(tf.nn.softmax(log_w, axis=0)), [-1]))

@@ -8,13 +8,16 @@ has q(z_t) as its stationary distribution for small steps a.
 
     AnnealedLangevin     makes Langevin steps at each noise level, with a = (step_size sigma_t)^2;
                          published with 100 steps per level and a = 0.2 sigma_t^2
-    PredictorCorrector   makes an Euler-Maruyama step, then Langevin steps whose a is chosen so that
-                         the drift is `snr` times the noise: a = 2 (snr |eps| / |score|)^2,
-                         |.| the root mean square over the batch of the norm
+    PredictorCorrector   makes an Euler-Maruyama step, then Langevin steps whose drift would be
+                         `snr` times their noise if the score were that of the noise alone,
+                         |score| = |eps| / sigma_t: a = 2 (snr sigma_t)^2
 
-Among densities of variance E|z|^2 / d, the Gaussian has the smallest score, |score| >= d / |z|
-(Cramer-Rao). An untrained network may predict a smaller one; the step size is then that for the
-Gaussian.
+Song et al. (2021) use |eps| / |score| in place of sigma_t, with norms that are means over the
+batch, so that a sample depends on the other examples of its batch. With the ratio of a single
+example it would not, but then the step size would depend on z, and the chain would not keep q(z_t):
+in two dimensions its variance would be wrong by a half. The ratio equals sigma_t if the data are
+finer than the noise, as pictures are, and is larger elsewhere, so that a step is never too long.
+This is also the rule of their annealed Langevin corrector.
 
 When the level changes from t to s, the annealed chain only rescales z by alpha_s / alpha_t; the
 Langevin steps at the new level must reduce the variance, for which a few short steps are not
@@ -24,7 +27,7 @@ variance, so it has no order.
 
 References:
   Song and Ermon (2019), https://arxiv.org/abs/1907.05600, algorithm 1.
-  Song et al. (2021), https://arxiv.org/abs/2011.13456, algorithms 2 to 5.
+  Song et al. (2021), https://arxiv.org/abs/2011.13456, algorithms 2 to 5 and appendix G.
 """
 
 import dataclasses
@@ -111,7 +114,7 @@ class PredictorCorrector(Solver):
 
     Args:
         corrector_steps: number of Langevin steps after each Euler-Maruyama step.
-        snr: ratio of the drift to the noise in a Langevin step.
+        snr: ratio of the drift to the noise in a Langevin step, for the score of pure noise.
         grid: see `Solver`.
 
     Raises:
@@ -150,15 +153,10 @@ class PredictorCorrector(Solver):
     ) -> tuple[tf.Tensor, Memory]:
         """Makes one step from `t` to `s`, and the corrector steps at `s`."""
         z = reverse_step(denoise, process, z, t, s, normal(tf.shape(z), seed, z.dtype))
+        _, sigma = process.alpha_sigma(s)
+        a = 2 * (self.snr * sigma) ** 2
         for i in range(self.corrector_steps):
             eps = normal(tf.shape(z), fold_in(seed, i + 1), z.dtype)
             score = process.score(z, denoise(z, s), s)
-            size = tf.cast(tf.size(z[0]), z.dtype)
-            a = 2 * (self.snr * _norm(eps) / tf.maximum(_norm(score), size / _norm(z))) ** 2
             z += a * score + tf.sqrt(2 * a) * eps
         return z, memory
-
-
-def _norm(x: tf.Tensor) -> tf.Tensor:
-    """Returns the root mean square over the batch of the norm of `[B, ...]`."""
-    return tf.sqrt(tf.reduce_sum(x**2) / tf.cast(tf.shape(x)[0], x.dtype))

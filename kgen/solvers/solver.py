@@ -70,7 +70,8 @@ class Solver(abc.ABC):
         """Makes one step.
 
         Args:
-            denoise: a function of `z` and `t` that returns `x_hat`.
+            denoise: a function of `z` and `t` that returns `x_hat`. `t` is a scalar; of
+                `DormandPrince`, whose examples have steps of their own, `[B, 1, ...]`.
             process: a `GaussianDiffusion`.
             z: state at time `t`, `[B, ...]`.
             t: time of the state, scalar.
@@ -149,8 +150,8 @@ def solve(
 
     Args:
         solver: a `Solver`.
-        denoise: a `Denoiser`, or a function of `z` `[B, ...]` and a scalar `t` that returns `x_hat`
-            `[B, ...]`.
+        denoise: a `Denoiser`, or a function of `z` `[B, ...]` and a scalar `t` (of `DormandPrince`
+            `[B, 1, ...]`) that returns `x_hat` `[B, ...]`.
         process: a `GaussianDiffusion`; None for that of a `Denoiser`.
         z: state at `times[0]`, `[B, ...]`. Half precision is promoted to float32, float64 stays.
         times: monotone, `[num_steps + 1]`, of static or dynamic length; decreasing toward

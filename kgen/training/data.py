@@ -113,6 +113,8 @@ class Data:
         if batch is not None:
             batch, _ = split_weights(batch, self.model.target_key)
             self.model.check_batch(batch)
+            if "epochs" in self.options:
+                self.model.warn_about(batch)
         return x
 
     def _validation(self, data):

@@ -86,6 +86,9 @@ class TermsModel(keras.Model, abc.ABC):
     def check_batch(self, batch):
         """Raises an error if a batch is not what the model learns from."""
 
+    def warn_about(self, batch):
+        """Warns of a batch that the model can learn from, but hardly is meant to."""
+
     def as_batch(self, data):
         """Returns what `loss_terms` takes and the weights of the examples, or None, of a batch."""
         return split_weights(data, self.target_key)

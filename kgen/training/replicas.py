@@ -22,13 +22,7 @@ import contextlib
 
 import tensorflow as tf
 
-
-def sum_over_replicas(values):
-    """The sum over all devices of a tensor, or of each of a list; called on a replica."""
-    replica = tf.distribute.get_replica_context()
-    if replica is None or replica.num_replicas_in_sync == 1:
-        return values
-    return replica.all_reduce(tf.distribute.ReduceOp.SUM, values)
+from kgen.tensors import sum_over_replicas
 
 
 def global_mean(values):

@@ -201,10 +201,25 @@ def test_one_picture_under_two_names_is_in_one_part(tmp_path):
     assert min(map(len, parts)) > 5
 
 
+def test_copies_of_a_picture_under_other_names_are_in_one_part(tmp_path):
+    """Also where two copies are joined by a third picture, of the name of one of them."""
+    for i in range(60):
+        draw(tmp_path / "a" / f"{i}.png", (i, 0, 0), (1, 1))
+        draw(tmp_path / "b" / f"copy-{i}.png", (i, 0, 0), (1, 1))
+        draw(tmp_path / "b" / f"copy-{i}.bmp", (i, 0, 0), (1, 1))
+    train, held = (levels(tmp_path, split, validation=0.5) for split in ("train", "validation"))
+    assert not train & held
+    assert len(train | held) == 60
+    assert len(held) > 5  # a quarter: where both names are held out
+    for i in range(60):
+        draw(tmp_path / "c" / f"again-{i}.png", (i, 0, 0), (1, 1))
+    assert train <= levels(tmp_path, "train", validation=0.5)  # none leaves what was trained on
+
+
 def test_labels_are_the_same_in_both_parts(tmp_path):
     for name in ("a", "b", "c"):
         for i in range(20):
-            draw(tmp_path / name / f"{i}.png", ("abc".index(name), 0, 0), (1, 1))
+            draw(tmp_path / name / f"{i}.png", ("abc".index(name), i, 0), (1, 1))
     for split in ("train", "validation"):
         pixels, columns = folder.load_arrays(
             tmp_path, 1, captions="folders", split=split, validation=0.3

@@ -47,6 +47,18 @@ def test_hutchinson_is_unbiased(mixture_data):
     assert abs(estimates.mean() - float(exact[0])) < 3 * error + 1e-3
 
 
+def test_a_value_does_not_depend_on_the_other_examples(mixture_data):
+    process = GaussianDiffusion(CosineLogSNR(8.0, -10.0))
+    denoise = mixture_data.denoise(process)
+    x = tf.constant([[0.1, 0.3], [40.0, -25.0], [-1.0, 1.2]])  # one far from all others
+    options = {"rtol": 1e-3, "atol": 1e-3}
+    alone = [
+        float(kgen.log_likelihood(denoise, process, x[i : i + 1], **options)[0]) for i in range(3)
+    ]
+    together = kgen.log_likelihood(denoise, process, x, **options)
+    np.testing.assert_allclose(together, alone, rtol=1e-6)
+
+
 def test_too_few_steps_are_an_error(gaussian_data):
     process = GaussianDiffusion(CosineLogSNR())
     with pytest.raises(tf.errors.InvalidArgumentError, match="`max_steps` must be more than 2"):

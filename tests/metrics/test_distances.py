@@ -64,6 +64,15 @@ def test_precision_and_recall_by_brute_force():
     assert precision_recall(A, A, k=3) == (1.0, 1.0)
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_precision_and_recall_do_not_depend_on_the_scale(scale):
+    """With samples that are real pictures and some that only nearly are."""
+    b = np.concatenate([A[:10], A[10:20] + 0.01, B])
+    expected = precision_recall(A, b, k=2)
+    assert 0 < min(expected) < 1
+    assert precision_recall(A * scale, b * scale, k=2) == expected
+
+
 def test_active_units_vary_over_the_data():
     means = np.stack([np.full(50, 3.0), np.linspace(-1, 1, 50), RNG.normal(size=50) * 0.05], 1)
     assert active_units(means).tolist() == [False, True, False]

@@ -182,3 +182,34 @@ def sigmoid_decoder():
 def test_bad_options(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_pictures_in_another_range_are_warned_of():
+    from kgen.networks.conv import decoder, encoder
+
+    networks = encoder((8, 8, 1), 4, channels=(8,)), decoder((8, 8, 4), channels=(8,))
+    x = np.random.default_rng(0).uniform(size=(4, 8, 8, 1)).astype("float32")
+    model = kgen.KLAutoencoder(*networks)
+    model.compile()
+    with pytest.warns(UserWarning, match=r"no value below 0 .* `2 \* x - 1`.*in \[0\.0"):
+        model.fit(x, verbose=0)
+    model.fit(2 * x - 1, verbose=0)
+    model.fit(tf.data.Dataset.from_tensor_slices(2 * x - 1).batch(2), verbose=0)
+
+
+@pytest.mark.parametrize("kind", ["vae", "diffusion"])
+def test_columns_of_a_huge_scale_are_warned_of_and_stay_finite(kind):
+    from kgen.networks import TimeMLP, mlp
+
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32") * [1, 10, 1e3, 1e5]
+    x = x.astype("float32")
+    if kind == "vae":
+        model = kgen.VAE(mlp((4,), (4,)), mlp((2,), (8,)), "gaussian", seed=0)
+    else:
+        process = kgen.diffusion.GaussianDiffusion(kgen.diffusion.CosineLogSNR())
+        model = kgen.DiffusionModel(TimeMLP(4, width=16), process, grey_levels=None, seed=0)
+    model.compile()
+    with pytest.warns(UserWarning, match=r"of the order of \S+e\+0[45] .*of channel 3"):
+        losses = model.fit(x, epochs=3, verbose=0).history["loss"]
+    assert np.isfinite(losses).all()
+    assert all(np.isfinite(w.numpy()).all() for w in model.weights)

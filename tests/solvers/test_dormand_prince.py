@@ -39,6 +39,24 @@ def test_integrates_a_rotation():
     np.testing.assert_allclose([x[0], y[0]], [1, 0], atol=1e-7)
 
 
+def test_a_result_does_not_depend_on_the_other_examples():
+    """A stiff companion, whose steps are short, changes nothing: not a bit of it."""
+    rates = tf.constant([1.0, 300.0, 3.0])
+
+    def ends(rates):
+        def slope(at, state):
+            return [-rates[:, None] * state[0] * tf.cos(at)[:, None]]
+
+        ones = tf.ones([len(rates), 1])
+        (y,), h = integrate(slope, [ones], tf.zeros([]), tf.ones([]), DormandPrince())
+        return np.concatenate([y[:, 0], h])
+
+    together, alone = ends(rates), [ends(rates[i : i + 1]) for i in range(3)]
+    np.testing.assert_array_equal(together.reshape(2, 3).T, alone)
+    exact = np.exp(-np.array([1.0, 3.0]) * np.sin(1.0))
+    np.testing.assert_allclose(together[[0, 2]], exact, rtol=1e-4)
+
+
 @pytest.mark.parametrize("in_graph", [False, True])
 def test_too_few_steps_are_an_error(in_graph):
     solver = DormandPrince(1e-9, 1e-9, max_steps=3)

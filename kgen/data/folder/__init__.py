@@ -33,8 +33,9 @@ from kgen.checks import check_count, check_interval, check_one_of
 from kgen.data.arrays import VALUES, batches, batches_of
 from kgen.data.folder.captions import captioned, class_names
 from kgen.data.folder.decoding import Reader
-from kgen.data.folder.finding import SUFFIXES, Entry, find, part_of, unread_message
+from kgen.data.folder.finding import SUFFIXES, Entry, find, unread_message
 from kgen.data.folder.shards import examples
+from kgen.data.folder.splitting import parts
 from kgen.data.folder.streaming import reading
 from kgen.data.picture_files import MAX_PIXELS
 
@@ -213,11 +214,8 @@ def _prepared(
             warnings.warn(f"Left out: {unread_message(found)}.", stacklevel=3)
     _report(found.problems + problems, on_error)
     if split != "all":
-        good = [
-            i
-            for i, entry in enumerate(entries)
-            if part_of(_origin(entry, found), validation) == split
-        ]
+        of = parts(entries, [_origin(entry, found) for entry in entries], validation)
+        good = [i for i, part in enumerate(of) if part == split]
         entries = [entries[i] for i in good]
         column = {name: _picked(values, good) for name, values in column.items()}
         if not entries:

@@ -9,7 +9,6 @@ allowed. A link to a folder that contains it is ignored, since it would never en
 """
 
 import dataclasses
-import hashlib
 import os
 import posixpath
 import unicodedata
@@ -167,21 +166,6 @@ def unread_message(found: Found) -> str:
         f"as {example}: convert them to PNG or JPEG first, for example by "
         f"`magick mogrify -format png *{kinds[0]}`"
     )
-
-
-def part_of(name: str, validation: float) -> str:
-    """Returns the part of the split that a name belongs to, "train" or "validation".
-
-    The part depends on the name without its suffix only: it does not change when other pictures are
-    added or removed, and files of one name (heart.png, heart.jpg) are in the same part.
-
-    Example:
-        >>> part_of("a/heart.png", 0.5) == part_of("a/heart.jpg", 0.5)
-        True
-    """
-    stem = os.path.splitext(unicodedata.normalize("NFC", name))[0]
-    digest = hashlib.sha256(stem.encode("utf-8", "surrogateescape")).digest()
-    return "validation" if int.from_bytes(digest[:7]) < validation * 2**56 else "train"
 
 
 class Names:
