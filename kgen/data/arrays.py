@@ -11,6 +11,10 @@ Reference:
   Salakhutdinov and Murray (2008), https://doi.org/10.1145/1390156.1390266 (binarised by sampling).
 """
 
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import numpy as np
 import tensorflow as tf
 
 from kgen.checks import check_count, check_one_of
@@ -18,7 +22,15 @@ from kgen.checks import check_count, check_one_of
 VALUES = ("binary", "unit", "signed")
 
 
-def batches(images, columns=None, *, values="signed", batch_size=32, shuffle=True, seed=0):
+def batches(
+    images: np.ndarray,
+    columns: Mapping[str, np.ndarray | tf.RaggedTensor] | None = None,
+    *,
+    values: Literal["binary", "unit", "signed"] = "signed",
+    batch_size: int = 32,
+    shuffle: bool = True,
+    seed: int = 0,
+) -> tf.data.Dataset:
     """Returns the batches of an array of pictures.
 
     Args:
@@ -47,7 +59,7 @@ def batches(images, columns=None, *, values="signed", batch_size=32, shuffle=Tru
     """
     images = tf.constant(images)
 
-    def take(index):
+    def take(index: tf.Tensor) -> tf.Tensor:
         return tf.gather(images, index)
 
     return batches_of(
@@ -61,7 +73,16 @@ def batches(images, columns=None, *, values="signed", batch_size=32, shuffle=Tru
     )
 
 
-def batches_of(take, count, columns=None, *, values, batch_size, shuffle, seed):
+def batches_of(
+    take: Callable[[tf.Tensor], tf.Tensor],
+    count: int,
+    columns: Mapping[str, np.ndarray | tf.RaggedTensor] | None = None,
+    *,
+    values: Literal["binary", "unit", "signed"],
+    batch_size: int,
+    shuffle: bool,
+    seed: int,
+) -> tf.data.Dataset:
     """Returns batches of pictures that a function returns for their indices.
 
     Args:
@@ -93,7 +114,7 @@ def batches_of(take, count, columns=None, *, values, batch_size, shuffle, seed):
     draws = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=bool(shuffle))
     rows = tf.data.Dataset.zip(order.batch(batch_size), draws.batch(2, drop_remainder=True))
 
-    def batch(index, draw):
+    def batch(index: tf.Tensor, draw: tf.Tensor) -> tf.Tensor | dict[str, tf.Tensor]:
         x = tf.cast(take(index), tf.float32)
         if values == "binary":
             x = tf.cast(tf.random.stateless_uniform(tf.shape(x), draw) * 255 < x, tf.float32)
@@ -108,7 +129,7 @@ def batches_of(take, count, columns=None, *, values, batch_size, shuffle, seed):
     return made.with_options(options).prefetch(tf.data.AUTOTUNE)
 
 
-def _rows(column, index, draw):
+def _rows(column: np.ndarray | tf.RaggedTensor, index: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
     """Returns rows of a column; of a ragged column, one random value per row."""
     if not isinstance(column, tf.RaggedTensor):
         return tf.gather(column, index)

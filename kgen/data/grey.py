@@ -13,6 +13,7 @@ References:
 """
 
 import functools
+from typing import Literal
 
 import numpy as np
 import tensorflow as tf
@@ -20,6 +21,7 @@ import tensorflow as tf
 from kgen.checks import check_count, check_one_of
 from kgen.data import emoji
 from kgen.data.arrays import VALUES, batches
+from kgen.types import Path
 
 NAMES = ("mnist", "fashion_mnist", "emoji")
 SPLITS = ("train", "validation", "test")
@@ -27,16 +29,16 @@ _TFDS_SPLITS = {"train": "train[:50000]", "validation": "train[50000:]", "test":
 
 
 def load(
-    name="mnist",
-    split="train",
+    name: str = "mnist",
+    split: Literal["train", "validation", "test"] = "train",
     *,
-    values="binary",
-    batch_size=100,
-    labels=False,
-    shuffle=None,
-    seed=0,
-    data_dir=None,
-):
+    values: Literal["binary", "unit", "signed"] = "binary",
+    batch_size: int = 100,
+    labels: bool = False,
+    shuffle: bool | None = None,
+    seed: int = 0,
+    data_dir: Path | None = None,
+) -> tf.data.Dataset:
     """Returns the batches of one split, ready for `model.fit`.
 
     Args:
@@ -78,7 +80,12 @@ def load(
 
 
 @functools.lru_cache(maxsize=4)
-def load_arrays(name="mnist", split="train", *, data_dir=None):
+def load_arrays(
+    name: str = "mnist",
+    split: Literal["train", "validation", "test"] = "train",
+    *,
+    data_dir: Path | None = None,
+) -> dict[str, np.ndarray]:
     """Returns one split in memory; the arrays are shared between calls, so do not write to them.
 
     Args:
@@ -102,7 +109,9 @@ def load_arrays(name="mnist", split="train", *, data_dir=None):
     return {"images": images, "labels": labels}
 
 
-def _tfds(name, split, data_dir):
+def _tfds(
+    name: str, split: Literal["train", "validation", "test"], data_dir: Path | None
+) -> tuple[np.ndarray, np.ndarray]:
     import tensorflow_datasets as tfds
 
     try:
@@ -116,7 +125,7 @@ def _tfds(name, split, data_dir):
     return tensors["image"].numpy(), tensors["label"].numpy().astype("int32")
 
 
-def _emoji(split):
+def _emoji(split: Literal["train", "validation", "test"]) -> tuple[np.ndarray, np.ndarray]:
     """Returns the pictures at 28 x 28 as 255 minus luma, with the index of their style."""
     arrays = emoji.load_arrays("train" if split == "train" else "test")
     ink = 255 - arrays["images"].astype("float32") @ np.array([0.299, 0.587, 0.114], "float32")

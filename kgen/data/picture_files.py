@@ -19,8 +19,14 @@ import io
 import mmap
 import struct
 import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from kgen.files.text import check_regular
+from kgen.types import Path
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MAX_PIXELS = 64_000_000
 MAX_OTHER_BYTES = 4 * 2**20  # largest number of bytes of a file besides its pixels
@@ -38,7 +44,9 @@ _TIFF_BYTES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)  # size 
 
 
 @contextlib.contextmanager
-def open_picture(path, max_pixels=MAX_PIXELS, offset=0, length=None):
+def open_picture(
+    path: Path, max_pixels: int = MAX_PIXELS, offset: int = 0, length: int | None = None
+) -> Iterator["Image.Image"]:
     """Checks the header of a picture file and opens it with Pillow, as a context manager.
 
     Args:
@@ -86,13 +94,13 @@ class Gate:
         most: largest total number of pixels; a single picture may have more.
     """
 
-    def __init__(self, most):
+    def __init__(self, most: int) -> None:
         self._most = most
         self._inside = 0
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
-    def passed(self, pixels):
+    def passed(self, pixels: int) -> Iterator[None]:
         """A context that waits for, and then holds, a number of pixels."""
         with self._changed:
             self._changed.wait_for(lambda: not self._inside or self._inside + pixels <= self._most)
@@ -105,7 +113,7 @@ class Gate:
                 self._changed.notify_all()
 
 
-def _checked_kind(data):
+def _checked_kind(data: bytes) -> str:
     """Returns the format of a picture, and checks the number of bytes besides its pixels."""
     kind = _kind(data)
     others = _OTHERS[kind](data)
@@ -114,7 +122,7 @@ def _checked_kind(data):
     return kind
 
 
-def _kind(data):
+def _kind(data: bytes) -> str:
     kind = next((kind for start, kind in _SIGNATURES if data[: len(start)] == start), None)
     if kind == "WEBP" and data[8:12] != b"WEBP":
         kind = None
@@ -132,13 +140,13 @@ def _kind(data):
     return kind
 
 
-def _has_avif():
+def _has_avif() -> bool:
     from PIL import features
 
     return features.check("avif")
 
 
-def _avif(data):
+def _avif(data: bytes) -> int:
     """Returns the size of the boxes without pixels; raises an error if one is incomplete."""
     others, place = 0, 0
     while place + 8 <= len(data):
@@ -154,7 +162,7 @@ def _avif(data):
     return others
 
 
-def _png(data):
+def _png(data: bytes) -> int:
     """Returns the size of the chunks without pixels; raises an error if there are too many."""
     others, place, left = 0, 8, 4096 + len(data) // 256
     while place + 8 <= len(data) and others <= MAX_OTHER_BYTES:
@@ -168,7 +176,7 @@ def _png(data):
     return others
 
 
-def _jpeg(data):
+def _jpeg(data: bytes) -> int:
     """Returns the size before the first scan; raises an error if there are too many scans."""
     place, scans = 0, 0
     while (place := data.find(b"\xff\xda", place)) >= 0 and scans <= MAX_SCANS:
@@ -193,7 +201,7 @@ def _jpeg(data):
     return place if place >= 0 else len(data)
 
 
-def _gif(data):
+def _gif(data: bytes) -> int:
     """Returns the size of the data before the first frame."""
     place = 13 + (3 * 2 ** ((data[10] & 7) + 1) if data[10] & 0x80 else 0)
     while place + 2 <= len(data) and data[place] == 0x21 and place <= MAX_OTHER_BYTES:
@@ -204,7 +212,7 @@ def _gif(data):
     return place
 
 
-def _webp(data):
+def _webp(data: bytes) -> int:
     """Returns the size of the chunks of profiles and metadata."""
     others, place = 0, 12
     while place + 8 <= len(data) and others <= MAX_OTHER_BYTES:
@@ -215,7 +223,7 @@ def _webp(data):
     return others
 
 
-def _tiff(data):
+def _tiff(data: bytes) -> int:
     """Returns the size of the values that the first directory refers to."""
     order = "<" if data[:2] == b"II" else ">"
     big = struct.unpack(order + "H", data[2:4])[0] == 43

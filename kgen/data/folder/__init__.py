@@ -25,6 +25,7 @@ limits, and links that lead out of the folder are followed only with `follow_lin
 import math
 import os
 import warnings
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -33,11 +34,12 @@ from kgen.checks import check_count, check_interval, check_one_of
 from kgen.data.arrays import VALUES, batches, batches_of
 from kgen.data.folder.captions import captioned, class_names
 from kgen.data.folder.decoding import Reader
-from kgen.data.folder.finding import SUFFIXES, Entry, find, unread_message
+from kgen.data.folder.finding import SUFFIXES, Entry, Found, find, unread_message
 from kgen.data.folder.shards import examples
 from kgen.data.folder.splitting import parts
 from kgen.data.folder.streaming import reading
 from kgen.data.picture_files import MAX_PIXELS
+from kgen.types import Path
 
 __all__ = ["classes", "load", "load_arrays"]
 
@@ -47,23 +49,23 @@ MAX_BYTES_IN_MEMORY = 256 * 2**20  # largest size of a data set that is kept in 
 
 
 def load(
-    directory,
-    size=64,
+    directory: Path,
+    size: int | tuple[int, int] = 64,
     *,
-    captions=None,
-    channels=3,
-    values="signed",
-    batch_size=32,
-    shuffle=True,
-    seed=0,
-    resize="crop",
-    split="all",
-    validation=0.1,
-    in_memory=None,
-    on_error="raise",
-    max_pixels=MAX_PIXELS,
-    follow_links=False,
-    progress=True,
+    captions: str | None = None,
+    channels: Literal[1, 3, 4] = 3,
+    values: Literal["binary", "unit", "signed"] = "signed",
+    batch_size: int = 32,
+    shuffle: bool = True,
+    seed: int = 0,
+    resize: Literal["crop", "pad"] = "crop",
+    split: Literal["all", "train", "validation"] = "all",
+    validation: float = 0.1,
+    in_memory: bool | None = None,
+    on_error: Literal["raise", "skip"] = "raise",
+    max_pixels: int = MAX_PIXELS,
+    follow_links: bool = False,
+    progress: bool = True,
 ) -> tf.data.Dataset:
     """Returns the pictures of a folder in batches, ready for `model.fit`.
 
@@ -127,18 +129,18 @@ def load(
 
 
 def load_arrays(
-    directory,
-    size=64,
+    directory: Path,
+    size: int | tuple[int, int] = 64,
     *,
-    captions=None,
-    channels=3,
-    resize="crop",
-    split="all",
-    validation=0.1,
-    on_error="raise",
-    max_pixels=MAX_PIXELS,
-    follow_links=False,
-    progress=True,
+    captions: str | None = None,
+    channels: Literal[1, 3, 4] = 3,
+    resize: Literal["crop", "pad"] = "crop",
+    split: Literal["all", "train", "validation"] = "all",
+    validation: float = 0.1,
+    on_error: Literal["raise", "skip"] = "raise",
+    max_pixels: int = MAX_PIXELS,
+    follow_links: bool = False,
+    progress: bool = True,
 ) -> tuple:
     """Returns the pictures of a folder in memory, in the order of their paths.
 
@@ -176,7 +178,7 @@ def load_arrays(
     return images, columns
 
 
-def classes(directory, follow_links: bool = False) -> list:
+def classes(directory: Path, follow_links: bool = False) -> list:
     """Returns the names of the classes of `captions="folders"`, sorted.
 
     Raises:
@@ -187,8 +189,17 @@ def classes(directory, follow_links: bool = False) -> list:
 
 
 def _prepared(
-    directory, size, captions, channels, resize, split, validation, on_error, max_pixels, links
-):
+    directory: Path,
+    size: int | tuple[int, int],
+    captions: str | None,
+    channels: Literal[1, 3, 4],
+    resize: Literal["crop", "pad"],
+    split: Literal["all", "train", "validation"],
+    validation: float,
+    on_error: Literal["raise", "skip"],
+    max_pixels: int,
+    links: bool,
+) -> tuple[list[Entry], dict, Reader]:
     """Validates the options; returns the places of the pictures, their columns and a reader."""
     sizes = size if isinstance(size, (tuple, list)) and len(size) == 2 else (size, size)
     for side in sizes:
@@ -226,7 +237,7 @@ def _prepared(
     return entries, column, read
 
 
-def _origin(entry, found):
+def _origin(entry: Entry, found: Found) -> str:
     """Returns the path of the file of a picture, with links resolved."""
     if entry.size is not None:
         return entry.name
@@ -234,7 +245,7 @@ def _origin(entry, found):
     return os.path.relpath(real, root).replace(os.sep, "/") if real.startswith(root) else real
 
 
-def _with_pictures(found, directory):
+def _with_pictures(found: Found, directory: Path) -> Found:
     if found.pictures:
         return found
     others = [text for text in (unread_message(found), *found.problems[:5]) if text]
@@ -246,7 +257,14 @@ def _with_pictures(found, directory):
     )
 
 
-def _read_all(entries, read, on_error, directory, progress, keep):
+def _read_all(
+    entries: list[Entry],
+    read: Reader,
+    on_error: Literal["raise", "skip"],
+    directory: Path,
+    progress: bool,
+    keep: bool,
+) -> tuple[np.ndarray | None, list[int]]:
     """Reads all pictures; returns them, or None if not kept, and the indices of intact ones."""
     images = np.empty([len(entries), *read.shape], "uint8") if keep else None
     good, problems = [], []
@@ -263,11 +281,11 @@ def _read_all(entries, read, on_error, directory, progress, keep):
     return (images[: len(good)] if keep else None), good
 
 
-def _picked(values, good):
+def _picked(values: Any, good: list[int]) -> Any:
     return [values[i] for i in good] if isinstance(values, list) else values[good]
 
 
-def _column(values, good):
+def _column(values: Any, good: list[int]) -> Any:
     """Returns a column as an array or tensor, ragged if a picture has several captions."""
     values = _picked(values, good)
     if not isinstance(values, list):
@@ -278,7 +296,7 @@ def _column(values, good):
     return tf.RaggedTensor.from_row_lengths(flat, [len(lines) for lines in values])
 
 
-def _report(problems, on_error):
+def _report(problems: list[str], on_error: Literal["raise", "skip"]) -> None:
     if not problems:
         return
     shown = "; ".join(problems[:5])

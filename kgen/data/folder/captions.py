@@ -14,11 +14,14 @@ Reference:
 
 import csv
 import os
+from collections.abc import Iterator
+from typing import Any, TextIO
 
 import numpy as np
 
-from kgen.data.folder.finding import JSON_TABLES, TABLES, Names
+from kgen.data.folder.finding import JSON_TABLES, TABLES, Found, Names
 from kgen.files.text import check_regular, parse_json, read_file
+from kgen.types import Path
 
 MAX_CAPTION_BYTES = 2**20  # of a text file, or of a line of a table
 FILE_COLUMNS = ("file_name", "filename", "file", "image")
@@ -27,7 +30,7 @@ MAX_CAPTIONS = 1000  # of one picture
 _OTHERS = 100  # captions without a picture that are kept, to be named in a message
 
 
-def captioned(found, captions):
+def captioned(found: Found, captions: str | None) -> tuple[list[str], dict, list[str]]:
     """Finds the captions or classes of pictures.
 
     Args:
@@ -60,12 +63,12 @@ def captioned(found, captions):
     return good, {"prompts": [texts[name] for name in good]}, problems
 
 
-def class_names(found) -> list:
+def class_names(found: Found) -> list:
     """Returns the names of the subfolders that contain pictures at any depth, sorted."""
     return sorted({name.split("/")[0] for name in found.pictures if "/" in name})
 
 
-def _texts(found):
+def _texts(found: Found) -> tuple[dict, list[str], list[str]]:
     """Returns the captions by picture, texts without a picture, and problems."""
     stems = {}
     for name in found.pictures:
@@ -90,7 +93,7 @@ def _texts(found):
     return texts, others, problems
 
 
-def _tables(found, captions):
+def _tables(found: Found, captions: str | None) -> tuple[dict, list[str], list[str]]:
     """Returns, for all tables, the captions by picture, rows without a picture, and problems."""
     wanted = TABLES if captions == "csv" else JSON_TABLES
     tables = {}  # by folder; of two kinds in one folder the first is used
@@ -129,20 +132,20 @@ def _tables(found, captions):
     return {name: lines for name, lines in texts.items() if lines}, others, problems
 
 
-def _above(name):
+def _above(name: str) -> str:
     return name.rpartition("/")[0]
 
 
-def _last(name):
+def _last(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def _add(problems, problem):
+def _add(problems: list[str], problem: str) -> None:
     if len(problems) < _OTHERS:
         problems.append(problem)
 
 
-def _csv_rows(path, problems):
+def _csv_rows(path: Path, problems: list[str]) -> Iterator[tuple[int, str, list[str]]]:
     """Yields the rows of a CSV table: number, name of the picture, captions."""
     # Bytes that are not UTF-8 become surrogates, by which their row is found.
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
@@ -178,11 +181,11 @@ def _csv_rows(path, problems):
             raise ValueError(f"{path} must be a table of captions. Received: {error}.") from error
 
 
-def _readable(text):
+def _readable(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _lines(file, path):
+def _lines(file: TextIO, path: Path) -> Iterator[str]:
     """Yields the lines of a table, of limited length."""
     while line := file.readline(MAX_CAPTION_BYTES + 1):
         if len(line) > MAX_CAPTION_BYTES:
@@ -190,7 +193,7 @@ def _lines(file, path):
         yield line
 
 
-def _json_rows(path, problems):
+def _json_rows(path: Path, problems: list[str]) -> Iterator[tuple[int, str, list[str]]]:
     """Yields the rows of a table in JSON lines: number, name of the picture, captions."""
     with open(path, "rb") as file:
         number = 0
@@ -208,7 +211,7 @@ def _json_rows(path, problems):
             yield number, cell, lines
 
 
-def _json_row(row, source):
+def _json_row(row: Any, source: object) -> tuple[str, list[str]]:
     """Returns the name of the picture and the captions in a row of JSON."""
     row = (
         {key.strip().lower(): value for key, value in row.items()} if isinstance(row, dict) else {}

@@ -7,11 +7,17 @@ does not define which number is white.
 """
 
 import concurrent.futures
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 
+from kgen.data.folder.finding import Entry
 from kgen.data.picture_files import Gate, open_picture
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 BAR_FROM = 1000  # pictures whose reading has a progress bar
 _AT_ONCE = 256  # pictures that are waited for
@@ -27,13 +33,13 @@ class Reader:
         max_pixels: largest number of pixels of a picture, and of those that are read at once.
     """
 
-    def __init__(self, size, channels, resize, max_pixels):
+    def __init__(self, size: tuple[int, int], channels: int, resize: str, max_pixels: int) -> None:
         self.shape = (*size, channels)
         self._resize = resize
         self._max_pixels = max_pixels
         self._gate = Gate(max_pixels)
 
-    def __call__(self, entry):
+    def __call__(self, entry: Entry) -> np.ndarray | str:
         """Returns the picture of a `finding.Entry`, or a string that describes the problem."""
         try:
             with (
@@ -44,7 +50,7 @@ class Reader:
         except Exception as error:  # a broken file can make Pillow raise nearly anything
             return f"{entry.place} cannot be read: {error}"
 
-    def all(self, entries, progress=True):
+    def all(self, entries: Sequence[Entry], progress: bool = True) -> Iterator[np.ndarray | str]:
         """Yields the arrays, or strings, of all entries in order; reads them in threads."""
         bar = None
         if progress and len(entries) >= BAR_FROM:
@@ -56,7 +62,7 @@ class Reader:
                 if bar is not None:
                     bar.add(len(part))
 
-    def _resized(self, file):
+    def _resized(self, file: "Image.Image") -> np.ndarray:
         from PIL import Image, ImageOps
 
         height, width, channels = self.shape
@@ -77,7 +83,7 @@ class Reader:
         return np.asarray(image).reshape(self.shape)
 
 
-def _eight_bits(image, file_format):
+def _eight_bits(image: "Image.Image", file_format: str | None) -> "Image.Image":
     """Converts a picture of grey levels of more than 8 bits to 8 bits; returns others unchanged."""
     from PIL import Image
 

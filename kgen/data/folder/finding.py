@@ -12,8 +12,10 @@ import dataclasses
 import os
 import posixpath
 import unicodedata
+from collections.abc import Iterable, Sequence
 
 from kgen.checks import check_path
+from kgen.types import Path
 
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 UNREAD = (
@@ -92,7 +94,7 @@ def suffixes() -> tuple:
     return (*SUFFIXES, ".avif") if features.check("avif") else SUFFIXES
 
 
-def find(directory, follow_links: bool = False) -> Found:
+def find(directory: Path, follow_links: bool = False) -> Found:
     """Finds the files in a folder and its subfolders.
 
     Args:
@@ -175,11 +177,11 @@ class Names:
         names: the existing names.
     """
 
-    def __init__(self, names):
+    def __init__(self, names: Iterable[str]) -> None:
         self._exact = set(names)
         self._composed = {unicodedata.normalize("NFC", name): name for name in names}
 
-    def find(self, name: str):
+    def find(self, name: str) -> str | None:
         """Returns the existing name that matches, or None."""
         for spelled in (name, name.replace("\\", "/")):
             spelled = posixpath.normpath(spelled)
@@ -191,7 +193,7 @@ class Names:
         return None
 
 
-def _kind(found, name, known):
+def _kind(found: Found, name: str, known: Sequence[str]) -> list | None:
     """Returns the list of `found` that a file of this name belongs to, or None."""
     suffix = os.path.splitext(name)[1].lower()
     if suffix in known:

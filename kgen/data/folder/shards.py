@@ -18,11 +18,13 @@ References:
 
 import os
 import struct
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from kgen.data.folder.captions import CAPTION_COLUMNS, MAX_CAPTION_BYTES
-from kgen.data.folder.finding import SUFFIXES, Entry
+from kgen.data.folder.finding import SUFFIXES, Entry, Found
 from kgen.files.records import check_records
 from kgen.files.text import check_regular, parse_json
 
@@ -33,7 +35,7 @@ _PICTURES = ("image", "image/encoded", "image_raw", "jpg", "jpeg", "png")
 _LABELS = ("label", "image/class/label")
 
 
-def examples(found, kind):
+def examples(found: Found, kind: str) -> tuple[list[Entry], dict, list[str]]:
     """Finds the examples in the archives of a folder.
 
     Args:
@@ -74,7 +76,7 @@ def examples(found, kind):
 _WORDS = {"prompts": "caption", "labels": "class"}
 
 
-def _tar(path, problems):
+def _tar(path: str, problems: list[str]) -> Iterable[dict]:
     """Returns the examples of a tar file."""
     if not path.lower().endswith(".tar"):
         raise ValueError(
@@ -112,14 +114,14 @@ def _tar(path, problems):
     return rows.values()
 
 
-def _key(name):
+def _key(name: str) -> tuple[str, str]:
     """Splits the name of a part into the key of its example and its suffix."""
     folder, _, file = name.rpartition("/")
     stem, dot, suffix = file.partition(".")
     return (f"{folder}/{stem}" if folder else stem), (dot + suffix).lower()
 
 
-def _add_text(row, suffix, data, source):
+def _add_text(row: dict, suffix: str, data: bytes, source: object) -> None:
     if suffix == ".cls":
         row["labels"] = _label(data.decode("ascii", "replace"))
     elif suffix == ".json":
@@ -134,7 +136,7 @@ def _add_text(row, suffix, data, source):
         _add_lines(row, data.decode("utf-8-sig").splitlines())
 
 
-def _add_lines(row, lines):
+def _add_lines(row: dict, lines: Any) -> None:
     lines = [" ".join(line.split()) for line in lines]
     have = row.get("prompts") or []
     have = list(dict.fromkeys([*have, *(line for line in lines if line)]))
@@ -142,14 +144,14 @@ def _add_lines(row, lines):
         row["prompts"] = have
 
 
-def _label(text):
+def _label(text: str) -> int:
     number = int(text)
     if not 0 <= number < 2**31:
         raise ValueError("a class must be a number of at least 0")
     return number
 
 
-def _members(file, path):
+def _members(file: BinaryIO, path: str) -> Iterator[tuple[str, int, int]]:
     """Yields the name, offset and size of each regular file in a tar file."""
     check_regular(path)
     end, place, longer = os.fstat(file.fileno()).st_size, 0, {}
@@ -191,13 +193,13 @@ def _members(file, path):
         yield name.decode("utf-8", "replace").removeprefix("./"), start, size
 
 
-def _octal(field):
+def _octal(field: bytes) -> int:
     if field[0] & 0x80:  # a number of more than 8 GB, in binary
         return int.from_bytes(field[1:])
     return int(field.strip(b"\0 ") or b"0", 8)
 
 
-def _extended(data, damaged):
+def _extended(data: bytes, damaged: Exception) -> dict:
     """Returns the name and the size of the next file that an extended header defines."""
     found = {}
     while data:
@@ -215,7 +217,7 @@ def _extended(data, damaged):
     return found
 
 
-def _records(path, problems):
+def _records(path: str, problems: list[str]) -> list[dict]:
     """Returns the examples of a TFRecord file."""
     import tensorflow as tf
 
@@ -236,7 +238,7 @@ def _records(path, problems):
     return rows
 
 
-def _record(parser, data, path, offset, number):
+def _record(parser: Any, data: bytes, path: str, offset: int, number: int) -> dict:
     features = parser.FromString(data).features.feature
     picture = next((features[n].bytes_list.value for n in _PICTURES if n in features), ())
     if len(picture) != 1:
