@@ -30,6 +30,7 @@ from kgen.checks import check_count, check_positive
 from kgen.gaussian import Gaussian
 from kgen.serialization import serializable
 from kgen.tensors import split, sum_event, uniform
+from kgen.types import LikelihoodName
 
 BIN = 2 / 255
 _MIN_LOG_STD = -7.0
@@ -214,7 +215,7 @@ LIKELIHOODS = {
 }
 
 
-def get(likelihood: str | Likelihood) -> Likelihood:
+def get(likelihood: LikelihoodName | Likelihood) -> Likelihood:
     """Returns a likelihood given by name or as an object.
 
     Args:

@@ -8,43 +8,43 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# What `tf.convert_to_tensor` takes: a number, a nested list of numbers, an array or a tensor.
 TensorLike: TypeAlias = tf.Tensor | tf.Variable | np.ndarray | float | Sequence
+"""What `tf.convert_to_tensor` accepts: a number, a nested list of numbers, an array, a tensor."""
 
-# What `kgen.tensors.as_seed` takes.
 Seed: TypeAlias = int | Sequence[int] | tf.Tensor | None
+"""What `kgen.tensors.as_seed` accepts: an integer, an int32 pair, or None for a random seed."""
 
-# A tensor of a functional graph, or its values.
-SymbolicTensor: TypeAlias = tf.Tensor | keras.KerasTensor
-
-# A size that is not known before a call is None.
 Shape: TypeAlias = tuple[int | None, ...]
+"""A shape; a size that is not known before a call is None."""
 
-# What a conditioner makes of the condition of a batch: named tensors `[B, ...]`.
 Condition: TypeAlias = Mapping[str, tf.Tensor] | None
+"""The encoded condition of a batch: named tensors `[B, ...]`, such as `"pooled"`; or None."""
 
-# A Keras model or layer, or a function, called as `kgen.symbolic` describes.
 Network: TypeAlias = keras.Layer | Callable[..., Any]
+"""A Keras model or layer, or a function, called as `kgen.symbolic` describes."""
 
-# The estimate of the clean data: `denoise(z, t)`, and with a condition `denoise(z, t, cond)`.
 Denoise: TypeAlias = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+"""The estimate of the clean data, `denoise(z, t) -> x_hat`."""
+
 ConditionalDenoise: TypeAlias = Callable[[tf.Tensor, tf.Tensor, Any], tf.Tensor]
+"""The estimate of the clean data given a condition, `denoise(z, t, cond) -> x_hat`."""
 
-# `guidance(denoise, cond, null_cond, scale)`.
 Guidance: TypeAlias = Callable[[ConditionalDenoise, Any, Any, TensorLike], Denoise]
+"""A guidance, `guidance(denoise, cond, null_cond, scale)`."""
 
-# The memory of a multistep solver: nested tensors.
 Memory: TypeAlias = Any
+"""The memory of a multistep solver: nested tensors of fixed shapes."""
 
-# A file or folder.
 Path: TypeAlias = str | os.PathLike[str]
+"""The path of a file or folder."""
 
-# Names of options; the tables that they are keys of document them.
-Scaling: TypeAlias = Literal["vp", "ve", "sub_vp", "flow"]  # kgen.diffusion.process
-Prediction: TypeAlias = Literal[
-    "x", "eps", "v", "score", "flow", "edm", "edm_unit"
-]  # kgen.diffusion.prediction
-Weighting: TypeAlias = Literal[  # kgen.diffusion.weighting
+Scaling: TypeAlias = Literal["vp", "ve", "sub_vp", "flow"]
+"""A key of `kgen.diffusion.SCALINGS`."""
+
+Prediction: TypeAlias = Literal["x", "eps", "v", "score", "flow", "edm", "edm_unit"]
+"""A key of `kgen.diffusion.prediction.PREDICTION_TYPES`."""
+
+Weighting: TypeAlias = Literal[
     "elbo",
     "simple",
     "min_snr",
@@ -55,11 +55,17 @@ Weighting: TypeAlias = Literal[  # kgen.diffusion.weighting
     "logit_normal",
     "sigmoid",
 ]
-TimeSampler: TypeAlias = Literal[  # kgen.diffusion.times
+"""A key of `kgen.diffusion.weighting.WEIGHTINGS`."""
+
+TimeSampler: TypeAlias = Literal[
     "cosine", "importance", "log_normal", "uniform", "stratified", "logit_normal"
 ]
-TimeGrid: TypeAlias = Literal["log_snr", "t", "karras"]  # kgen.diffusion.times
-SolverName: TypeAlias = Literal[  # kgen.solvers
+"""A key of `kgen.diffusion.times.TIME_SAMPLERS`."""
+
+TimeGrid: TypeAlias = Literal["log_snr", "t", "karras"]
+"""A key of `kgen.diffusion.times.TIME_GRIDS`."""
+
+SolverName: TypeAlias = Literal[
     "ddim",
     "dormand_prince",
     "dpm",
@@ -70,4 +76,7 @@ SolverName: TypeAlias = Literal[  # kgen.solvers
     "predictor_corrector",
     "unipc",
 ]
+"""A key of `kgen.solvers.SOLVERS`."""
+
 LikelihoodName: TypeAlias = Literal["bernoulli", "gaussian", "logistic_mixture"]
+"""A key of `kgen.likelihoods.LIKELIHOODS`."""
