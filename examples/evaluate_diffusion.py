@@ -38,7 +38,7 @@ from kgen.metrics import bits_per_dim, efficientnet_lite0, extract, frechet_dist
 PARTS = ("bound", "flow", "frechet", "guidance")
 SOLVERS = {
     "DDIM": solvers.DDIM(),
-    "Heun": solvers.Heun(),
+    "Heun": solvers.Heun(picture="ve"),
     "DPMSolver(2)": solvers.DPMSolver(2),
     "UniPC": solvers.UniPC(2),
 }

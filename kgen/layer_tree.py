@@ -75,6 +75,20 @@ def places(root: keras.Layer) -> dict[int, tuple[str, ...]]:
     return {key: found[key] for _, layer in pairs for key in _ids(layer) if key in found}
 
 
+def check_savable(root: keras.Layer) -> None:
+    """Checks that a saved layer can be loaded again.
+
+    Raises:
+        ValueError: if a layer was quantised by `quantize`, whose files cannot be loaded.
+    """
+    names = [v.name for v in layers_of(root) if getattr(v, "quantization_mode", None)]
+    if names:
+        raise ValueError(
+            "Quantised layers cannot be saved, as such files are not read: save the model before "
+            f"`quantize`, or `export` it. Received: {', '.join(names[:5])}."
+        )
+
+
 def freeze(root: keras.Layer) -> None:
     """Makes a layer and all layers inside it not trainable.
 

@@ -34,7 +34,7 @@ from kgen.files.folders import flush, inside, opened, sha256
 from kgen.files.policies import in_dtype
 from kgen.files.text import MAX_CONFIG_BYTES, read_json, reason
 from kgen.files.weights import cast, fill, name_of
-from kgen.layer_tree import layers_of
+from kgen.layer_tree import check_savable, layers_of
 
 CONFIG, WEIGHTS, NEXT = "config.json", "weights.npz", ".next-weights.npz"
 FORMAT = 1  # of the folder; a preset that does not say has the first
@@ -54,8 +54,8 @@ def save_preset(model, directory, dtype="float16", *, text_encoder=None):
             if it is not there.
 
     Raises:
-        ValueError: for another `dtype`, if a weight is not finite, or too large for it, or if the
-            shared folder holds another text encoder.
+        ValueError: for another `dtype`, if a weight is not finite, or too large for it, if a layer
+            is quantised, or if the shared folder holds another text encoder.
     """
     if dtype not in ("float16", "float32"):
         raise ValueError(f"`dtype` must be 'float16' or 'float32'. Received: dtype={dtype!r}.")
@@ -65,6 +65,7 @@ def save_preset(model, directory, dtype="float16", *, text_encoder=None):
             "`text_encoder` must be None or the plain name of a folder beside the preset. "
             f"Received: text_encoder={text_encoder!r}."
         )
+    check_savable(model)
     arrays = _arrays(model, dtype)
     directory.mkdir(parents=True, exist_ok=True)
     parts = [layer for layer in layers_of(model) if hasattr(layer, "save_beside")]

@@ -42,6 +42,22 @@ def vae():
     return kgen.VAE(*networks, "gaussian", ema_decay=0.9, seed=0)
 
 
+def diffusion():
+    """A diffusion model of the same pictures."""
+    network = UNet((16, 16, 3), channels=(8, 8), blocks=1, attention=(False, False))
+    process = kgen.diffusion.GaussianDiffusion(kgen.diffusion.CosineLogSNR())
+    return kgen.DiffusionModel(network, process, ema_decay=0.9, seed=0)
+
+
+def remembering():
+    """Callbacks whose memory decides how the training goes on."""
+    options = {"monitor": "loss", "min_delta": 0.02, "mode": "min"}
+    return [
+        keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=1, cooldown=1, **options),
+        keras.callbacks.EarlyStopping(patience=6, restore_best_weights=True, **options),
+    ]
+
+
 def data(kind):
     """Real pictures at 16 x 16, with captions where they are asked for, in a random order."""
     arrays = emoji.load_arrays("test", styles=("twemoji",))
@@ -68,9 +84,10 @@ def main(kind, folder, pipe):
     """Trains, from the newest save on."""
     tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(0)
-    model = {"text_to_image": text_to_image, "vae": vae}[kind]()
+    kinds = {"text_to_image": text_to_image, "vae": vae, "diffusion": diffusion}
+    model = kinds[kind]()
     model.compile(keras.optimizers.Adam(1e-3, global_clipnorm=1.0))
-    callbacks = [Resume(folder / "resume", save_steps=1), Report(pipe)]
+    callbacks = [Resume(folder / "resume", save_steps=1), *remembering(), Report(pipe)]
     model.fit(data(kind), epochs=EPOCHS, callbacks=callbacks, verbose=0)
     variables = [*model.variables, *model.optimizer.variables]
     np.savez(folder / "weights.npz", *[variable.numpy() for variable in variables])

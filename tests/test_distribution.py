@@ -117,7 +117,7 @@ def test_it_is_said_who_is_waited_for_and_who_did_not_come(monkeypatch, capsys):
 
 @pytest.mark.parametrize("kind", ["free bits", "target rate"])
 def test_means_of_a_batch_are_those_of_the_global_one(kind, strategies, monkeypatch):
-    """Two devices end where one does; the floor is between the mean KL of a half and of all."""
+    """Two devices end where one does, the floor being between the mean KL of a half and of all."""
     monkeypatch.setattr("kgen.gaussian.normal", lambda shape, seed, dtype: tf.zeros(shape, dtype))
     x = np.concatenate([np.full([8, 2], 0.05), np.full([8, 2], 0.9)]).astype("float32")
     weights = []

@@ -1,11 +1,13 @@
-"""kill -9 at random moments, again and again: the weights are those of a training left alone.
+"""Trainings that are ended at random moments, again and again, end as those left alone.
 
-`KGEN_KILLS=20 pytest -n0 -m slow -s tests/test_kills.py` kills each training so many times.
+By kill -9, by SIGTERM and by Ctrl-C. `KGEN_KILLS=20 pytest -n0 -m slow -s tests/test_kills.py` ends
+each training so many times.
 """
 
 import multiprocessing
 import os
 import pathlib
+import signal
 import sys
 import time
 
@@ -58,8 +60,13 @@ class Life:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["text_to_image", "vae"])
-def test_killed_at_random_moments(kind, processes, tmp_path):
+@pytest.mark.parametrize("kind", ["text_to_image", "diffusion", "vae"])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGKILL, -9), (signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, 1)],
+    ids=["kill", "SIGTERM", "Ctrl-C"],
+)
+def test_ended_at_random_moments(kind, number, status, processes, tmp_path):
     """A step or more later than the time before: between steps, within one, or while saving."""
     whole = Life(processes, kind, tmp_path / "whole").finish()
     rng, reached = np.random.default_rng(0), [0]
@@ -67,10 +74,10 @@ def test_killed_at_random_moments(kind, processes, tmp_path):
         life = Life(processes, kind, tmp_path / "killed")
         reached.append(life.wait_for(reached[-1] + rng.integers(1, max(3, 56 // KILLS))))
         time.sleep(rng.uniform(0, 0.05))
-        life.process.kill()
+        os.kill(life.process.pid, number)
         life.process.join()
-        assert life.process.exitcode == -9
+        assert life.process.exitcode == status
     killed = Life(processes, kind, tmp_path / "killed").finish()
-    print(kind, "was killed after the steps", reached[1:])
+    print(kind, "was ended after the steps", reached[1:])
     assert np.all(np.diff(reached) > 0)
     assert all(np.array_equal(v, w) for v, w in zip(whole, killed, strict=True))

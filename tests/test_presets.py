@@ -75,7 +75,7 @@ def test_other_networks_compute_in_half_precision(tmp_path):
     kinds = [layer.dtype_policy.name for layer in model.encoder.layers]
     assert kinds == ["mixed_bfloat16", "float32"]  # the last one makes the output
     assert [layer.dtype_policy.name for layer in model.decoder.layers] == ["float32"] * 2
-    network = UNet((8, 8, 1), channels=(8, 8), attention=())
+    network = UNet((8, 8, 1), channels=(8, 8), attention=False)
     kgen.DiffusionModel(network, GaussianDiffusion(CosineLogSNR())).save_to_preset(tmp_path / "d")
     model = kgen.from_preset(tmp_path / "d", dtype="bfloat16")
     found = policies(model.network.graph)

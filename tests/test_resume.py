@@ -109,6 +109,22 @@ def test_an_error_before_the_first_step_is_that_of_keras(tmp_path):
         model.fit(X, verbose=0, callbacks=[Resume(tmp_path)])
 
 
+@pytest.mark.parametrize("kind", ["part", "initial epoch"])
+def test_the_order_is_found_again(kind, tmp_path):
+    """A part of the same shuffled data for validation; epochs that are counted from another one."""
+
+    def run(folder, epochs):
+        model, dataset = make(), data("shuffled")[0]
+        options = {"validation_data": dataset.take(2)} if kind == "part" else {"initial_epoch": 2}
+        callbacks = [Resume(tmp_path / folder)]
+        model.fit(dataset, epochs=epochs, callbacks=callbacks, verbose=0, **options)
+        return np.concatenate([v.numpy().ravel() for v in model.trainable_variables])
+
+    whole = run("whole", 5)
+    run("two", 3)
+    np.testing.assert_array_equal(run("two", 5), whole)
+
+
 def test_a_part_of_the_arrays_is_kept_for_validation(tmp_path):
     """The last quarter, as Keras does without `Resume`."""
     model, seen = make(), []

@@ -10,7 +10,8 @@ saved; their weights must be the same when the training goes on.
 
 The place in the data is found as follows. A data set that is iterated once an epoch, shuffled or
 drawn anew each time from a seed, is opened and closed again as often as epochs are finished, and
-the steps of the unfinished epoch are read and dropped. With `steps_per_epoch` there is one
+the steps of the unfinished epoch are read and dropped; so is a data set of validation, which may be
+a part of the same shuffled one. With `steps_per_epoch` there is one
 iteration for all epochs, so all steps before are read and dropped. This takes no training, only
 reading. Whatever in a data set does not follow from a seed cannot be found again.
 
@@ -272,6 +273,7 @@ class Resume(keras.callbacks.Callback):
     def _find_place(self, order, options):
         """Sees to it that `fit` begins where the save was made."""
         epochs, steps = int(self._epochs), int(self._steps)
+        before = max(epochs - options.get("initial_epoch", 0), 0)
         options["initial_epoch"] = epochs
         self._seen = steps
         self._say(epochs, steps, options.get("epochs", 1))
@@ -279,10 +281,14 @@ class Resume(keras.callbacks.Callback):
             self._means = [(variable, variable.numpy()) for variable in self._mean_variables()]
         dropped = steps
         if order.steps_per_epoch is not None:
-            dropped += epochs * order.steps_per_epoch
-        else:
-            for _ in range(epochs):
+            dropped += before * order.steps_per_epoch
+        validation, every = options.get("validation_data"), options.get("validation_freq", 1)
+        for epoch in range(epochs - before, epochs):
+            if order.steps_per_epoch is None:
                 iter(order.dataset)
+            due = (epoch + 1) % every == 0 if isinstance(every, int) else epoch + 1 in every
+            if due and isinstance(validation, tf.data.Dataset):
+                iter(validation)  # it may be a part of the same shuffled data
         if dropped:
             self._drop(dropped, steps)
 

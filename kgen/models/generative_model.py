@@ -7,6 +7,8 @@ References:
   Luo (2022), https://arxiv.org/abs/2208.11970: every loss here is a sum of terms of its ELBO.
 """
 
+import warnings
+
 import numpy as np
 import tensorflow as tf
 
@@ -16,6 +18,7 @@ from kgen.metrics.bits_per_dim import bits_per_dim
 from kgen.presets import save_preset
 from kgen.serialization import constructor_arguments
 from kgen.tensors import sum_event
+from kgen.training.data import WEIGHT
 from kgen.training.model import TermsModel
 
 MASK = "mask"  # the entry of a batch that is 1 where a value of the data is known, else 0
@@ -84,15 +87,39 @@ class GenerativeModel(TermsModel):
                 batch["images"] = tf.where(batch[MASK], batch["images"], 0)
         elif not isinstance(batch, dict):
             batch = tf.ensure_shape(batch, shape)
+        self._check_range(images_of(batch))
         return batch, weights
 
+    def _check_range(self, x):
+        """Refuses pictures of another range in the middle of an epoch, such as [0, 255].
+
+        What is only a little beyond the range passes, as resampling makes it, and so does NaN,
+        which `skip_above` skips.
+        """
+        likelihood = getattr(self, "likelihood", None)
+        if likelihood is None or not getattr(self, "bounded", True):
+            return
+        if has_range(likelihood, x.shape[1:]):
+            low, high = likelihood.low, likelihood.high
+            far = tf.abs(x - (low + high) / 2) > 1.5 * (high - low)
+            message = f"The pictures of a batch must be in [{low:g}, {high:g}]"
+            tf.debugging.assert_equal(tf.reduce_any(far), False, message)
+
     def warn_about(self, batch):
-        """As of `TermsModel`: data of a range that is another than that of the model."""
+        """As of `TermsModel`: data of another range, and entries that have no use."""
+        if self.conditioner is None and "conditioner" in constructor_arguments(self):
+            used = {"images", MASK, WEIGHT, "moments"}
+            unused = sorted(set(batch) - used) if isinstance(batch, dict) else []
+            if unused:
+                warnings.warn(
+                    f"The entries {unused} of a batch have no use: the model has no conditioner.",
+                    stacklevel=2,
+                )
         batch = self.without_missing(batch)
         if isinstance(batch, dict) and "images" not in batch:  # what is precomputed
             return
         x = batch["images"] if isinstance(batch, dict) else batch
-        likelihood = self.likelihood if getattr(self, "bounded", True) else None
+        likelihood = getattr(self, "likelihood", None) if getattr(self, "bounded", True) else None
         warn_of_range(x, self.data_shape, likelihood)
 
     def without_missing(self, batch):

@@ -11,7 +11,7 @@ import contextlib
 import keras
 import tensorflow as tf
 
-from kgen.layer_tree import places
+from kgen.layer_tree import layers_of, places
 from kgen.serialization import Untracked
 
 
@@ -37,18 +37,27 @@ class WeightAverages(keras.layers.Layer):
     def __init__(self, model, decay, variables=None, **kwargs):
         super().__init__(trainable=False, dtype="float32", **kwargs)
         self.decay = decay
-        variables = model.trainable_variables if variables is None else variables
-        place = places(model)
-        variables = [] if decay is None else sorted(variables, key=lambda v: place[id(v)])
-        # Hidden, so that Keras does not take the weights of the model for those of this layer.
-        self._averaged = Untracked(variables)
         self.built = True
         self.values = []
-        if decay is None:
+        if decay is not None:
+            self.updates = self.add_weight(
+                shape=(), dtype="int32", trainable=False, name="updates", initializer="zeros"
+            )
+        self.follow(model, model.trainable_variables if variables is None else variables)
+
+    def follow(self, model, variables):
+        """Begins anew, as averages of other weights of the model, at their present values."""
+        for average in self.values:
+            self._untrack_variable(average)
+        self._model = Untracked(model)
+        place = places(model) if self.decay is not None else {}
+        variables = [] if self.decay is None else sorted(variables, key=lambda v: place[id(v)])
+        # Hidden, so that Keras does not take the weights of the model for those of this layer.
+        self._averaged = Untracked(variables)
+        self.values = []
+        if self.decay is None:
             return
-        self.updates = self.add_weight(
-            shape=(), dtype="int32", trainable=False, name="updates", initializer="zeros"
-        )
+        self.updates.assign(0)
         # In half precision a step of 1 - d would round to none.
         dtypes = ["float64" if v.dtype == "float64" else "float32" for v in variables]
         self.values = [
@@ -77,6 +86,47 @@ class WeightAverages(keras.layers.Layer):
             average.assign(average + tf.cast(1 - decay, average.dtype) * difference)
         self.updates.assign_add(1)
 
+    def save_own_variables(self, store):
+        """Writes the averages under the places of their weights, for a `.keras` file.
+
+        A layer that was frozen by hand, after the model was made, has averages that a rebuilt model
+        would not know of.
+
+        Raises:
+            ValueError: for layers with `enable_lora`, which Keras saves merged into their weights.
+        """
+        if self.decay is None:
+            return
+        model = self._model.value
+        adapted = [layer.name for layer in layers_of(model) if getattr(layer, "lora_enabled", 0)]
+        if adapted:
+            raise ValueError(
+                "Averaged weights cannot be saved beside layers with `enable_lora`, which Keras "
+                f"saves merged: use `save_to_preset`. Received: {', '.join(adapted[:5])}."
+            )
+        place = places(model)
+        store["updates"] = self.updates.numpy()
+        for variable, average in self.pairs():
+            store[_key(place[id(variable)])] = average.numpy()
+
+    def load_own_variables(self, store):
+        """Reads what `save_own_variables` wrote, or a file of an earlier version."""
+        names = set(store.keys())
+        if "updates" not in names:
+            super().load_own_variables(store)
+            return
+        model = self._model.value
+        place = places(model)
+        variables = {_key(place[id(v)]): v for v in model.variables if id(v) in place}
+        stored = [v for key, v in variables.items() if key in names]
+        if len(stored) < len(names) - 1:
+            raise ValueError("The averaged weights are those of another model.")
+        if {id(v) for v in stored} != {id(v) for v, _ in self.pairs()}:
+            self.follow(model, stored)
+        self.updates.assign(store["updates"])
+        for variable, average in self.pairs():
+            average.assign(store[_key(place[id(variable)])])
+
     def scope(self):
         """Returns a context in which the averages stand in for the trained weights.
 
@@ -85,3 +135,8 @@ class WeightAverages(keras.layers.Layer):
         if self.decay is None:
             return contextlib.nullcontext()
         return keras.StatelessScope([(v, tf.cast(a.value, v.dtype)) for v, a in self.pairs()])
+
+
+def _key(place):
+    """The name of an average in a file."""
+    return "average." + ".".join(place)

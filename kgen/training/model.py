@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from kgen.checks import check_interval
 from kgen.distribution import fused, is_chief
-from kgen.layer_tree import layers_of
+from kgen.layer_tree import check_savable, layers_of
 from kgen.serialization import Untracked
 from kgen.tensors import SeedStream, as_seed, fold_in
 from kgen.training import replicas, update
@@ -166,6 +166,11 @@ class TermsModel(keras.Model, abc.ABC):
         )
         if self.distribute_strategy.num_replicas_in_sync > 1:
             replicas.prepare(self)
+
+    def save(self, filepath, *args, **kwargs):
+        """As `keras.Model.save`; raises a ValueError for what could not be read again."""
+        check_savable(self)
+        super().save(filepath, *args, **kwargs)
 
     def get_compile_config(self):
         """Returns what `compile` was given, for a `.keras` file; nothing before it."""

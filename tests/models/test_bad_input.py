@@ -187,7 +187,7 @@ def test_bad_options(make, error, message):
 def test_pictures_in_another_range_are_warned_of():
     from kgen.networks.conv import decoder, encoder
 
-    networks = encoder((8, 8, 1), 4, channels=(8,)), decoder((8, 8, 4), channels=(8,))
+    networks = encoder((8, 8, 1), 4, channels=(8,)), decoder((8, 8, 4), 1, channels=(8,))
     x = np.random.default_rng(0).uniform(size=(4, 8, 8, 1)).astype("float32")
     model = kgen.KLAutoencoder(*networks)
     model.compile()
@@ -213,3 +213,29 @@ def test_columns_of_a_huge_scale_are_warned_of_and_stay_finite(kind):
         losses = model.fit(x, epochs=3, verbose=0).history["loss"]
     assert np.isfinite(losses).all()
     assert all(np.isfinite(w.numpy()).all() for w in model.weights)
+
+
+def test_a_batch_of_another_range_in_the_middle_of_an_epoch_is_an_error():
+    from kgen.networks.conv import decoder, encoder
+
+    networks = encoder((8, 8, 1), 4, channels=(8,)), decoder((8, 8, 4), 1, channels=(8,))
+    model = kgen.KLAutoencoder(*networks)
+    model.compile(skip_above=float("inf"))
+    x = np.random.default_rng(0).uniform(-1, 1, size=(12, 8, 8, 1)).astype("float32")
+    x[5] *= 1.3  # as a filter of resampling may leave it
+    model.fit(tf.data.Dataset.from_tensor_slices(x).batch(4), verbose=0)
+    x[9] = np.nan
+    model.fit(tf.data.Dataset.from_tensor_slices(x).batch(4), verbose=0)
+    assert model.skipped_steps.numpy() == 1
+    x[6] = (x[6] + 1) * 127.5
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"a batch must be in \[-1, 1\]"):
+        model.fit(tf.data.Dataset.from_tensor_slices(x).batch(4), verbose=0)
+
+
+def test_labels_of_a_model_without_a_conditioner_are_warned_of():
+    model = kgen.VAE(mlp((4,), (4,), hidden=(8,)), mlp((2,), (4,), hidden=(8,)))
+    model.compile()
+    batch = {"images": np.random.default_rng(0).uniform(size=(8, 4)).astype("float32")}
+    with pytest.warns(UserWarning, match=r"The entries \['labels'\] of a batch have no use"):
+        model.fit({**batch, "labels": np.arange(8)}, verbose=0)
+    model.fit(batch, verbose=0)

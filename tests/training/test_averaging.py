@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import kgen
 from kgen.layer_tree import places
+from kgen.networks import mlp
 from kgen.serialization import serializable
 from kgen.training.averaging import WeightAverages
 
@@ -212,3 +213,52 @@ def test_some_weights_alone():
     dense.build((None, 3))
     averages = WeightAverages(dense, 0.9, [dense.bias])
     assert [weight.path for weight, _ in averages.pairs()] == [dense.bias.path]
+
+
+def frozen_by_hand():
+    network = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6), keras.layers.Dense(4)])
+    model = kgen.VAE(network, mlp((2,), (8,), hidden=(4,)), ema_decay=0.9, seed=0)
+    model.compile("sgd")
+    model.fit(np.random.default_rng(0).uniform(size=(16, 8)).astype("float32"), verbose=0)
+    network.layers[0].trainable = False
+    return model
+
+
+def test_a_model_of_which_a_part_is_frozen_by_hand_is_saved(tmp_path):
+    model = frozen_by_hand()
+    x = np.random.default_rng(1).uniform(size=(4, 8)).astype("float32")
+    expected = model.reconstruct(x).numpy()
+    raw = model._decode(model._encode(x, None), None).numpy()
+    assert np.abs(expected - raw).max() > 1e-6
+    model.save(tmp_path / "model.keras")
+    again = kgen.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(again.reconstruct(x), expected, rtol=1e-5)
+    np.testing.assert_allclose(again._decode(again._encode(x, None), None), raw, rtol=1e-5)
+    again.fit(x, verbose=0)  # and can be trained on
+    model.save_weights(tmp_path / "model.weights.h5")
+    other = frozen_by_hand()
+    other.load_weights(tmp_path / "model.weights.h5")
+    np.testing.assert_allclose(other.reconstruct(x), expected, rtol=1e-5)
+    model.save_to_preset(tmp_path / "preset", dtype="float32")
+    np.testing.assert_allclose(
+        kgen.from_preset(tmp_path / "preset").reconstruct(x), expected, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("save", ["save", "save_to_preset"])
+def test_what_could_not_be_read_is_not_written(save, tmp_path):
+    model = frozen_by_hand()
+    model.encoder.layers[1].quantize("int8")
+    with pytest.raises(ValueError, match="Quantised layers cannot be saved.*: dense"):
+        getattr(model, save)(tmp_path / "model.keras")
+
+
+def test_averages_beside_an_adapted_layer(tmp_path):
+    model = frozen_by_hand()
+    model.encoder.layers[1].enable_lora(2)
+    x = np.random.default_rng(1).uniform(size=(4, 8)).astype("float32")
+    model.save_to_preset(tmp_path / "preset", dtype="float32")
+    again = kgen.from_preset(tmp_path / "preset")
+    np.testing.assert_allclose(again.reconstruct(x), model.reconstruct(x), rtol=1e-5)
+    with pytest.raises(ValueError, match="beside layers with `enable_lora`"):
+        model.save(tmp_path / "model.keras")
