@@ -102,8 +102,8 @@ def conv_hierarchy(
     """Builds the convolutional networks of a hierarchical VAE.
 
     Data have one, two or three spatial axes. The last feature map is smaller than the data by an
-    integer factor, rounded up: the data are padded with zeros to a multiple of the map's size, and
-    the output is cropped.
+    integer factor, rounded up: the data are padded with zeros to a multiple of that factor, and the
+    output is cropped.
 
     Args:
         shape: shape of an example, such as `(H, W, C)`.
