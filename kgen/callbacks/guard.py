@@ -26,12 +26,12 @@ class Guard(keras.callbacks.Callback):
         5
     """
 
-    def __init__(self, stop_after=10):
+    def __init__(self, stop_after: int = 10) -> None:
         super().__init__()
         check_count("stop_after", stop_after)
         self.stop_after = stop_after
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         """Checks that the model skips steps."""
         if self.model.skip_above is None:
             raise ValueError(
@@ -39,7 +39,7 @@ class Guard(keras.callbacks.Callback):
                 "`compile(skip_above=float('inf'))`, which skips what is not finite."
             )
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Raises the error after `stop_after` skipped steps."""
         skipped = int(self.model.skipped_in_a_row.numpy())
         if skipped < self.stop_after:

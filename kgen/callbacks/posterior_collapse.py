@@ -1,6 +1,7 @@
 """A callback that monitors posterior collapse: the number of active units of a VAE's code."""
 
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ from kgen.checks import check_count, check_interval, check_path, check_positive
 from kgen.distribution import is_chief
 from kgen.metrics.active_units import active_units
 from kgen.models.generative_model import images_of
+from kgen.types import Path
 
 
 class PosteriorCollapse(keras.callbacks.Callback):
@@ -32,7 +34,15 @@ class PosteriorCollapse(keras.callbacks.Callback):
         ValueError: if a number is out of range.
     """
 
-    def __init__(self, data, directory=None, *, every=1, threshold=0.01, alarm=0.05):
+    def __init__(
+        self,
+        data: Any,
+        directory: Path | None = None,
+        *,
+        every: int = 1,
+        threshold: float = 0.01,
+        alarm: float = 0.05,
+    ) -> None:
         super().__init__()
         check_count("every", every)
         check_positive("threshold", threshold, zero=True)
@@ -43,7 +53,7 @@ class PosteriorCollapse(keras.callbacks.Callback):
         self.threshold = threshold
         self.alarm = alarm
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Measures after every `every` epochs."""
         if (epoch + 1) % self.every:
             return
@@ -64,7 +74,7 @@ class PosteriorCollapse(keras.callbacks.Callback):
         if self.directory is not None and is_chief():
             self._draw(kl, active, epoch + 1)
 
-    def _draw(self, kl, active, epoch):
+    def _draw(self, kl: np.ndarray, active: np.ndarray, epoch: int) -> None:
         import matplotlib
 
         matplotlib.use("Agg")

@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import warnings
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ from kgen.checks import check_count, check_number, check_path
 from kgen.distribution import is_chief
 from kgen.pictures import contact_sheet, save_png
 from kgen.tensors import as_seed
+from kgen.types import Path
 
 
 class SampleGrid(keras.callbacks.Callback):
@@ -43,15 +45,15 @@ class SampleGrid(keras.callbacks.Callback):
 
     def __init__(
         self,
-        directory,
-        prompts,
+        directory: Path,
+        prompts: Sequence[str] | Sequence[int] | int,
         *,
-        every=1,
-        num_steps=20,
-        guidance_scale=3.0,
-        seed=0,
-        tensorboard=None,
-    ):
+        every: int = 1,
+        num_steps: int = 20,
+        guidance_scale: float = 3.0,
+        seed: int = 0,
+        tensorboard: Path | None = None,
+    ) -> None:
         super().__init__()
         many = [prompts] if isinstance(prompts, str) else prompts
         if isinstance(many, (int, np.integer)) and not isinstance(many, bool):
@@ -81,22 +83,22 @@ class SampleGrid(keras.callbacks.Callback):
         self.tensorboard = None if tensorboard is None else check_path("tensorboard", tensorboard)
         self._finished = self._drawn = 0
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         """Resets the epoch of the last sheet."""
         self._finished = self._drawn = 0
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Draws after every `every` epochs."""
         self._finished = epoch + 1
         if self._finished % self.every == 0:
             self._draw()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         """Draws the last epoch, if it was not drawn."""
         if self._drawn < self._finished:
             self._draw()
 
-    def _draw(self):
+    def _draw(self) -> None:
         if not is_chief():
             return
         options = {"num_steps": self.num_steps, "guidance_scale": self.guidance_scale}
@@ -121,5 +123,5 @@ class SampleGrid(keras.callbacks.Callback):
         self._drawn = self._finished
 
 
-def _all(values, kind):
+def _all(values: object, kind: type | tuple) -> bool:
     return all(isinstance(value, kind) for value in values)
