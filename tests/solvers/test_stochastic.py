@@ -67,8 +67,8 @@ def test_euler_maruyama_approaches_the_data(gaussian_data):
 
 
 @pytest.mark.parametrize("scaling", ["vp", "ve"])
-def test_langevin_walks_to_the_distribution_of_its_level(scaling, gaussian_data):
-    """The last level is walked long: variance v / (1 - a / 4v) of the discrete chain."""
+def test_langevin_steps_lead_to_the_distribution_of_the_level(scaling, gaussian_data):
+    """Many steps are made at the last level: variance v / (1 - a / 4v) of the discrete chain."""
     process = GaussianDiffusion(LinearLogSNR(1.0, -4.0), scaling)
     solver = AnnealedLangevin(langevin_steps=200, step_size=0.5)
     z = run(solver, process, gaussian_data, 2, num_samples=8000)
@@ -89,7 +89,7 @@ def test_the_corrector_helps_the_predictor(gaussian_data):
 
 
 def test_a_corrector_step_by_hand():
-    """One correction of Song et al. (2021), algorithm 5, in numpy, with the same noise."""
+    """One corrector step of Song et al. (2021), algorithm 5, in numpy, with the same noise."""
     process = GaussianDiffusion(LinearLogSNR(4.0, -4.0), "vp")
     z, t, s = (tf.constant(v, tf.float64) for v in ([[1.0, -2.0], [0.3, 0.5]], 0.6, 0.5))
 
