@@ -31,6 +31,7 @@ import tensorflow as tf
 
 from kgen.checks import check_path
 from kgen.serving.limits import Limits, chosen
+from kgen.serving.signature import served
 
 SAVED_MODEL_FILES = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
 
@@ -78,14 +79,17 @@ def export_saved_model(model, directory, *, max_steps=1000, max_batch=64, **opti
     bounds = Limits(max_steps, max_batch)
     with chosen(bounds):
         functions, resources = model.export_functions(**options)
-        graphs = [function.get_concrete_function().graph for function in functions.values()]
+        traced = {function: function.get_concrete_function() for function in functions.values()}
     module = tf.Module()
     module.resources = list(resources)
-    module.weights = list({id(v): v for graph in graphs for v in graph.variables}.values())
+    variables = [v for concrete in traced.values() for v in concrete.graph.variables]
+    module.weights = list({id(v): v for v in variables}.values())
     module.limits = tf.function(
         lambda: {name: tf.constant(value) for name, value in dataclasses.asdict(bounds).items()},
         input_signature=[],
     )
+    callers = {function: _caller(function, concrete) for function, concrete in traced.items()}
+    functions = {name: callers[function] for name, function in functions.items()}
     for name, function in functions.items():
         setattr(module, name, function)
 
@@ -107,6 +111,16 @@ def export_saved_model(model, directory, *, max_steps=1000, max_batch=64, **opti
             old.rename(directory)
         for folder in (partial, old):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _caller(function, concrete):
+    """A function that calls a trace of `function`, since TensorFlow traces anew what it saves."""
+
+    @served(function.input_signature)
+    def call(*arguments):
+        return concrete(*arguments)
+
+    return call
 
 
 def _check_free(directory):

@@ -57,6 +57,15 @@ def words(seeds: tf.Tensor, num: int | tf.Tensor) -> tf.Tensor:
     Returns:
         A uint64 tensor `[B, num]` below 2^32.
     """
+    return _words(seeds, num)
+
+
+@tf.function(
+    input_signature=[tf.TensorSpec([None, 2], tf.int32), tf.TensorSpec([], tf.int32)],
+    autograph=False,
+)
+def _words(seeds, num):
+    """A function of its own, so that its many operations are traced once."""
     seed_0, seed_1 = (tf.cast(tf.cast(v, tf.int64), tf.uint64) for v in tf.unstack(seeds, axis=1))
     scrambled = philox(
         (_low(seed_0), _high(seed_0), _low(seed_1), _high(seed_1)),

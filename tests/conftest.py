@@ -152,7 +152,7 @@ def mixture_data():
 
 @pytest.fixture(scope="module", autouse=True)
 def nothing_is_left_over():
-    """Frees, after each file of tests, what Keras and TensorFlow keep of its models and graphs.
+    """Gives back, after each file of tests, what Keras and TensorFlow keep of its models.
 
     TensorFlow keeps the gradient of every `tf.custom_gradient` in a graph (that of `tf.nn.silu`,
     say) for ever, and with it the graph: 80 MB for each small U-Net that was trained.

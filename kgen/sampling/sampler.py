@@ -16,6 +16,7 @@ import tensorflow as tf
 from kgen import philox
 from kgen.diffusion import classifier_free
 from kgen.diffusion.process import GaussianDiffusion
+from kgen.distribution import fuses
 from kgen.sampling import editing
 from kgen.sampling.plan import Plan
 from kgen.solvers.solver import Solver, advance
@@ -52,6 +53,7 @@ class Sampler:
     denoise: ConditionalDenoise
     process: GaussianDiffusion
     shape: Shape
+    graphs: dict = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
     def begin(
         self,
@@ -150,7 +152,7 @@ class Sampler:
         """
         if hasattr(guidance, "of_examples"):
             guidance = guidance.of_examples(guided.positions)
-        denoise = tf.function(self.denoise)  # traced once, although it is called several times
+        denoise = self._traced_denoise()
         if guidance is None and guided.cond is None:
             result = lambda z, t: denoise(z, t, None)  # noqa: E731
         else:
@@ -159,6 +161,13 @@ class Sampler:
         if "mask" in given:
             result = editing.inpaint(result, given["x"], given["mask"])
         return result
+
+    def _traced_denoise(self) -> ConditionalDenoise:
+        """Returns the denoiser as a function whose graph is traced once for the whole run."""
+        key = fuses()
+        if key not in self.graphs:
+            self.graphs[key] = tf.function(self.denoise, reduce_retracing=True, autograph=False)
+        return self.graphs[key]
 
 
 def example_seeds(seeds: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -98,8 +98,8 @@ def model():
     randomise(autoencoder.trainable_variables, 1)
     autoencoder.latent_mean.assign([0.1, -0.2, 0.3, 0.0])
     autoencoder.latent_std.assign([0.5, 2.0, 1.0, 1.5])
+    keras.utils.set_random_seed(4)
     text_encoder = tiny_text_encoder()
-    randomise(text_encoder.parts.backbone.trainable_variables, 2)
     network = UNet(
         autoencoder.latent_shape,
         channels=(16, 32),
@@ -389,7 +389,7 @@ def test_models_of_pixels(tmp_path, kind, labels):
 
 def test_a_model_of_points_told_a_text(tmp_path):
     """Strings in, as in `generate`, of a `DiffusionModel` with a text encoder."""
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(4)
     text, process = tiny_text_encoder(), GaussianDiffusion(CosineLogSNR(5.0, -5.0))
     randomise(text.parts.backbone.trainable_variables, 2)
     model = kgen.DiffusionModel(
