@@ -64,7 +64,7 @@ def words(seeds: tf.Tensor, num: int | tf.Tensor) -> tf.Tensor:
     input_signature=[tf.TensorSpec([None, 2], tf.int32), tf.TensorSpec([], tf.int32)],
     autograph=False,
 )
-def _words(seeds, num):
+def _words(seeds: tf.Tensor, num: int | tf.Tensor) -> tf.Tensor:
     """A function of its own, so that its many operations are traced once."""
     seed_0, seed_1 = (tf.cast(tf.cast(v, tf.int64), tf.uint64) for v in tf.unstack(seeds, axis=1))
     scrambled = philox(
