@@ -109,20 +109,30 @@ def test_an_error_before_the_first_step_is_that_of_keras(tmp_path):
         model.fit(X, verbose=0, callbacks=[Resume(tmp_path)])
 
 
-@pytest.mark.parametrize("kind", ["part", "initial epoch"])
-def test_the_order_is_found_again(kind, tmp_path):
-    """A part of the same shuffled data for validation; epochs that are counted from another one."""
-
+def test_epochs_may_be_counted_from_another_one(tmp_path):
     def run(folder, epochs):
-        model, dataset = make(), data("shuffled")[0]
-        options = {"validation_data": dataset.take(2)} if kind == "part" else {"initial_epoch": 2}
-        callbacks = [Resume(tmp_path / folder)]
-        model.fit(dataset, epochs=epochs, callbacks=callbacks, verbose=0, **options)
+        model, callbacks = make(), [Resume(tmp_path / folder)]
+        options = {"epochs": epochs, "initial_epoch": 2, "callbacks": callbacks, "verbose": 0}
+        model.fit(data("shuffled")[0], **options)
         return np.concatenate([v.numpy().ravel() for v in model.trainable_variables])
 
     whole = run("whole", 5)
     run("two", 3)
     np.testing.assert_array_equal(run("two", 5), whole)
+
+
+def test_parts_of_the_same_shuffled_data_are_warned_of():
+    numbers = tf.data.Dataset.from_tensor_slices(X)
+    shuffled = numbers.shuffle(96, seed=1)
+    fixed = numbers.shuffle(96, seed=1, reshuffle_each_iteration=False)
+    model = make()
+    with pytest.warns(UserWarning, match="a part of the same shuffled data set"):
+        model.fit(
+            shuffled.skip(32).batch(16), validation_data=shuffled.take(32).batch(16), verbose=0
+        )
+    model.fit(fixed.skip(32).batch(16), validation_data=fixed.take(32).batch(16), verbose=0)
+    parts = numbers.skip(32).shuffle(64).batch(16), numbers.take(32).batch(16)
+    model.fit(parts[0], validation_data=parts[1], verbose=0)
 
 
 def test_a_part_of_the_arrays_is_kept_for_validation(tmp_path):

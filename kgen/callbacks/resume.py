@@ -10,8 +10,7 @@ saved; their weights must be the same when the training goes on.
 
 The place in the data is found as follows. A data set that is iterated once an epoch, shuffled or
 drawn anew each time from a seed, is opened and closed again as often as epochs are finished, and
-the steps of the unfinished epoch are read and dropped; so is a data set of validation, which may be
-a part of the same shuffled one. With `steps_per_epoch` there is one
+the steps of the unfinished epoch are read and dropped. With `steps_per_epoch` there is one
 iteration for all epochs, so all steps before are read and dropped. This takes no training, only
 reading. Whatever in a data set does not follow from a seed cannot be found again.
 
@@ -282,13 +281,9 @@ class Resume(keras.callbacks.Callback):
         dropped = steps
         if order.steps_per_epoch is not None:
             dropped += before * order.steps_per_epoch
-        validation, every = options.get("validation_data"), options.get("validation_freq", 1)
-        for epoch in range(epochs - before, epochs):
-            if order.steps_per_epoch is None:
+        else:
+            for _ in range(before):
                 iter(order.dataset)
-            due = (epoch + 1) % every == 0 if isinstance(every, int) else epoch + 1 in every
-            if due and isinstance(validation, tf.data.Dataset):
-                iter(validation)  # it may be a part of the same shuffled data
         if dropped:
             self._drop(dropped, steps)
 

@@ -58,12 +58,7 @@ class WeightAverages(keras.layers.Layer):
         if self.decay is None:
             return
         self.updates.assign(0)
-        # In half precision a step of 1 - d would round to none.
-        dtypes = ["float64" if v.dtype == "float64" else "float32" for v in variables]
-        self.values = [
-            self.add_weight(shape=v.shape, dtype=dtype, trainable=False, name=f"average_{i}")
-            for i, (v, dtype) in enumerate(zip(variables, dtypes))
-        ]
+        self.values = [self._average_of(v, i) for i, v in enumerate(variables)]
         self.reset()
 
     def pairs(self):
@@ -121,11 +116,32 @@ class WeightAverages(keras.layers.Layer):
         stored = [v for key, v in variables.items() if key in names]
         if len(stored) < len(names) - 1:
             raise ValueError("The averaged weights are those of another model.")
-        if {id(v) for v in stored} != {id(v) for v, _ in self.pairs()}:
-            self.follow(model, stored)
+        self._hold(stored)
         self.updates.assign(store["updates"])
         for variable, average in self.pairs():
             average.assign(store[_key(place[id(variable)])])
+
+    def _hold(self, variables):
+        """Has averages of these weights, which keep their values where there are any."""
+        present = {id(v): average for v, average in self.pairs()}
+        kept = {id(v) for v in variables}
+        for key, average in present.items():
+            if key not in kept:
+                self._untrack_variable(average)
+        self.values = [
+            present[id(v)] if id(v) in present else self._average_of(v, len(present) + i)
+            for i, v in enumerate(variables)
+        ]
+        self._averaged = Untracked(list(variables))
+
+    def _average_of(self, variable, number):
+        """A new average; in half precision a step of 1 - d would round to none."""
+        return self.add_weight(
+            shape=variable.shape,
+            dtype="float64" if variable.dtype == "float64" else "float32",
+            trainable=False,
+            name=f"average_{number}",
+        )
 
     def scope(self):
         """Returns a context in which the averages stand in for the trained weights.

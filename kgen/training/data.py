@@ -93,6 +93,7 @@ class Data:
             self.x = with_weights(self.x, options.pop("sample_weight"))
         if options.get("validation_data") is not None:
             options["validation_data"] = self._validation(options["validation_data"])
+            _warn_of_shuffled_parts(self.x, options["validation_data"])
         streams = isinstance(self.x, (tf.data.Dataset, types.GeneratorType))
         if streams and "epochs" in options:
             options.setdefault("shuffle", False)  # Keras would warn that it cannot
@@ -124,6 +125,30 @@ class Data:
         x = as_arrays(with_targets(_plain(x), _plain(y), self.model.target_key))
         x = self._checked(x)
         return x if weights is None else with_weights(x, weights)
+
+
+def _warn_of_shuffled_parts(x, validation):
+    """Warns where both are parts of data that are shuffled anew each time they are read."""
+    if not (isinstance(x, tf.data.Dataset) and isinstance(validation, tf.data.Dataset)):
+        return
+    own = {id(dataset) for dataset in _sources(x)}
+    for dataset in _sources(validation):
+        if id(dataset) in own and getattr(dataset, "_reshuffle_each_iteration", False):
+            warnings.warn(
+                "`validation_data` is a part of the same shuffled data set as `x`: other examples "
+                "in each epoch, which training sees too, and a training that is resumed may see "
+                "them in another order. Split before `shuffle`, or use "
+                "`shuffle(..., reshuffle_each_iteration=False)`.",
+                stacklevel=5,
+            )
+            return
+
+
+def _sources(dataset):
+    """A data set and all that it is made of."""
+    yield dataset
+    for source in dataset._inputs():
+        yield from _sources(source)
 
 
 def with_weights(x, weights):
