@@ -122,9 +122,10 @@ class _Work:
         data = self._batches(self.training, plan, "latents").repeat()
         validation = self._batches(self.held_out, plan, "latents_held_out", shuffle=False)
         resume = output / "resume"
+        log = keras.callbacks.CSVLogger(output / "log.csv", append=True)
         callbacks = [
             _rate(plan),
-            keras.callbacks.CSVLogger(output / "log.csv", append=True),
+            log,
             SampleGrid(
                 output / "samples",
                 self._conditions() or len(self.shown.images),
@@ -146,6 +147,7 @@ class _Work:
                     verbose=self.session.verbose,
                 )
         except KeyboardInterrupt:
+            log.on_train_end()  # closes its file
             plan.seconds += time.monotonic() - began
             plan.write(output)
             raise KeyboardInterrupt(

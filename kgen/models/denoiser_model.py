@@ -101,7 +101,7 @@ class DenoiserModel(GenerativeModel):
         if self.denoiser.learned_schedule is not None and not self.trains_schedule:
             raise ValueError("A learned schedule needs a DiffusionModel, whose bound trains it.")
         self.conditioner = conditioner
-        self.sampler = Sampler(self.denoiser, process, tuple(shape))
+        self.sampler = Sampler(self.denoiser, process, tuple(shape), self.averaged)
         self.begin_run = Compiled(self._begin, self.averaged)
         self.advance_run = Compiled(self.sampler.advance, self.averaged)
         self.finish_run = Compiled(self._finish, self.averaged)

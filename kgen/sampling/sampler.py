@@ -8,8 +8,11 @@ It can also start from given noise or from an example at a time t < 1 (image to 
 part of the example (inpainting); see `kgen.sampling.editing`.
 """
 
+import contextlib
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -48,11 +51,14 @@ class Sampler:
         denoise: a function of `z`, `t` and a condition that returns `x_hat`.
         process: a `GaussianDiffusion`.
         shape: shape of the z of one example.
+        context: a function that returns the context to trace the denoiser in, such as one in which
+            the averaged weights stand in for the trained ones.
     """
 
     denoise: ConditionalDenoise
     process: GaussianDiffusion
     shape: Shape
+    context: Callable[[], AbstractContextManager] = contextlib.nullcontext
     graphs: dict = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
     def begin(
@@ -166,7 +172,12 @@ class Sampler:
         """Returns the denoiser as a function whose graph is traced once for the whole run."""
         key = fuses()
         if key not in self.graphs:
-            self.graphs[key] = tf.function(self.denoise, reduce_retracing=True, autograph=False)
+
+            def denoise(*arguments: Any) -> tf.Tensor:
+                with self.context():  # here, since what a context reads belongs to this graph
+                    return self.denoise(*arguments)
+
+            self.graphs[key] = tf.function(denoise, reduce_retracing=True, autograph=False)
         return self.graphs[key]
 
 
