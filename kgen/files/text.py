@@ -56,7 +56,7 @@ def read_json(path, limit=MAX_CONFIG_BYTES, argument=None):
     return parse_json(read_file(path, limit, argument), path, limit, argument)
 
 
-def parse_json(data, source, limit=MAX_CONFIG_BYTES, argument=None):
+def parse_json(data, source, limit=MAX_CONFIG_BYTES, argument=None, unique=False):
     """The value of a JSON text.
 
     Args:
@@ -64,6 +64,7 @@ def parse_json(data, source, limit=MAX_CONFIG_BYTES, argument=None):
         source: where it is from, for the message.
         limit: largest number of bytes; one in 16 may be a bracket, a comma, a colon or a string.
         argument: name of the argument that raises the limit, for the message.
+        unique: whether a name that comes twice in a dictionary is an error.
 
     Raises:
         ValueError: if the text is too long or too deep, has too many values, or is no JSON.
@@ -85,9 +86,18 @@ def parse_json(data, source, limit=MAX_CONFIG_BYTES, argument=None):
         if depth > MAX_DEPTH:
             raise ValueError(f"{source} must not be nested more than {MAX_DEPTH} deep.")
     try:
-        return json.loads(data.decode("utf-8"))
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_once if unique else None)
     except (RecursionError, ValueError) as error:
         raise ValueError(f"{source} is damaged: it must be JSON ({reason(error)}).") from error
+
+
+def _once(pairs):
+    result = {}
+    for name, value in pairs:
+        if name in result:
+            raise ValueError(f"the name {name!r:.200} comes twice")
+        result[name] = value
+    return result
 
 
 def reason(error):

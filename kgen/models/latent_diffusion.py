@@ -48,6 +48,11 @@ class LatentDiffusion(DenoiserModel):
         cond_drop_rate: share of the examples that are shown the empty text in training.
         ema_decay: decay of the averaged weights, which evaluation, sampling and export use.
         seed: integer seed of all randomness in training, or None.
+        default_solver: what `generate` takes for `solver`: a `kgen.solvers.Solver`, a name in
+            `kgen.solvers.SOLVERS`, or a plan; None is `"dpm"`.
+        default_guidance_scale: what it takes for `guidance_scale`; None is 3.
+        published: None, or what the model keeps of the published one that it was opened from by
+            `kgen.from_diffusers`, so that `kgen.to_diffusers` can write it.
         **kwargs: `name` and `dtype` of a Keras model.
 
     A batch is `{"images": [B, H, W, C] in [-1, 1], "prompts": string [B]}`, with `Labels` instead
@@ -74,6 +79,9 @@ class LatentDiffusion(DenoiserModel):
         cond_drop_rate=0.1,
         ema_decay=0.999,
         seed=None,
+        default_solver=None,
+        default_guidance_scale=None,
+        published=None,
         **kwargs,
     ):
         super().__init__(
@@ -82,6 +90,9 @@ class LatentDiffusion(DenoiserModel):
             cond_drop_rate=cond_drop_rate,
             ema_decay=ema_decay,
             seed=seed,
+            default_solver=default_solver,
+            default_guidance_scale=default_guidance_scale,
+            published=published,
             **kwargs,
         )
         self.autoencoder = autoencoder

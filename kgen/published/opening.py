@@ -19,6 +19,7 @@ from kgen.diffusion import GaussianDiffusion
 from kgen.models.diffusion_model import DiffusionModel
 from kgen.models.kl_autoencoder import KLAutoencoder
 from kgen.models.latent_diffusion import LatentDiffusion
+from kgen.published.origin import Published
 from kgen.published.parts import Parts, open_parts, write_parts
 
 
@@ -60,20 +61,48 @@ def from_diffusers(
     parts = open_parts(
         path, size=size, variant=variant, dtype=dtype, windows=windows, config=config
     )
+    options = {
+        "prediction": parts.prediction,
+        "ema_decay": ema_decay,
+        "default_solver": parts.steps,
+        "published": Published(parts.pipeline, parts.configs, parts.licence),
+    }
     process = GaussianDiffusion(parts.steps.schedule)
-    options = {"prediction": parts.prediction, "ema_decay": ema_decay}
     if parts.decoder is None:
-        model = DiffusionModel(parts.unet, process, conditioner=parts.labels, **options)
-    else:
-        autoencoder = KLAutoencoder(parts.encoder, parts.decoder)
-        mean, std = parts.latent_mean_std
-        autoencoder.latent_mean.assign(np.full(autoencoder.latent_mean.shape, mean))
-        autoencoder.latent_std.assign(np.full(autoencoder.latent_std.shape, std))
-        model = LatentDiffusion(autoencoder, parts.unet, process, parts.text, **options)
-        model.default_guidance_scale = 5.0 if "XL" in parts.pipeline else 7.5
-    model.default_solver = parts.steps
-    model.published = parts
-    return model
+        return DiffusionModel(parts.unet, process, conditioner=parts.labels, **options)
+    autoencoder = KLAutoencoder(parts.encoder, parts.decoder)
+    mean, std = parts.latent_mean_std
+    autoencoder.latent_mean.assign(np.full(autoencoder.latent_mean.shape, mean))
+    autoencoder.latent_std.assign(np.full(autoencoder.latent_std.shape, std))
+    options["default_guidance_scale"] = 5.0 if "XL" in parts.pipeline else 7.5
+    return LatentDiffusion(autoencoder, parts.unet, process, parts.text, **options)
+
+
+def parts_of(model: LatentDiffusion | DiffusionModel) -> Parts:
+    """Returns the parts of a model that was opened by `from_diffusers`, or of its preset.
+
+    Raises:
+        TypeError: if the model is another one.
+    """
+    published = getattr(model, "published", None)
+    if not isinstance(published, Published):
+        raise TypeError(
+            "`model` must have been opened by `from_diffusers`. "
+            f"Received: a {type(model).__name__} that was not."
+        )
+    latent = isinstance(model, LatentDiffusion)
+    return Parts(
+        published.pipeline,
+        published.configs,
+        model.network,
+        model.default_solver,
+        model.prediction,
+        encoder=model.autoencoder.encoder if latent else None,
+        decoder=model.autoencoder.decoder if latent else None,
+        text=model.conditioner if latent else None,
+        labels=None if latent else model.conditioner,
+        licence=published.licence,
+    )
 
 
 def to_diffusers(
@@ -90,11 +119,6 @@ def to_diffusers(
         TypeError: if the model was not opened from published weights.
         ValueError: if the directory is not empty.
     """
-    parts = getattr(model, "published", None)
-    if not isinstance(parts, Parts):
-        raise TypeError(
-            "`model` must have been opened by `from_diffusers`. "
-            f"Received: a {type(model).__name__} that was not."
-        )
+    parts = parts_of(model)
     with model.averaged():
         write_parts(parts, directory, dtype)

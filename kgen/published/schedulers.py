@@ -153,6 +153,10 @@ class PublishedSteps:
             return alpha * x + sigma * noise
         return sigma * noise if self.scaled else noise
 
+    def from_noise(self, noise, times):
+        """Returns the state at `times[0]` of noise that a user gives, of unit variance."""
+        return self.start(noise, times)
+
     def finish(self, denoise, z, times):
         """Returns what the pipeline ends with, from the state at `times[-1]`."""
         if self.end == "state":

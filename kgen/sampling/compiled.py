@@ -43,6 +43,10 @@ class Compiled:
             self._traced[identity] = any_batch(traced)
         return self._traced[identity]
 
+    def anew(self):
+        """Returns the same with nothing compiled yet, for a context that reads other weights."""
+        return Compiled(self._function, self._context)
+
 
 def any_batch(function):
     """Compiles a function of nested tensors, without a new trace for another number of rows.

@@ -14,6 +14,8 @@ from kgen import solvers
 from kgen.diffusion import GaussianDiffusion, time_grid
 from kgen.solvers import Solver
 
+METHODS = ("times", "start", "from_noise", "finish")
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -60,6 +62,10 @@ class Plan:
         # At t = 1 there is nothing left of x to begin from.
         return tf.where(times[0] < 1, alpha * x + sigma * noise, z)
 
+    def from_noise(self, noise, times):
+        """Returns the first state where `noise` is given to `generate`: it is that state."""
+        return noise
+
     def finish(self, denoise, z, times):
         """Returns what the state at the last time means, `[B, ...]`."""
         return denoise(z, times[-1])
@@ -75,6 +81,6 @@ def plan_of(solver, process):
     Raises:
         ValueError: for anything else.
     """
-    if all(callable(getattr(solver, name, None)) for name in ("times", "start", "finish")):
+    if all(callable(getattr(solver, name, None)) for name in METHODS):
         return solver
     return Plan(solvers.get(solver), process)

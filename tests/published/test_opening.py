@@ -62,6 +62,36 @@ def test_another_scheduler_in_the_folder(tmp_path):
     same_pictures(drawn(model, "sd2"), as_uint8(expected))
 
 
+@pytest.mark.parametrize("run", ["euler", "euler_trailing"])
+def test_given_noise_begins_as_the_published_run_does(run, tmp_path):
+    """Of unit variance, which Euler with these spacings scales."""
+    described, arrays = reference("sd1")
+    folder = pathlib.Path(shutil.copytree(FIXTURES / "sd1", tmp_path / "sd1"))
+    config = {**described["runs"][run]["config"], "_class_name": "EulerDiscreteScheduler"}
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    model = from_diffusers(folder)
+    assert model.default_solver.scaled
+    expected = model.autoencoder.decode(tf.constant(arrays[f"run.{run}"][-1]))
+    same_pictures(drawn(model, "sd1"), as_uint8(expected))
+
+
+def test_xl_is_given_the_size_that_it_draws():
+    """As a model that was opened for that size is, and unlike one of another size."""
+    size, options = (40, 24), {"num_steps": 2, "seed": 0}
+    model, sized = opened("sdxl"), from_diffusers(FIXTURES / "sdxl", size=(40, 24))
+    expected = sized.generate(["a cat"], **options)
+    assert expected.shape == (1, 40, 24, 3)
+    same_pictures(model.generate(["a cat"], size=size, **options), expected)
+    with_negative = {"negative": "a dog", **options}
+    same_pictures(
+        model.generate(["a cat"], size=size, **with_negative),
+        sized.generate(["a cat"], **with_negative),
+    )
+    others = model.conditioner.prepare(["a cat"])
+    wrong = model.generate(others, size=size, **options).astype("float64")
+    assert np.abs(wrong - expected).max() > 1
+
+
 def test_xl_draws_with_zeros_as_its_null_condition():
     model, (described, arrays) = opened("sdxl"), reference("sdxl")
     pictures = model.generate(
