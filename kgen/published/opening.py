@@ -12,6 +12,7 @@ that of their folder, `model.published.licence`.
 """
 
 import os
+import warnings
 
 import numpy as np
 
@@ -19,8 +20,11 @@ from kgen.diffusion import GaussianDiffusion
 from kgen.models.diffusion_model import DiffusionModel
 from kgen.models.kl_autoencoder import KLAutoencoder
 from kgen.models.latent_diffusion import LatentDiffusion
+from kgen.published.counterparts import PREDICTIONS as PREDICTION_TYPES
+from kgen.published.counterparts import autoencoder_arrays, describe
 from kgen.published.origin import Published
 from kgen.published.parts import Parts, open_parts, write_parts
+from kgen.published.schedulers import read_scheduler
 
 
 def from_diffusers(
@@ -78,24 +82,55 @@ def from_diffusers(
     return LatentDiffusion(autoencoder, parts.unet, process, parts.text, **options)
 
 
-def parts_of(model: LatentDiffusion | DiffusionModel) -> Parts:
-    """Returns the parts of a model that was opened by `from_diffusers`, or of its preset.
+def to_diffusers(
+    model: LatentDiffusion | DiffusionModel, directory: str | os.PathLike, dtype: str | None = None
+):
+    """Writes a model as a folder that diffusers opens, with its averaged weights if it has any.
+
+    Args:
+        model: a model that was opened by `from_diffusers`; or another `LatentDiffusion` or
+            `DiffusionModel` whose parts published models have too (`kgen.published.counterparts`).
+        directory: where to; must not exist, or be empty.
+        dtype: type of the weights in the files, such as `"float16"`; None for that of the model.
 
     Raises:
-        TypeError: if the model is another one.
+        TypeError: if the model is of another class.
+        ValueError: if the directory is not empty, or a part of the model has no published
+            counterpart.
     """
-    published = getattr(model, "published", None)
-    if not isinstance(published, Published):
-        raise TypeError(
-            "`model` must have been opened by `from_diffusers`. "
-            f"Received: a {type(model).__name__} that was not."
+    published, arrays = getattr(model, "published", None), {}
+    own = not isinstance(published, Published)
+    if own:
+        published = describe(model)
+    parts = _parts_of(model, published)
+    with model.averaged():
+        if own and parts.decoder is not None:
+            with model.autoencoder.averaged():
+                arrays["vae"] = autoencoder_arrays(model.autoencoder, parts.configs["vae"], dtype)
+        write_parts(parts, directory, dtype, arrays)
+
+
+def _parts_of(model, published):
+    """The parts of a model; its prediction may have become another one since it was opened."""
+    scheduler = published.configs["scheduler"]
+    place = "scheduler/scheduler_config.json"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        steps, prediction = read_scheduler(scheduler, place)
+    if steps.schedule != model.process.schedule:
+        raise ValueError(
+            f"`model` must have the noise schedule that it was opened with, {steps.schedule!r}. "
+            f"Received: {model.process.schedule!r}."
         )
+    if prediction != model.prediction:
+        scheduler = {**scheduler, "prediction_type": PREDICTION_TYPES.get(model.prediction)}
+        read_scheduler(scheduler, place)
     latent = isinstance(model, LatentDiffusion)
     return Parts(
         published.pipeline,
-        published.configs,
+        {**published.configs, "scheduler": scheduler},
         model.network,
-        model.default_solver,
+        steps,
         model.prediction,
         encoder=model.autoencoder.encoder if latent else None,
         decoder=model.autoencoder.decoder if latent else None,
@@ -103,22 +138,3 @@ def parts_of(model: LatentDiffusion | DiffusionModel) -> Parts:
         labels=None if latent else model.conditioner,
         licence=published.licence,
     )
-
-
-def to_diffusers(
-    model: LatentDiffusion | DiffusionModel, directory: str | os.PathLike, dtype: str | None = None
-):
-    """Writes a model that was opened by `from_diffusers`, with its averaged weights if it has any.
-
-    Args:
-        model: the model.
-        directory: where to; must not exist, or be empty.
-        dtype: type of the weights in the files, such as `"float16"`; None for that of the model.
-
-    Raises:
-        TypeError: if the model was not opened from published weights.
-        ValueError: if the directory is not empty.
-    """
-    parts = parts_of(model)
-    with model.averaged():
-        write_parts(parts, directory, dtype)
