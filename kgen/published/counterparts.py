@@ -101,20 +101,17 @@ def autoencoder_arrays(autoencoder, config: dict, dtype: str | None = None) -> d
     kernel, bias = _pointwise(encoder, "quant_conv", 2 * width)
     scale = np.concatenate([1 / std, np.full(width, 2.0)])
     shift = np.concatenate([-mean / std, -2 * np.log(std)])
-    arrays |= {
-        "quant_conv.weight": scale[:, None] * kernel,
-        "quant_conv.bias": scale * bias + shift,
-    }
+    arrays["quant_conv.weight"] = (scale[:, None] * kernel)[:, :, None, None]
+    arrays["quant_conv.bias"] = scale * bias + shift
     kernel, bias = _pointwise(decoder, "post_quant_conv", width)
-    arrays |= {"post_quant_conv.weight": kernel * std, "post_quant_conv.bias": kernel @ mean + bias}
-    for name in ("quant_conv.weight", "post_quant_conv.weight"):
-        arrays[name] = arrays[name][:, :, None, None]
+    arrays["post_quant_conv.weight"] = (kernel * std)[:, :, None, None]
+    arrays["post_quant_conv.bias"] = kernel @ mean + bias
     kept = arrays["encoder.conv_in.weight"].dtype
     return {name: np.ascontiguousarray(a, dtype or kept) for name, a in arrays.items()}
 
 
 def _pointwise(network, name, width):
-    """Matrix `[out, in]` and bias of a 1 x 1 convolution; of one that is not there, the identity."""
+    """Matrix `[out, in]` and bias of a 1 x 1 convolution, or the identity where there is none."""
     if name not in {layer.name for layer in network.layers}:
         return np.eye(width), np.zeros(width)
     layer = network.get_layer(name)
@@ -229,11 +226,11 @@ def _autoencoder(autoencoder, missed):
     while f"down_{len(channels)}_res_0_conv1" in names:
         level = len(channels)
         channels.append(encoder.get_layer(f"down_{level}_res_0_conv1").kernel.shape[-1])
-        blocks.append(
-            sum(n.startswith(f"down_{level}_res_") and n.endswith("_conv1") for n in names)
+        down, up = (
+            sum(n.startswith(f"{way}_{level}_res_") and n.endswith("_conv1") for n in names)
+            for way in ("down", "up")
         )
-        up = sum(n.startswith(f"up_{level}_res_") and n.endswith("_conv1") for n in names)
-        blocks[-1] = blocks[-1] if up == blocks[-1] + 1 else (blocks[-1], up)
+        blocks.append(down if up == down + 1 else (down, up))
     norms = [n for part in (encoder, decoder) for n in part.layers if isinstance(n, GroupNorm)]
     groups = {norm.groups for norm in norms}
     factor, read = 2 ** (len(channels) - 1), encoder.get_layer("conv_in").kernel.shape[-2]

@@ -12,6 +12,9 @@ from published.opened import FIXTURES, reference
 
 import kgen
 from kgen import from_diffusers, to_diffusers
+from kgen.diffusion import DiscreteBeta, GaussianDiffusion, LinearLogSNR
+from kgen.diffusion.discrete_beta import LevelIndex
+from kgen.networks import conv
 
 
 @functools.cache
@@ -129,11 +132,101 @@ def test_written_and_opened_again(name, tmp_path):
             np.testing.assert_array_equal(a, b)
 
 
-def test_a_model_of_another_origin_is_not_written(tmp_path):
-    from kgen.diffusion import GaussianDiffusion, LinearLogSNR
-    from kgen.networks import TimeMLP
+def randomise(weights, seed=0):
+    rng = np.random.default_rng(seed)
+    for v in weights:
+        if "gamma" not in v.path:
+            v.assign(rng.normal(0, 0.7 / np.sqrt(max(1, np.prod(v.shape[:-1]))), v.shape))
 
+
+def own_latent(**changes):
+    """A model of kgen's own, all of whose parts published models have too."""
+    process = GaussianDiffusion(DiscreteBeta())
+    autoencoder = kgen.KLAutoencoder(
+        conv.encoder((16, 24, 3), 4, channels=(8, 16), groups=4),
+        conv.decoder((8, 12, 4), channels=(8, 16), groups=4),
+    )
+    options = {
+        "channels": (16, 32),
+        "blocks": 1,
+        "attention": (False, True),
+        "heads": (2, 4),
+        "groups": 8,
+        "tokens": (77, 32),
+        "noise_position": LevelIndex(process.schedule),
+        **changes,
+    }
+    network = kgen.networks.UNet((8, 12, 4), **options)
+    randomise([*autoencoder.trainable_variables, *network.trainable_variables])
+    autoencoder.latent_mean.assign([0.1, -0.2, 0.3, 0.0])
+    autoencoder.latent_std.assign([0.5, 2.0, 1.0, 1.5])
+    text = opened("sd1").conditioner
+    return kgen.LatentDiffusion(autoencoder, network, process, text, ema_decay=None)
+
+
+def test_own_latent_model_is_written_with_its_latents_standardised(tmp_path):
+    model = own_latent()
+    to_diffusers(model, tmp_path / "written")
+    again = from_diffusers(tmp_path / "written")
+    options = {"solver": again.default_solver, "num_steps": 2, "guidance_scale": 3.0, "seed": 0}
+    pictures = model.generate(["a cat"], **options)
+    assert pictures.shape == (1, 16, 24, 3) and pictures.std() > 5
+    same_pictures(again.generate(["a cat"], **options), pictures)
+    x = tf.random.uniform((2, 16, 24, 3), -1, 1, seed=0)
+    np.testing.assert_allclose(again.autoencoder.encode(x), model.autoencoder.encode(x), atol=1e-5)
+
+
+def test_own_pixel_model_is_written(tmp_path):
+    process = GaussianDiffusion(DiscreteBeta("linear", 1e-4, 0.02))
+    network = kgen.networks.UNet(
+        (8, 8, 3),
+        channels=(8, 16),
+        blocks=1,
+        attention=(False, True),
+        heads=2,
+        groups=4,
+        transformers=False,
+        attention_bias=True,
+        noise_position=LevelIndex(process.schedule),
+    )
+    randomise(network.trainable_variables)
+    model = kgen.DiffusionModel(network, process, prediction="eps")
+    to_diffusers(model, tmp_path / "written")
+    again = from_diffusers(tmp_path / "written")
+    options = {"num_samples": 2, "num_steps": 2, "seed": 0, "solver": "ddim"}
+    same_pictures(again.generate(**options), model.generate(**options))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"noise_position": None}, "given the log-SNR"),
+        ({"groups": None, "channels": (16, 36)}, r"norms of \[4, 9\] groups"),
+        ({"blocks": (1, 2)}, r"blocks=\(1, 2\)"),
+        ({"patch": 2}, "patch=2"),
+        ({"middle_attention": False}, "middle_attention=False"),
+        ({"attention_bias": True}, "attention_bias=True"),
+    ],
+)
+def test_what_has_no_counterpart_is_refused_by_name(changes, reason, tmp_path):
+    with pytest.raises(ValueError, match=reason):
+        to_diffusers(own_latent(**changes), tmp_path / "written")
+    assert not (tmp_path / "written").exists()
+
+
+def test_a_model_without_a_counterpart_is_not_written(tmp_path):
     process = GaussianDiffusion(LinearLogSNR())
-    model = kgen.DiffusionModel(TimeMLP(2, width=8), process, grey_levels=None)
-    with pytest.raises(TypeError, match="`model` must have been opened by `from_diffusers`"):
+    model = kgen.DiffusionModel(kgen.networks.TimeMLP(2, width=8), process, grey_levels=None)
+    with pytest.raises(ValueError, match="LinearLogSNR.*; a TimeMLP as its network"):
         to_diffusers(model, tmp_path / "written")
+    with pytest.raises(TypeError, match="`model` must be a LatentDiffusion or a DiffusionModel"):
+        to_diffusers(opened("sd1").autoencoder, tmp_path / "written")
+
+
+def test_another_prediction_is_written_and_another_schedule_refused(tmp_path):
+    model = opened("sd1")
+    to_diffusers(model.with_settings(prediction="v"), tmp_path / "v")
+    assert from_diffusers(tmp_path / "v").prediction == "v"
+    other = model.with_settings(process=GaussianDiffusion(DiscreteBeta("linear")))
+    with pytest.raises(ValueError, match="`model` must have the noise schedule"):
+        to_diffusers(other, tmp_path / "other")
