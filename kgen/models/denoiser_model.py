@@ -249,7 +249,7 @@ class DenoiserModel(GenerativeModel):
         scale = self.default_guidance_scale if guidance_scale is None else guidance_scale
         batch_size = self.default_batch_size if batch_size is None else batch_size
         plan = plan_of(self.default_solver if solver is None else solver, self.process)
-        check_count("num_steps", num_steps)
+        plan.check(num_steps)
         check_count("batch_size", batch_size)
         check_number("guidance_scale", scale)
         with pictures_of(size):

@@ -11,10 +11,11 @@ import dataclasses
 import tensorflow as tf
 
 from kgen import solvers
+from kgen.checks import check_count
 from kgen.diffusion import GaussianDiffusion, time_grid
 from kgen.solvers import Solver
 
-METHODS = ("times", "start", "from_noise", "finish")
+METHODS = ("check", "times", "start", "from_noise", "finish")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,15 @@ class Plan:
 
     solver: Solver
     process: GaussianDiffusion
+
+    def check(self, num_steps):
+        """Checks a number of steps, outside of a graph.
+
+        Raises:
+            TypeError: if it is no integer.
+            ValueError: if there is no such run.
+        """
+        check_count("num_steps", num_steps)
 
     def times(self, num_steps, strength=None):
         """Returns the times of the run, falling, `[num_steps + 1]`.

@@ -170,7 +170,8 @@ def test_own_latent_model_is_written_with_its_latents_standardised(tmp_path):
     again = from_diffusers(tmp_path / "written")
     options = {"solver": again.default_solver, "num_steps": 2, "guidance_scale": 3.0, "seed": 0}
     pictures = model.generate(["a cat"], **options)
-    assert pictures.shape == (1, 16, 24, 3) and pictures.std() > 5
+    assert pictures.shape == (1, 16, 24, 3)
+    assert pictures.std() > 5
     same_pictures(again.generate(["a cat"], **options), pictures)
     x = tf.random.uniform((2, 16, 24, 3), -1, 1, seed=0)
     np.testing.assert_allclose(again.autoencoder.encode(x), model.autoencoder.encode(x), atol=1e-5)
