@@ -153,7 +153,7 @@ class CLIPText(Conditioner):
 
     def resources(self):
         """Returns the tokenizers, whose tables a SavedModel needs."""
-        return [tower.tokenizer for tower in self.towers]
+        return [tower.text.tokenizer for tower in self.towers]
 
     def fingerprint(self):
         """Returns the sha256 of all that a condition depends on: weights, vocabulary, options."""

@@ -286,7 +286,7 @@ def _text(conditioner, missed):
         "max_position_embeddings": tower.length,
         "hidden_act": options["activation"],
         "layer_norm_eps": 1e-5,
-        "bos_token_id": tower.tokenizer.start_token_id,
+        "bos_token_id": tower.text.tokenizer.start_token_id,
         "eos_token_id": tower.end,
         "pad_token_id": ids[options["pad"]],
     }

@@ -31,7 +31,12 @@ def in_keras_file(model, folder):
 
 @pytest.mark.parametrize(
     ("name", "saved"),
-    [("sd1", in_preset), ("sd1", in_keras_file), ("sdxl", in_preset), ("ddpm", in_preset)],
+    [
+        ("ddpm", in_preset),
+        pytest.param("sd1", in_preset, marks=pytest.mark.slow),
+        pytest.param("sd1", in_keras_file, marks=pytest.mark.slow),
+        pytest.param("sdxl", in_preset, marks=pytest.mark.slow),
+    ],
 )
 def test_saved_model_draws_the_same_and_is_written_back(name, saved, tmp_path):
     model = kgen.from_diffusers(FIXTURES / name)
