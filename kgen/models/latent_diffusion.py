@@ -18,6 +18,8 @@ References:
   Luo (2022), https://arxiv.org/abs/2208.11970, eq. 100-108 (the three equivalent objectives).
 """
 
+import math
+
 import tensorflow as tf
 
 from kgen.gaussian import Gaussian
@@ -29,6 +31,8 @@ from kgen.serialization import serializable
 from kgen.tensors import fingerprint, split
 from kgen.training.data import first_batch, split_weights
 from kgen.training.latent_cache import LatentCache
+
+LARGE = 2**18  # values of a picture from which on pictures are encoded and decoded one by one
 
 
 @serializable
@@ -203,8 +207,10 @@ class LatentDiffusion(DenoiserModel):
         """Returns the latents of given examples, with the mask at their size."""
         if "x" not in given:
             return given
+        x = given["x"]
+        code = [*(-(-n // self.factor) for n in x.shape[1:-1]), self.autoencoder.latent_shape[-1]]
         with self.autoencoder.averaged():
-            given = {**given, "x": self.autoencoder.encode(given["x"])}
+            given = {**given, "x": _in_turn(self.autoencoder.encode, x, code, tf.float32)}
         if "mask" in given:
             factor = self.factor
             # 1 where a pixel of a latent is to be painted.
@@ -213,8 +219,15 @@ class LatentDiffusion(DenoiserModel):
 
     def to_data(self, z, given):
         """Returns the decoded pictures, uint8; what a mask keeps is kept to the pixel."""
+        shape = self.data_shape  # padded, perhaps, by the autoencoder
+        if z.shape[1:] != self.autoencoder.latent_shape:
+            shape = [*(n * self.factor for n in z.shape[1:-1]), shape[-1]]
+
+        def decode(z):
+            return to_uint8(self.likelihood, self.autoencoder.decode(z))
+
         with self.autoencoder.averaged():
-            images = to_uint8(self.likelihood, self.autoencoder.decode(z))
+            images = _in_turn(decode, z, shape, tf.uint8)
         if "mask" not in given:
             return images
         known, mask = to_uint8(self.likelihood, given["x"]), given["mask"]
@@ -243,6 +256,25 @@ class LatentDiffusion(DenoiserModel):
         if _precomputed(batch):
             return batch, weights
         return super().as_batch(data)
+
+
+def _in_turn(function, values, shape, dtype):
+    """A function of examples; where pictures are large, of one after the other.
+
+    Args:
+        function: of `values`.
+        values: `[B, ...]`.
+        shape: of one result.
+        dtype: of the results.
+    """
+    if max(math.prod(values.shape[1:]), math.prod(shape)) < LARGE:
+        return function(values)
+    return tf.map_fn(
+        lambda value: function(value[tf.newaxis])[0],
+        values,
+        parallel_iterations=1,
+        fn_output_signature=tf.TensorSpec(shape, dtype),
+    )
 
 
 def _precomputed(batch):
