@@ -1,4 +1,4 @@
-"""Stable Diffusion beside diffusers: are the pictures equal, how long do they take, what do they hold?
+"""Stable Diffusion beside diffusers: whether pictures are equal; time and memory.
 
     python -m venv venv_torch && venv_torch/bin/pip install torch diffusers transformers
     python examples/benchmarks/stable_diffusion.py evaluate --torch-python venv_torch/bin/python

@@ -14,6 +14,7 @@ import kgen
 from kgen import from_diffusers, to_diffusers
 from kgen.diffusion import DiscreteBeta, GaussianDiffusion, LinearLogSNR
 from kgen.diffusion.discrete_beta import LevelIndex
+from kgen.models import latent_diffusion
 from kgen.networks import conv
 
 
@@ -130,6 +131,21 @@ def test_written_and_opened_again(name, tmp_path):
     for a, b in zip(opened(name).weights, again.weights):
         if a.dtype.startswith("float"):
             np.testing.assert_array_equal(a, b)
+
+
+def test_large_pictures_are_coded_one_by_one_and_the_same(monkeypatch):
+    model = opened("sd1")
+    prompts, options = ["a cat", "a red heart"], {"num_steps": 1, "seed": 0, "solver": "ddim"}
+    images = model.generate(prompts, **options)
+    edited = model.generate(prompts, images=images, strength=0.5, **options)
+    turns, map_fn = [], tf.map_fn
+    with monkeypatch.context() as patch:
+        patch.setattr(latent_diffusion, "LARGE", 32 * 32)
+        patch.setattr(tf, "map_fn", lambda *a, **o: turns.append(o) or map_fn(*a, **o))
+        again = model.with_settings(name="again")
+        same_pictures(again.generate(prompts, **options), images)
+        assert tf.uint8 in [o["fn_output_signature"].dtype for o in turns]
+        same_pictures(again.generate(prompts, images=images, strength=0.5, **options), edited)
 
 
 def randomise(weights, seed=0):
