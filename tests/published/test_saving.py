@@ -73,6 +73,37 @@ def test_defaults_are_arguments_of_every_model():
         kgen.DiffusionModel(network, process, grey_levels=None, default_guidance_scale="much")
 
 
+def test_exported_halves_are_those_of_the_averaged_weights(tmp_path):
+    network = kgen.networks.TimeMLP(2, width=8)
+    process = kgen.diffusion.GaussianDiffusion(kgen.diffusion.CosineLogSNR())
+    model = kgen.DiffusionModel(network, process, grey_levels=None, ema_decay=0.9)
+    rng = np.random.default_rng(0)
+    for v, average in model.averages.pairs():
+        v.assign(rng.normal(size=v.shape))
+        average.assign(rng.normal(size=v.shape))
+    kgen.export_saved_model(model, tmp_path / "exported", dtype="float16")
+    loaded = tf.saved_model.load(tmp_path / "exported")
+    arguments = {"num_samples": 3, "num_steps": 2, "seed": [0, 0]}
+    received = loaded.generate(**{k: tf.constant(v) for k, v in arguments.items()})["images"]
+    whole = model.generate(num_samples=3, num_steps=2, seed=0)
+    for v, average in model.averages.pairs():
+        v.assign(np.float32(np.float16(average)))
+    model.averages.reset()
+    expected = model.generate(num_samples=3, num_steps=2, seed=0)
+    np.testing.assert_allclose(received, expected, atol=1e-5)
+    assert np.abs(whole - expected).max() > 1e-4
+    stored = tf.train.load_checkpoint(tmp_path / "exported" / "variables" / "variables")
+    types = set(stored.get_variable_to_dtype_map().values())
+    assert tf.float16 in types
+    assert tf.float32 not in types
+    network.weights[0].assign(np.full(network.weights[0].shape, 1e6))
+    model.averages.reset()
+    with pytest.raises(ValueError, match="Weights must be finite as `dtype`"):
+        kgen.export_saved_model(model, tmp_path / "other", dtype="float16")
+    with pytest.raises(ValueError, match="`dtype` must be"):
+        kgen.export_saved_model(model, tmp_path / "other", dtype="int8")
+
+
 RUN = """
 import pathlib, sys
 sys.modules["kgen"] = sys.modules["keras"] = sys.modules["tensorflow_text"] = None
