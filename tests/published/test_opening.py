@@ -16,6 +16,8 @@ from kgen.diffusion import DiscreteBeta, GaussianDiffusion, LinearLogSNR
 from kgen.diffusion.discrete_beta import LevelIndex
 from kgen.models import latent_diffusion
 from kgen.networks import conv
+from kgen.published.schedulers import read_scheduler
+from kgen.sampling.plan import Plan
 
 
 @functools.cache
@@ -66,34 +68,51 @@ def test_another_scheduler_in_the_folder(tmp_path):
     same_pictures(drawn(model, "sd2"), as_uint8(expected))
 
 
-@pytest.mark.parametrize("run", ["euler", "euler_trailing"])
-def test_given_noise_begins_as_the_published_run_does(run, tmp_path):
-    """Of unit variance, which Euler with these spacings scales."""
+@pytest.mark.slow
+def test_given_noise_ends_as_the_published_run_does(tmp_path):
     described, arrays = reference("sd1")
     folder = pathlib.Path(shutil.copytree(FIXTURES / "sd1", tmp_path / "sd1"))
-    config = {**described["runs"][run]["config"], "_class_name": "EulerDiscreteScheduler"}
+    config = {**described["runs"]["euler"]["config"], "_class_name": "EulerDiscreteScheduler"}
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
     model = from_diffusers(folder)
-    assert model.default_solver.scaled
-    expected = model.autoencoder.decode(tf.constant(arrays[f"run.{run}"][-1]))
+    expected = model.autoencoder.decode(tf.constant(arrays["run.euler"][-1]))
     same_pictures(drawn(model, "sd1"), as_uint8(expected))
 
 
-def test_xl_is_given_the_size_that_it_draws():
-    """As a model that was opened for that size is, and unlike one of another size."""
-    size, options = (40, 24), {"num_steps": 2, "seed": 0}
+def test_given_noise_is_scaled_as_the_published_pipeline_does():
+    """`init_noise_sigma` of Euler's, over the signal's scale: sigma / sqrt(1 + ratio^2) of both."""
+    described, arrays = reference("sd1")
+    config = {**described["runs"]["euler"]["config"], "_class_name": "EulerDiscreteScheduler"}
+    plan, _ = read_scheduler(config, "scheduler_config.json")
+    noise, model = tf.constant(arrays["run.noise"]), opened("sd1")
+    z, _ = model.sampler.begin(plan, noise.shape[1:], None, tf.constant(10), {"noise": noise})
+    sigma = described["runs"]["euler"]["sigmas"][0]  # of the noise, where the signal is one
+    np.testing.assert_allclose(z, noise * sigma / np.sqrt(1 + sigma**2), rtol=1e-5)
+    own = Plan(model.default_solver.solver, model.process)
+    z, _ = model.sampler.begin(own, noise.shape[1:], None, tf.constant(10), {"noise": noise})
+    np.testing.assert_array_equal(z, noise)
+
+
+def test_xl_is_given_the_size_that_it_draws(monkeypatch):
+    """The condition and the null condition are those of a model that was opened for that size."""
     model, sized = opened("sdxl"), from_diffusers(FIXTURES / "sdxl", size=(40, 24))
-    expected = sized.generate(["a cat"], **options)
-    assert expected.shape == (1, 40, 24, 3)
-    same_pictures(model.generate(["a cat"], size=size, **options), expected)
-    with_negative = {"negative": "a dog", **options}
-    same_pictures(
-        model.generate(["a cat"], size=size, **with_negative),
-        sized.generate(["a cat"], **with_negative),
-    )
-    others = model.conditioner.prepare(["a cat"])
-    wrong = model.generate(others, size=size, **options).astype("float64")
-    assert np.abs(wrong - expected).max() > 1
+    steered = []
+
+    def advance(z, memory, times, first, end, seeds, guided, begin):
+        steered.append(guided)
+        return z, memory
+
+    monkeypatch.setattr(model, "advance_run", lambda *key: advance)
+    monkeypatch.setattr(model, "finish_run", lambda *key: lambda z, *rest: z)
+    for negative in (None, ["a dog"]):
+        options = {"negative": negative, "num_steps": 1, "seed": 0}
+        z = model.generate(["a cat"], size=(40, 24), **options)
+        assert z.shape == (1, 10, 6, 4)
+        cond, null = steered[-1].cond["pooled"], steered[-1].negative["pooled"]
+        np.testing.assert_array_equal(cond, sized.conditioner(["a cat"])["pooled"])
+        expected = sized.conditioner(negative) if negative else sized.conditioner.null(1)
+        np.testing.assert_array_equal(null, expected["pooled"])
+        assert np.abs(cond - model.conditioner(["a cat"])["pooled"]).max() > 0.01
 
 
 def test_xl_draws_with_zeros_as_its_null_condition():
@@ -134,18 +153,15 @@ def test_written_and_opened_again(name, tmp_path):
 
 
 def test_large_pictures_are_coded_one_by_one_and_the_same(monkeypatch):
-    model = opened("sd1")
-    prompts, options = ["a cat", "a red heart"], {"num_steps": 1, "seed": 0, "solver": "ddim"}
-    images = model.generate(prompts, **options)
-    edited = model.generate(prompts, images=images, strength=0.5, **options)
+    model, (_, arrays) = opened("sd1"), reference("sd1")
+    x, z = tf.constant(arrays["edit.x"]), tf.constant(arrays["run.ddim"][-1])
+    codes, images = model.to_z({"x": x})["x"], model.to_data(z, {})
     turns, map_fn = [], tf.map_fn
-    with monkeypatch.context() as patch:
-        patch.setattr(latent_diffusion, "LARGE", 32 * 32)
-        patch.setattr(tf, "map_fn", lambda *a, **o: turns.append(o) or map_fn(*a, **o))
-        again = model.with_settings(name="again")
-        same_pictures(again.generate(prompts, **options), images)
-        assert tf.uint8 in [o["fn_output_signature"].dtype for o in turns]
-        same_pictures(again.generate(prompts, images=images, strength=0.5, **options), edited)
+    monkeypatch.setattr(latent_diffusion, "LARGE", 32 * 32)
+    monkeypatch.setattr(tf, "map_fn", lambda *a, **o: turns.append(a) or map_fn(*a, **o))
+    np.testing.assert_allclose(model.to_z({"x": x})["x"], codes, atol=1e-5)
+    same_pictures(model.to_data(z, {}).numpy(), images.numpy())
+    assert len(turns) == 2
 
 
 def randomise(weights, seed=0):
@@ -184,13 +200,16 @@ def test_own_latent_model_is_written_with_its_latents_standardised(tmp_path):
     model = own_latent()
     to_diffusers(model, tmp_path / "written")
     again = from_diffusers(tmp_path / "written")
-    options = {"solver": again.default_solver, "num_steps": 2, "guidance_scale": 3.0, "seed": 0}
-    pictures = model.generate(["a cat"], **options)
-    assert pictures.shape == (1, 16, 24, 3)
-    assert pictures.std() > 5
-    same_pictures(again.generate(["a cat"], **options), pictures)
-    x = tf.random.uniform((2, 16, 24, 3), -1, 1, seed=0)
-    np.testing.assert_allclose(again.autoencoder.encode(x), model.autoencoder.encode(x), atol=1e-5)
+    cond, null = model.conditioner(["a cat"]), model.conditioner.null(1)
+    x = tf.random.uniform((1, 16, 24, 3), -1, 1, seed=0)
+    z = model.autoencoder.encode(x)
+    np.testing.assert_allclose(again.autoencoder.encode(x), z, atol=1e-5)
+    x_hat = model.denoise(z, 0.5, cond)
+    assert np.abs(x_hat - model.denoise(z, 0.5, null)).max() > 0.01
+    np.testing.assert_allclose(again.denoise(z, 0.5, cond), x_hat, atol=1e-5)
+    image = model.autoencoder.decode(z)
+    assert image.numpy().std() > 0.1
+    np.testing.assert_allclose(again.autoencoder.decode(z), image, atol=1e-5)
 
 
 def test_own_pixel_model_is_written(tmp_path):
@@ -210,8 +229,8 @@ def test_own_pixel_model_is_written(tmp_path):
     model = kgen.DiffusionModel(network, process, prediction="eps")
     to_diffusers(model, tmp_path / "written")
     again = from_diffusers(tmp_path / "written")
-    options = {"num_samples": 2, "num_steps": 2, "seed": 0, "solver": "ddim"}
-    same_pictures(again.generate(**options), model.generate(**options))
+    z = tf.random.normal((2, 8, 8, 3), seed=0)
+    np.testing.assert_allclose(again.denoise(z, 0.5), model.denoise(z, 0.5), atol=1e-5)
 
 
 @pytest.mark.parametrize(
