@@ -32,6 +32,7 @@ import tensorflow as tf
 
 from kgen.checks import check_one_of, check_path
 from kgen.serving.limits import Limits, chosen
+from kgen.serving.signature import served
 from kgen.training.averaging import copies_in
 
 DTYPES = ("float16", "bfloat16")
@@ -87,15 +88,17 @@ def export_saved_model(model, directory, *, max_steps=1000, max_batch=64, dtype=
     halved = contextlib.nullcontext() if dtype is None else copies_in(model, dtype)
     with chosen(bounds), halved:
         functions, resources = model.export_functions(**options)
-        graphs = [function.get_concrete_function().graph for function in functions.values()]
-        weights = list({id(v): v for graph in graphs for v in graph.variables}.values())
+        traced = {function: function.get_concrete_function() for function in functions.values()}
+        variables = [v for concrete in traced.values() for v in concrete.graph.variables]
     module = tf.Module()
     module.resources = list(resources)
-    module.weights = weights
+    module.weights = list({id(v): v for v in variables}.values())
     module.limits = tf.function(
         lambda: {name: tf.constant(value) for name, value in dataclasses.asdict(bounds).items()},
         input_signature=[],
     )
+    callers = {function: _caller(function, concrete) for function, concrete in traced.items()}
+    functions = {name: callers[function] for name, function in functions.items()}
     for name, function in functions.items():
         setattr(module, name, function)
 
@@ -117,6 +120,16 @@ def export_saved_model(model, directory, *, max_steps=1000, max_batch=64, dtype=
             old.rename(directory)
         for folder in (partial, old):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _caller(function, concrete):
+    """A function that calls a trace of `function`, since TensorFlow traces anew what it saves."""
+
+    @served(function.input_signature)
+    def call(*arguments):
+        return concrete(*arguments)
+
+    return call
 
 
 def _check_free(directory):

@@ -336,16 +336,22 @@ class DenoiserModel(GenerativeModel):
             values = self.conditioner.values_of(batch if isinstance(batch, dict) else {})
             self.conditioner.prepare(values)
 
-    def draw(self, plan, guidance, seeds, indices, num_steps, guided, given, size=None):
-        """Makes a whole run in one graph, for exports: examples, as `generate` returns them."""
+    def draw(
+        self, plan, guidance, seeds, indices, num_steps, guided, given, size=None, sampler=None
+    ):
+        """Makes a whole run in one graph, for exports: examples, as `generate` returns them.
+
+        `sampler` is that of the export, whose graphs read the weights that the export holds.
+        """
         _, shape = self.shapes_of(size)
+        sampler = self.sampler if sampler is None else sampler
         run = self._begin(plan, shape, seeds, indices, num_steps, given)
         z, memory, times, seeds, begin = run
         first, last = tf.constant(0), tf.shape(times)[0] - 1
-        z, _ = self.sampler.advance(
+        z, _ = sampler.advance(
             plan.solver, guidance, z, memory, times, first, last, seeds, guided, begin
         )
-        return self._finish(plan, guidance, z, times, guided, begin, given)
+        return self.to_data(sampler.finish(plan, guidance, z, times, guided, begin), given)
 
     def shapes_of(self, size):
         """Returns the shapes of an example and of its z at a size.

@@ -103,14 +103,16 @@ class GroupNorm(layers.Layer):
             square = square + shift * (2 * mean + shift)
             mean = mean + shift
         size = mean.shape[-1] // self.groups
-        mean, square = (
-            ops.repeat(ops.mean(ops.reshape(m, (-1, self.groups, size)), axis=-1), size, axis=-1)
-            for m in (mean, square)
-        )
+        mean, square = (self._of_groups(m, size) for m in (mean, square))
         variance = ops.maximum(square - ops.square(mean), 0.0)
         scale = gamma * ops.rsqrt(variance + self.epsilon)
         offset = beta - mean * scale
         return scale, offset if shift is None else offset + shift * scale
+
+    def _of_groups(self, m, size):
+        """The mean over each group of `size` channels, `[B, C]`, once for each channel."""
+        means = ops.mean(ops.reshape(m, (-1, self.groups, size)), axis=-1, keepdims=True)
+        return ops.reshape(means * ops.ones((size,), means.dtype), (-1, self.groups * size))
 
 
 def _spread(a, x):

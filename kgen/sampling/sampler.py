@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from kgen import philox
 from kgen.diffusion import classifier_free
+from kgen.distribution import fuses
 from kgen.sampling import editing
 from kgen.solvers.solver import advance
 from kgen.tensors import fold_in, normal
@@ -48,6 +50,7 @@ class Sampler:
     denoise: object
     process: object
     shape: tuple
+    graphs: dict = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
     def begin(self, plan, shape, seeds, num_steps, given):
         """Returns the first state and the times of the run.
@@ -102,7 +105,7 @@ class Sampler:
         """Returns the denoiser of a run, a function of `z` and `t`."""
         if hasattr(guidance, "of_examples"):
             guidance = guidance.of_examples(guided.positions)
-        denoise = tf.function(self.denoise)  # its graph is traced once, however often called
+        denoise = self._traced_denoise()
         if guidance is None and guided.cond is None:
             result = lambda z, t: denoise(z, t, None)  # noqa: E731
         else:
@@ -111,6 +114,13 @@ class Sampler:
         if "mask" in given:
             result = editing.inpaint(result, given["x"], given["mask"])
         return result
+
+    def _traced_denoise(self):
+        """The denoiser as a function whose graph is traced once for the whole of a run."""
+        key = fuses()
+        if key not in self.graphs:
+            self.graphs[key] = tf.function(self.denoise, reduce_retracing=True, autograph=False)
+        return self.graphs[key]
 
 
 def example_seeds(seeds, indices):
@@ -123,9 +133,5 @@ def example_seeds(seeds, indices):
     Returns:
         Two int32 tensors `[B, 2]`.
     """
-    pairs = tf.map_fn(
-        lambda seed: tf.random.split(seed, 2, alg="philox"),
-        seeds,
-        fn_output_signature=tf.TensorSpec([2, 2], tf.int32),
-    )
+    pairs = tf.reshape(philox.integers(seeds, 4), [-1, 2, 2])
     return fold_in(pairs[:, 0], indices), fold_in(pairs[:, 1], indices)

@@ -33,6 +33,8 @@ alone; they come after the condition:
     strength  float32 [], the time in (0, 1] to begin from; 1 keeps nothing of what is painted over
 """
 
+import dataclasses
+
 import tensorflow as tf
 
 from kgen import solvers
@@ -84,7 +86,7 @@ def sampling(
         tf.TensorSpec([], tf.float32, "strength"),
     ]
     away = [tf.TensorSpec(t.shape, t.dtype, f"negative_{t.name}") for t in taken]
-    bounds = limits.now_chosen()
+    bounds, sampler = limits.now_chosen(), dataclasses.replace(model.sampler)
     low, high = -float("inf"), float("inf")
     if model.bounded:
         low, high = float(model.likelihood.low), float(model.likelihood.high)
@@ -129,7 +131,8 @@ def sampling(
                 null = model.conditioner.null(number)
             scale = scale[0] if scale else tf.constant(1.0)
             steering = Guided(cond, null, scale, tf.range(number))
-            images = model.draw(plan, guidance, seeds, indices, num_steps, steering, given, size)
+            run = (plan, guidance, seeds, indices, num_steps, steering, given, size, sampler)
+            images = model.draw(*run)
         return {"images": images}
 
     def generator(seed):

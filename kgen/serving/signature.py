@@ -20,7 +20,7 @@ def served(specs):
 
     def decorate(function):
         function.__signature__ = signature  # TensorFlow inspects it
-        return tf.function(function, input_signature=specs)
+        return tf.function(function, input_signature=specs, autograph=False)
 
     return decorate
 

@@ -87,10 +87,10 @@ class WeightAverages(keras.layers.Layer):
         """
         copies = _COPIES.get()
         if copies is not None:
-            return _CopiesScope(copies)
+            return _StandIns(copies)
         if self.decay is None:
             return contextlib.nullcontext()
-        return keras.StatelessScope([(v, tf.cast(a.value, v.dtype)) for v, a in self.pairs()])
+        return _StandIns({id(v): average.value for v, average in self.pairs()})
 
 
 @contextlib.contextmanager
@@ -130,16 +130,20 @@ def copies_in(model, dtype):
         _COPIES.reset(token)
 
 
-class _CopiesScope(keras.StatelessScope):
-    """A scope in which a weight is its copy, cast where it is read."""
+class _StandIns(keras.StatelessScope):
+    """A scope in which other variables stand in for weights, and are cast where they are read.
 
-    def __init__(self, copies):
+    A cast where the scope begins would be a tensor of one graph, which no other graph could read.
+    """
+
+    def __init__(self, variables):
         super().__init__()
-        self.copies = copies
+        self.variables = variables
 
     def get_current_value(self, variable):
-        """Returns the value of a weight, or None for one without a copy."""
-        copy = self.copies.get(id(variable))
-        if copy is None:
-            return super().get_current_value(variable)
-        return tf.cast(copy, variable.dtype)
+        """Returns the value that was assigned inside, or of the stand-in, or None."""
+        value = super().get_current_value(variable)
+        stand_in = self.variables.get(id(variable))
+        if value is not None or stand_in is None:
+            return value
+        return tf.cast(stand_in, variable.dtype)
