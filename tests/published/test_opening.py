@@ -105,7 +105,7 @@ def test_xl_is_given_the_size_that_it_draws(monkeypatch):
     monkeypatch.setattr(model, "advance_run", lambda *key: advance)
     monkeypatch.setattr(model, "finish_run", lambda *key: lambda z, *rest: z)
     for negative in (None, ["a dog"]):
-        options = {"negative": negative, "num_steps": 1, "seed": 0}
+        options = {"negative": negative, "num_steps": 2, "seed": 0}
         z = model.generate(["a cat"], size=(40, 24), **options)
         assert z.shape == (1, 10, 6, 4)
         cond, null = steered[-1].cond["pooled"], steered[-1].negative["pooled"]
