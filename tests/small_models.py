@@ -93,9 +93,9 @@ def make_diffusion(make_autoencoder):
         keras.utils.set_random_seed(2)
         network = UNet(
             (8, 8, 4),
-            channels=(16, 32),
+            channels=(16,),
             blocks=1,
-            attention=(False, True),
+            attention=(True,),
             heads=2,
             tokens=(4, 8),
             pooled=8,
