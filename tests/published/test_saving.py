@@ -16,8 +16,6 @@ import kgen
 # Keras 3.15 turns TensorFlow variables into arrays in a way that numpy 2.4 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-CONDITIONS = {"sd1": ["a red heart"], "sdxl": ["a red heart"], "ddpm": [1]}
-
 
 def in_preset(model, folder):
     model.save_to_preset(folder / "preset", dtype="float32")
@@ -41,10 +39,13 @@ def in_keras_file(model, folder):
 def test_saved_model_draws_the_same_and_is_written_back(name, saved, tmp_path):
     model = kgen.from_diffusers(FIXTURES / name)
     again = saved(model, tmp_path)
-    options = {"num_steps": 2, "seed": 3}  # the solver and the guidance are the defaults
-    np.testing.assert_array_equal(
-        again.generate(CONDITIONS[name], **options), model.generate(CONDITIONS[name], **options)
-    )
+    if name == "ddpm":  # without a sampler, which takes long to trace
+        z, cond = tf.random.normal((1, 16, 16, 3), seed=0), model.conditioner([1])
+        np.testing.assert_array_equal(again.denoise(z, 0.5, cond), model.denoise(z, 0.5, cond))
+    else:
+        options = {"num_steps": 2, "seed": 3}  # the solver and the guidance are the defaults
+        pictures = model.generate(["a red heart"], **options)
+        np.testing.assert_array_equal(again.generate(["a red heart"], **options), pictures)
     assert again.default_solver == model.default_solver
     assert again.default_guidance_scale == {"sd1": 7.5, "sdxl": 5.0, "ddpm": 1.0}[name]
     assert again.published == model.published
