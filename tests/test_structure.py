@@ -58,7 +58,7 @@ ALLOWED = {
     "callbacks": VALUES | {"metrics", "models", "pictures", "training"},
     "published": VALUES | {"conditioning", "diffusion", "models", "networks", "presets", "solvers"},
     "serving": VALUES | {"conditioning", "diffusion", "models", "sampling", "solvers"},
-    "export": VALUES | {"models", "serving"},
+    "export": VALUES | {"models", "serving", "training"},
 }
 ALLOWED["api"] = {*ALLOWED}
 ALLOWED["cli"] = {*ALLOWED, "cli"}

@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from kgen.conditioning.clip_tower import CLIPTower
-from kgen.conditioning.conditioner import Conditioner
+from kgen.conditioning.conditioner import Conditioner, size_of_pictures
 from kgen.serialization import serializable
 from kgen.tensors import fingerprint
 
@@ -79,7 +79,8 @@ class CLIPText(Conditioner):
 
         Args:
             values: see the class.
-            size: None for the size of the conditioner, or `(height, width)` of what is to be drawn.
+            size: `(height, width)` of what is to be drawn; None for that of `pictures_of`, and
+                outside of it for that of the conditioner.
 
         Returns:
             A dictionary: `"token_ids"` int32 `[B, L]`, with several towers `"token_ids_2"` and so
@@ -152,7 +153,7 @@ class CLIPText(Conditioner):
 
     def resources(self):
         """Returns the tokenizers, whose tables a SavedModel needs."""
-        return [tower.tokenizer for tower in self.towers]
+        return [tower.text.tokenizer for tower in self.towers]
 
     def fingerprint(self):
         """Returns the sha256 of all that a condition depends on: weights, vocabulary, options."""
@@ -165,7 +166,7 @@ class CLIPText(Conditioner):
         return keys if self.sizes is None else [*keys, "sizes"]
 
     def _numbers(self, size=None):
-        height, width = self.size if size is None else size
+        height, width = size or size_of_pictures() or self.size
         return np.array([[height, width, 0, 0, height, width]], "float32")
 
     def _condition(self, tokens, pooled):

@@ -120,14 +120,9 @@ class CLIPTower(layers.Layer):
         tokenizer = keras_hub.models.CLIPTokenizer(
             vocabulary={token: i for i, token in enumerate(vocabulary)}, merges=list(merges)
         )
-        self._text = _Text(tokenizer, pad)
+        self.text = _Text(tokenizer, pad)
         self.end = tokenizer.end_token_id
         self.built = True
-
-    @property
-    def tokenizer(self):
-        """The tokenizer, whose tables a SavedModel needs."""
-        return self._text.tokenizer
 
     def tokenize(self, prompts) -> tf.Tensor:
         """Cuts prompts into ids. Needs TensorFlow Text's operations in the process that runs it.
@@ -171,21 +166,24 @@ class CLIPTower(layers.Layer):
 
     def _tokenize(self, prompts):
         """Ids `[B, windows length]`, and how many pieces each prompt has, `[B]`."""
-        tokenizer, room = self.tokenizer, self.length - 2
-        pieces = clip_ids(tokenizer, prompts, self._text.pad)
+        tokenizer, room = self.text.tokenizer, self.length - 2
+        pieces = clip_ids(tokenizer, prompts, self.text.pad)
         flat = pieces.to_tensor(-1, shape=[None, self.windows * room])
         rows = tf.reshape(flat, [-1, room])
         filled = tf.reduce_sum(tf.cast(rows >= 0, tf.int32), axis=1, keepdims=True)
         rows = tf.pad(rows, [[0, 0], [1, 1]])
         place = tf.range(self.length)[tf.newaxis]
-        pad = tokenizer.token_to_id(self._text.pad)
+        pad = tokenizer.token_to_id(self.text.pad)
         rows = tf.where(place > filled, tf.where(place == filled + 1, self.end, pad), rows)
         rows = tf.where(place == 0, tokenizer.start_token_id, rows)
         return tf.reshape(rows, [-1, self.windows * self.length]), pieces.row_lengths()
 
 
 class _Text:
-    """A tokenizer and its padding token, in a plain object that no tracker walks."""
+    """A tokenizer and its padding token, in a plain object that no tracker walks.
+
+    Keras would write the tokenizer's files into a `.keras` file; the configuration has them.
+    """
 
     def __init__(self, tokenizer, pad):
         self.tokenizer = tokenizer

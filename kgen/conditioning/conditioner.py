@@ -24,6 +24,8 @@ References:
 """
 
 import abc
+import contextlib
+import contextvars
 
 import keras
 import numpy as np
@@ -32,6 +34,7 @@ import tensorflow as tf
 from kgen.tensors import fingerprint
 
 KEYS = ("pooled", "tokens", "mask", "picture")  # what a condition may hold
+_SIZE = contextvars.ContextVar("size", default=None)
 
 
 class Conditioner(keras.layers.Layer, abc.ABC):
@@ -160,6 +163,30 @@ class Conditioner(keras.layers.Layer, abc.ABC):
     def fingerprint(self):
         """Returns the sha256 of all that a condition depends on: by default the weights."""
         return fingerprint(self.weights)
+
+
+@contextlib.contextmanager
+def pictures_of(size):
+    """Within it, conditions are those of pictures of a size, for conditioners that encode it.
+
+    Args:
+        size: `(height, width)` in pixels, or None for the conditioner's own.
+
+    Example:
+        >>> with pictures_of((64, 48)):
+        ...     size_of_pictures()
+        (64, 48)
+    """
+    token = _SIZE.set(size)
+    try:
+        yield
+    finally:
+        _SIZE.reset(token)
+
+
+def size_of_pictures():
+    """Returns the size of the pictures that conditions are made for, or None."""
+    return _SIZE.get()
 
 
 def is_condition(values):

@@ -60,16 +60,20 @@ def read_json(path: Path, limit: int = MAX_CONFIG_BYTES, argument: str | None = 
 
 
 def parse_json(
-    data: bytes, source: object, limit: int = MAX_CONFIG_BYTES, argument: str | None = None
+    data: bytes,
+    source: object,
+    limit: int = MAX_CONFIG_BYTES,
+    argument: str | None = None,
+    unique: bool = False,
 ) -> Any:
     """Parses a JSON text of limited size, depth and number of values.
 
     Args:
         data: the text, bytes in UTF-8.
-        source: the file, for messages.
-        limit: largest number of bytes; also limits the number of brackets, commas, colons and
-            strings, to a 16th.
-        argument: name of the argument that raises the limit, for messages.
+        source: where it is from, for the message.
+        limit: largest number of bytes; one in 16 may be a bracket, a comma, a colon or a string.
+        argument: name of the argument that raises the limit, for the message.
+        unique: whether a name that comes twice in a dictionary is an error.
 
     Raises:
         ValueError: if the text is too long, nested too deeply, has too many values, or is not JSON.
@@ -91,9 +95,18 @@ def parse_json(
         if depth > MAX_DEPTH:
             raise ValueError(f"{source} must not be nested more than {MAX_DEPTH} deep.")
     try:
-        return json.loads(data.decode("utf-8"))
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_once if unique else None)
     except (RecursionError, ValueError) as error:
         raise ValueError(f"{source} is damaged: it must be JSON ({reason(error)}).") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = {}
+    for name, value in pairs:
+        if name in result:
+            raise ValueError(f"the name {name!r:.200} comes twice")
+        result[name] = value
+    return result
 
 
 def reason(error: BaseException) -> str:

@@ -52,6 +52,9 @@ class ScoreModel(DensityModel):
         times: how training draws t, a key of `kgen.diffusion.times.TIME_SAMPLERS`.
         ema_decay: decay of the averaged weights, or None.
         seed: integer seed of all randomness in training, or None.
+        default_solver: what `generate` takes for `solver`: a `kgen.solvers.Solver`, a name in
+            `kgen.solvers.SOLVERS`, or a plan; None is `"dpm"`.
+        default_guidance_scale: what it takes for `guidance_scale`; None is 1.
         **kwargs: `name` and `dtype` of a Keras model.
 
     A batch is as of `DiffusionModel`.
@@ -84,6 +87,8 @@ class ScoreModel(DensityModel):
         times="stratified",
         ema_decay=None,
         seed=None,
+        default_solver=None,
+        default_guidance_scale=None,
         **kwargs,
     ):
         super().__init__(
@@ -99,6 +104,8 @@ class ScoreModel(DensityModel):
             times=times,
             ema_decay=ema_decay,
             seed=seed,
+            default_solver=default_solver,
+            default_guidance_scale=default_guidance_scale,
             **kwargs,
         )
         check_one_of("objective", objective, OBJECTIVES)

@@ -47,6 +47,10 @@ class Compiled:
             self._traced[identity] = any_batch(traced)
         return self._traced[identity]
 
+    def anew(self) -> "Compiled":
+        """Returns the same with nothing compiled yet, for a context that reads other weights."""
+        return Compiled(self._function, self._context)
+
 
 def any_batch(function: Callable) -> Callable:
     """Compiles a function of nested tensors, with one trace for all batch sizes.

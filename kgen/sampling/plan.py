@@ -12,9 +12,12 @@ from typing import Any
 import tensorflow as tf
 
 from kgen import solvers
+from kgen.checks import check_count
 from kgen.diffusion import GaussianDiffusion, time_grid
 from kgen.solvers import Solver
 from kgen.types import Denoise, SolverName, TensorLike
+
+METHODS = ("check", "times", "start", "from_noise", "finish")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +39,15 @@ class Plan:
 
     solver: Solver
     process: GaussianDiffusion
+
+    def check(self, num_steps: int) -> None:
+        """Checks a number of steps, outside of a graph.
+
+        Raises:
+            TypeError: if it is no integer.
+            ValueError: if there is no such run.
+        """
+        check_count("num_steps", num_steps)
 
     def times(self, num_steps: int | tf.Tensor, strength: TensorLike | None = None) -> tf.Tensor:
         """Returns the decreasing times of the run, `[num_steps + 1]`.
@@ -62,6 +74,10 @@ class Plan:
         # At t = 1 the first state does not depend on x.
         return tf.where(times[0] < 1, alpha * x + sigma * noise, z)
 
+    def from_noise(self, noise: tf.Tensor, times: tf.Tensor) -> tf.Tensor:
+        """Returns the first state where `noise` is given to `generate`: it is that state."""
+        return noise
+
     def finish(self, denoise: Denoise, z: tf.Tensor, times: tf.Tensor) -> tf.Tensor:
         """Returns the examples that belong to the last state `z`, `[B, ...]`."""
         return denoise(z, times[-1])
@@ -77,6 +93,6 @@ def plan_of(solver: SolverName | Solver | Any, process: GaussianDiffusion) -> Pl
     Raises:
         ValueError: for anything else.
     """
-    if all(callable(getattr(solver, name, None)) for name in ("times", "start", "finish")):
+    if all(callable(getattr(solver, name, None)) for name in METHODS):
         return solver
     return Plan(solvers.get(solver), process)

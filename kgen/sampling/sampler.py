@@ -85,7 +85,7 @@ class Sampler:
         strength = given.get("strength")
         times = tf.cast(plan.times(num_steps, strength), tf.float32)
         if "noise" in given:
-            return given["noise"], times
+            return plan.from_noise(given["noise"], times), times
         eps = normal([tf.shape(seeds)[0], *shape], seeds)
         return plan.start(eps, times, None if strength is None else given["x"]), times
 
