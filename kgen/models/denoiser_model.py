@@ -27,7 +27,7 @@ from kgen.conditioning import drop_condition
 from kgen.diffusion import Denoiser
 from kgen.diffusion.times import TIME_SAMPLERS
 from kgen.diffusion.weighting import WEIGHTINGS
-from kgen.models.generative_model import GenerativeModel
+from kgen.models.finetuned_model import FineTunedModel
 from kgen.sampling.compiled import Compiled
 from kgen.sampling.plan import Plan, plan_of
 from kgen.sampling.request import (
@@ -43,7 +43,7 @@ from kgen.sampling.sampler import Guided, Sampler, example_seeds
 from kgen.symbolic import describe, output_spec, symbolic, takes_condition
 
 
-class DenoiserModel(GenerativeModel):
+class DenoiserModel(FineTunedModel):
     """Abstract: a generative model that owns a denoiser and perhaps a conditioner.
 
     A subclass sets `data_shape` and `likelihood`, what its data are, and calls `own_denoiser`.
@@ -52,7 +52,7 @@ class DenoiserModel(GenerativeModel):
         weighting: a key of `WEIGHTINGS`.
         times: a key of `TIME_SAMPLERS`.
         cond_drop_rate: share of the examples that are given the null condition in training.
-        **kwargs: as of `GenerativeModel`.
+        **kwargs: as of `FineTunedModel`.
 
     Attributes:
         denoiser: the `kgen.diffusion.Denoiser`.

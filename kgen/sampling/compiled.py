@@ -26,6 +26,10 @@ class Compiled:
         self._context = context
         self._traced = {}
 
+    def forget(self):
+        """Forgets what was compiled, after layers have changed."""
+        self._traced = {}
+
     def __call__(self, *key, portable=False):
         """Returns the function of tensors that belongs to a key.
 

@@ -37,18 +37,26 @@ class WeightAverages(keras.layers.Layer):
     def __init__(self, model, decay, variables=None, **kwargs):
         super().__init__(trainable=False, dtype="float32", **kwargs)
         self.decay = decay
-        variables = model.trainable_variables if variables is None else variables
-        place = places(model)
-        variables = [] if decay is None else sorted(variables, key=lambda v: place[id(v)])
-        # Hidden, so that Keras does not take the weights of the model for those of this layer.
-        self._averaged = Untracked(variables)
         self.built = True
         self.values = []
-        if decay is None:
+        if decay is not None:
+            self.updates = self.add_weight(
+                shape=(), dtype="int32", trainable=False, name="updates", initializer="zeros"
+            )
+        self.follow(model, model.trainable_variables if variables is None else variables)
+
+    def follow(self, model, variables):
+        """Begins anew, as averages of other weights of the model, at their present values."""
+        for average in self.values:
+            self._untrack_variable(average)
+        place = places(model) if self.decay is not None else {}
+        variables = [] if self.decay is None else sorted(variables, key=lambda v: place[id(v)])
+        # Hidden, so that Keras does not take the weights of the model for those of this layer.
+        self._averaged = Untracked(variables)
+        self.values = []
+        if self.decay is None:
             return
-        self.updates = self.add_weight(
-            shape=(), dtype="int32", trainable=False, name="updates", initializer="zeros"
-        )
+        self.updates.assign(0)
         # In half precision a step of 1 - d would round to none.
         dtypes = ["float64" if v.dtype == "float64" else "float32" for v in variables]
         self.values = [
