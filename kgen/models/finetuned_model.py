@@ -213,16 +213,13 @@ class FineTunedModel(GenerativeModel):
 
         Words stay known. Call `compile` afterwards.
         """
-        held = self._held.value
-        if held is None:
+        if self._held.value is None:
             return
+        if self.lora is not None:
+            raise ValueError("The model has a LoRA: `merge_lora()` or `unload_lora()` ends it.")
         self._take_averages()
-        held.release()
-        self._held.value = None
-        if self.conditioner is not None:
-            self.conditioner.adapt(False)
+        self._let_go()
         self.averages.follow(self, self.trainable_variables)
-        self.forget_compiled()
 
     def lora_parts(self):
         """Returns the networks that can have a LoRA, by their names in files."""
@@ -279,18 +276,27 @@ class FineTunedModel(GenerativeModel):
             raise ValueError("The model has no LoRA.")
         if merge:
             self._take_averages()
-        # The factors first, or the averages would follow what is no more.
-        self.averages.follow(self, ())
+        self._let_go()
         self.lora.remove(merge)
         self.lora = None
         self._init_arguments.value["lora"] = self._lora_at_start.value = None
-        self.release()
+        self.averages.follow(self, self.trainable_variables)
+
+    def _let_go(self):
+        """Makes trainable what was."""
+        self._held.value.release()
+        self._held.value = None
+        if self.conditioner is not None:
+            self.conditioner.adapt(False)
+        self.forget_compiled()
 
     def _hold(self, trained, text=True):
         """Trains some variables only."""
+        parts = [self.denoiser]
         if self.conditioner is not None:
             self.conditioner.adapt(text)
-        self._held.value = lora.Held(self, trained)
+            parts.append(self.conditioner)
+        self._held.value = lora.Held(parts, trained)
         with self.distribute_strategy.scope():
             self.averages.follow(self, trained)
         self.forget_compiled()

@@ -194,28 +194,31 @@ def count(variables):
 
 
 class Held:
-    """What was trainable in a model before only some variables were.
+    """The weights of parts of a model, held as they are while a few are trained.
 
     Args:
-        model: the model; all but `trained` is frozen.
-        trained: the variables that are trained.
+        parts: the layers.
+        trained: the variables in them, or beside them, that are trained.
 
     Attributes:
         frozen: the variables that are held.
     """
 
-    def __init__(self, model, trained):
+    def __init__(self, parts, trained):
         kept = {id(v) for v in trained}
-        own = [layer for layer in layers_of(model) if len(layers_of(layer)) == 1]
+        variables = {id(v): v for part in parts for v in part.variables}.values()
+        inside = [layer for part in parts for layer in layers_of(part)]
         # The leaves: freezing what contains a LoRA would hide its weights.
-        leaves = [a for a in own if not any(id(v) in kept for v in a.variables)]
+        leaves = [a for a in inside if len(layers_of(a)) == 1]
+        leaves = [a for a in leaves if not any(id(v) in kept for v in a.variables)]
         self._layers = [(layer, layer.trainable) for layer in leaves]
-        self._variables = [(v, v.trainable) for v in model.variables]
+        self._variables = [(v, v.trainable) for v in variables]
         for layer in leaves:
             layer.trainable = False
-        for variable in model.variables:
+        for variable in variables:
             variable.trainable = id(variable) in kept
-        self.frozen = [v for v, was in self._variables if was and id(v) not in kept]
+        # Not the counters of random layers, which go on.
+        self.frozen = [v for v in variables if id(v) not in kept and "float" in v.dtype]
 
     def release(self):
         """Makes trainable again what was."""
