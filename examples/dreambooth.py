@@ -1,4 +1,4 @@
-"""DreamBooth: teach the shipped model one character from nine pictures, and keep all other cats.
+"""DreamBooth: teach the shipped model one character from ten pictures, and keep all other cats.
 
     python examples/dreambooth.py --output runs/dreambooth
 

@@ -3,7 +3,7 @@
     python -m tools.style --download
 
 writes `examples/pictures/streamline`: 60 pictures, 64 x 64, of the set Streamline Emojis (CC BY
-4.0), and `captions.csv`; and `examples/pictures/cat`, its cat in nine moods. Left out are people,
+4.0), and `captions.csv`; and `examples/pictures/cat`, its cat in ten moods. Left out are people,
 hands, faces of people and flags; of what is drawn several times the first is taken. Which 60 it
 is, a hash of the caption decides.
 
@@ -25,7 +25,7 @@ from tools.emoji import render
 PACKAGE = "@iconify-json/streamline-emojis@1.2.4"
 FOLDER = pathlib.Path(__file__).parents[1] / "examples" / "pictures" / "streamline"
 NUMBER = 60
-CAT = FOLDER.with_name("cat")  # one character in nine pictures
+CAT = FOLDER.with_name("cat")  # one character in ten pictures
 PEOPLE = re.compile(
     r"\b(man|woman|men|women|boy|girl|baby|person|family|couple|kiss|kissing|bride|guard|prince|"
     r"princess|selfie|hand|hands|fist|finger|fingers|thumbs|index|salute|biceps|ear|eye|eyes|"
