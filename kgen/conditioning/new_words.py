@@ -62,13 +62,13 @@ class NewWords(keras.layers.Layer):
         check_count("vectors", vectors)
         if word in self.vectors:
             raise ValueError(f"`word` must be a new one. Received: word={word!r}.")
-        self.vectors[word] = self.add_weight(
-            shape=(vectors, self.width),
-            initializer="zeros",
-            name=f"word_{len(self.vectors)}",
-            trainable=False,
+        # Made trainable, or TensorFlow's tapes would never see it; and held until it is learned.
+        variable = self.add_weight(
+            shape=(vectors, self.width), initializer="zeros", name=f"word_{len(self.vectors)}"
         )
-        return self.vectors[word]
+        variable.trainable = False
+        self.vectors[word] = variable
+        return variable
 
     def ids(self):
         """Returns `{word: ids}`."""
@@ -134,7 +134,7 @@ def with_new_words(pieces, words):
     Example:
         >>> lengths = lambda text: tf.RaggedTensor.from_tensor(tf.strings.length(text)[:, None])
         >>> with_new_words(lengths, {"<x>": [7, 8]})(tf.constant(["ab <x>", "c"])).to_list()
-        [[3, 7, 8, 0], [1]]
+        [[3, 7, 8], [1]]
     """
     if not words:
         return pieces

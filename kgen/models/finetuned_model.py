@@ -219,7 +219,7 @@ class FineTunedModel(GenerativeModel):
             raise ValueError("The model has a LoRA: `merge_lora()` or `unload_lora()` ends it.")
         self._take_averages()
         self._let_go()
-        self.averages.follow(self, self.trainable_variables)
+        self._average(self.trainable_variables)
 
     def lora_parts(self):
         """Returns the networks that can have a LoRA, by their names in files."""
@@ -280,7 +280,7 @@ class FineTunedModel(GenerativeModel):
         self.lora.remove(merge)
         self.lora = None
         self._init_arguments.value["lora"] = self._lora_at_start.value = None
-        self.averages.follow(self, self.trainable_variables)
+        self._average(self.trainable_variables)
 
     def _let_go(self):
         """Makes trainable what was."""
@@ -297,9 +297,13 @@ class FineTunedModel(GenerativeModel):
             self.conditioner.adapt(text)
             parts.append(self.conditioner)
         self._held.value = lora.Held(parts, trained)
-        with self.distribute_strategy.scope():
-            self.averages.follow(self, trained)
+        self._average(trained)
         self.forget_compiled()
+
+    def _average(self, variables):
+        """Begins the averages anew, as those of some variables."""
+        with self.distribute_strategy.scope():
+            self.averages.follow(self, variables)
 
     def forget_compiled(self):
         """Forgets what was compiled with other weights; `compile` is to be called again."""

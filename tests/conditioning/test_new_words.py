@@ -65,14 +65,12 @@ def test_encoding_is_that_of_an_encoder_whose_vocabulary_has_the_word(learned):
 
 def test_gradients_reach_the_vectors_and_nothing_else(learned):
     encoder, vectors = learned
-    vectors.trainable = True
     rows = encoder.prepare(["a <x>"])
     for on in (False, True):
         encoder.adapt(on)
         with tf.GradientTape() as tape:
-            tape.watch(vectors.value)
             loss = tf.reduce_sum(encoder(rows)["tokens"] ** 3)
-        gradient = tape.gradient(loss, vectors.value)
+        gradient = tape.gradient(loss, vectors)
         assert (gradient is not None) == on
     assert encoder.changes
     encoder.adapt(False)
@@ -82,7 +80,7 @@ def test_gradients_reach_the_vectors_and_nothing_else(learned):
 def test_what_is_embedded_follows_the_vectors(learned):
     encoder, vectors = learned
     before, fingerprint = encoder.embed(["a <x>"])["pooled"], encoder.fingerprint()
-    vectors.assign_add(np.ones(vectors.shape))
+    vectors.assign_add(np.random.default_rng(2).normal(size=vectors.shape))
     encoder.clear_cache()
     assert np.abs(encoder.embed(["a <x>"])["pooled"] - before).max() > 1e-3
     assert encoder.fingerprint() != fingerprint
@@ -93,7 +91,7 @@ def test_longer_words_come_first():
         lambda texts: tf.RaggedTensor.from_tensor(tf.strings.length(texts)[:, None]),
         {"<a": [100], "<ab>": [200, 201]},
     )
-    assert lengths(tf.constant(["<ab><a."])).to_list() == [[0, 200, 201, 0, 100, 1]]
+    assert lengths(tf.constant(["<ab><a."])).to_list() == [[200, 201, 100, 1]]
 
 
 def test_wrong_words_are_refused(learned):
