@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kgen import philox
 from kgen.serialization import serializable
 
 _ALGORITHM = "philox"  # the default would depend on the device and on XLA
@@ -118,12 +119,8 @@ def fold_in(seed, data):
     """
     if tf.convert_to_tensor(seed).shape.rank == 1:
         return tf.random.fold_in(seed, data, alg=_ALGORITHM)
-    data = tf.broadcast_to(data, tf.shape(seed)[:1])
-    return tf.map_fn(
-        lambda pair: tf.random.fold_in(pair[0], pair[1], alg=_ALGORITHM),
-        (seed, data),
-        fn_output_signature=tf.TensorSpec([2], tf.int32),
-    )
+    data = tf.broadcast_to(tf.cast(data, tf.int32), tf.shape(seed)[:1])
+    return tf.stack([philox.integers(seed, 1)[:, 0], data], axis=1)
 
 
 def normal(shape, seed, dtype="float32"):
@@ -146,14 +143,8 @@ def normal(shape, seed, dtype="float32"):
     seed = tf.convert_to_tensor(seed)
     if seed.shape.rank == 1:
         return tf.random.stateless_normal(shape, seed, dtype=dtype, alg=_ALGORITHM)
-    shape = tf.convert_to_tensor(shape)
-    static = tf.get_static_value(shape[1:], partial=True)
-    noise = tf.map_fn(
-        lambda pair: tf.random.stateless_normal(shape[1:], pair, dtype=dtype, alg=_ALGORITHM),
-        seed,
-        fn_output_signature=tf.TensorSpec(static, dtype),
-    )
-    return tf.reshape(noise, shape)
+    noise = philox.normals(seed, tf.reduce_prod(shape[1:]))
+    return tf.cast(tf.reshape(noise, shape), dtype)
 
 
 def uniform(shape, seed, minval=0.0, maxval=1.0, dtype="float32"):

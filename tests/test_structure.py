@@ -19,6 +19,7 @@ VALUES = {
     "layer_tree",
     "likelihoods",
     "penalties",
+    "philox",
     "priors",
     "serialization",
     "symbolic",
@@ -27,7 +28,8 @@ VALUES = {
 # What each room may import; value types are spelled out, since they have an order too.
 ALLOWED = {
     "serialization": set(),
-    "tensors": {"serialization"},
+    "philox": set(),
+    "tensors": {"philox", "serialization"},
     "distribution": set(),
     "gaussian": {"tensors"},
     "layer_tree": set(),

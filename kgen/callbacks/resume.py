@@ -335,6 +335,8 @@ class Resume(keras.callbacks.Callback):
             if is_chief():
                 self._remove_old()
         except (OSError, tf.errors.OpError) as error:
+            if is_chief():
+                self._remove(number)
             warnings.warn(
                 f"The training could not be saved in {self.directory} and goes on: "
                 f"{str(error).splitlines()[0]}",
@@ -344,6 +346,9 @@ class Resume(keras.callbacks.Callback):
     def _remove_old(self):
         """Removes the saves beyond those to keep, the index first, without which a save is none."""
         for number in self._saves()[self.keep :]:
-            names = [n for n in os.listdir(self.directory) if n.startswith(f"ckpt-{number}.")]
-            for name in sorted(names, key=lambda name: not name.endswith(".index")):
-                (self.directory / name).unlink(missing_ok=True)
+            self._remove(number)
+
+    def _remove(self, number):
+        names = [n for n in os.listdir(self.directory) if n.startswith(f"ckpt-{number}.")]
+        for name in sorted(names, key=lambda name: not name.endswith(".index")):
+            (self.directory / name).unlink(missing_ok=True)

@@ -60,7 +60,7 @@ class DiffusionModel(DensityModel):
         >>> from kgen.networks import TimeMLP
         >>> process = GaussianDiffusion(LinearLogSNR())
         >>> model = DiffusionModel(TimeMLP(2, width=16), process, grey_levels=None)
-        >>> model.generate(3, num_steps=5, seed=0).shape
+        >>> model.generate(num_samples=3, num_steps=5, seed=0).shape
         (3, 2)
     """
 

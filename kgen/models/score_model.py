@@ -63,7 +63,7 @@ class ScoreModel(DensityModel):
         >>> from kgen.networks import TimeMLP
         >>> process = GaussianDiffusion(LinearLogSNR(9.0, -4.0), scaling="ve")
         >>> model = ScoreModel(TimeMLP(2, width=16), process, grey_levels=None)
-        >>> model.generate(3, num_steps=5, seed=0).shape
+        >>> model.generate(num_samples=3, num_steps=5, seed=0).shape
         (3, 2)
     """
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from kgen import philox
 from kgen.diffusion import classifier_free
 from kgen.sampling import editing
 from kgen.solvers.solver import advance
@@ -123,9 +124,5 @@ def example_seeds(seeds, indices):
     Returns:
         Two int32 tensors `[B, 2]`.
     """
-    pairs = tf.map_fn(
-        lambda seed: tf.random.split(seed, 2, alg="philox"),
-        seeds,
-        fn_output_signature=tf.TensorSpec([2, 2], tf.int32),
-    )
+    pairs = tf.reshape(philox.integers(seeds, 4), [-1, 2, 2])
     return fold_in(pairs[:, 0], indices), fold_in(pairs[:, 1], indices)

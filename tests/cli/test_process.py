@@ -25,7 +25,7 @@ def test_help_and_wrong_use_load_nothing_heavy():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     error, said = run.stderr.splitlines()
     assert said == f"{[0] * (1 + len(COMMANDS)) + [2]} []"
-    assert error.startswith("kgen generate: error: ")
+    assert error.startswith("kgen: error: unrecognized arguments: --x")
     assert all(command in run.stdout for command in COMMANDS)
     assert "serve" not in run.stdout
 

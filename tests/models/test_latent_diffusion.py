@@ -280,7 +280,8 @@ class TestLatentCache:
         stored = LatentCache(tmp_path)
         np.testing.assert_allclose(stored.moments, moments, atol=2e-3)
         tokens = model.conditioner(batch["prompts"])["tokens"].numpy()
-        np.testing.assert_allclose(stored.conditions["tokens"][stored.rows], tokens, atol=2e-3)
+        kept = stored.conditions["condition.tokens"][stored.rows]
+        np.testing.assert_allclose(kept, tokens, atol=2e-3)
         model.fit(cached, verbose=0)
         of_latents = model.evaluate(cached, verbose=0)
         assert of_latents == pytest.approx(model.evaluate(dataset(), verbose=0), rel=0.1)
@@ -337,8 +338,8 @@ class TestLatentCache:
         (batch,) = model.precompute(dataset(128), tmp_path, batch_size=128)
         rows = model.conditioner.prepare(next(iter(dataset(128)))["prompts"])
         assert sorted(batch["prompts"]) == sorted(rows)
-        order = np.argsort(LatentCache(tmp_path).moments.reshape(128, -1)[:, 0])
-        drawn = np.argsort(batch["moments"].numpy().reshape(128, -1)[:, 0])
+        order = np.lexsort(LatentCache(tmp_path).moments.reshape(128, -1).T)
+        drawn = np.lexsort(batch["moments"].numpy().reshape(128, -1).T)
         for key, values in rows.items():
             expected = values.numpy()[order]
             np.testing.assert_array_equal(batch["prompts"][key].numpy()[drawn], expected)

@@ -193,7 +193,7 @@ def drawing(model):
     """The graph in which `generate` makes a picture of the last state."""
     guided = Guided(None, None, tf.constant(1.0), tf.range(2))
     z = tf.zeros([2, *model.sampler.shape])
-    last = tf.function(lambda z: model.finish_run(None)(z, tf.constant(0.0), guided, {}, {}))
+    last = tf.function(lambda z: model.finish_run(None, None)(z, tf.zeros([1]), guided, {}, {}))
     return last.get_concrete_function(z).graph.as_graph_def()
 
 

@@ -100,9 +100,9 @@ def load(
     Example:
         >>> import pathlib, tempfile
         >>> from PIL import Image
-        >>> place = tempfile.TemporaryDirectory()
-        >>> Image.new("RGB", (30, 20), "red").save(pathlib.Path(place.name, "heart.png"))
-        >>> next(iter(load(place.name, size=(16, 24)))).shape
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     Image.new("RGB", (30, 20), "red").save(pathlib.Path(place, "heart.png"))
+        ...     next(iter(load(place, size=(16, 24)))).shape
         TensorShape([1, 16, 24, 3])
     """
     check_one_of("values", values, VALUES)
