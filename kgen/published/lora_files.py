@@ -11,18 +11,22 @@ import os
 import keras
 
 from kgen.models.finetuned_model import FineTunedModel
+from kgen.published.configs import read_config
 from kgen.published.lora import attached, check_attachable, combined, fill, read_lora, write_lora
 from kgen.published.modules import Module
-from kgen.published.parts import Parts
+from kgen.published.parts import PIPELINES
+from kgen.published.text import tower_modules
+from kgen.published.unet import unet_modules
 from kgen.training.lora import candidates, names
 
 
 def lora_modules(model: FineTunedModel) -> dict[str, dict[str, Module]]:
     """Returns the modules of a model that LoRA files may change, by part and name."""
-    parts = getattr(model, "published", None)
-    if isinstance(parts, Parts):
-        return parts.modules()
-    networks = model.lora_parts()
+    networks, published = model.lora_parts(), getattr(model, "published", None)
+    if published is not None:
+        config = read_config(published.configs["unet"], PIPELINES[published.pipeline], "unet")
+        texts = {part: tower_modules(net) for part, net in networks.items() if part != "unet"}
+        return {"unet": unet_modules(model.network, config, "unet"), **texts}
     named = {part: names(network) for part, network in networks.items()}
     modules = {part: {} for part in networks}
     for (part, _), layer in candidates(networks).items():
