@@ -56,9 +56,11 @@ ALLOWED = {
     | {"conditioning", "density", "diffusion", "metrics", "presets", "sampling", "solvers"}
     | {"training"},
     "callbacks": VALUES | {"metrics", "models", "pictures", "training"},
-    "published": VALUES | {"conditioning", "diffusion", "models", "networks", "presets", "solvers"},
+    "published": VALUES
+    | {"conditioning", "diffusion", "models", "networks", "presets", "solvers", "training"},
     "serving": VALUES | {"conditioning", "diffusion", "models", "sampling", "solvers"},
     "export": VALUES | {"models", "serving", "training"},
+    "finetuning": VALUES | {"data", "models", "pictures"},
 }
 ALLOWED["api"] = {*ALLOWED}
 ALLOWED["cli"] = {*ALLOWED, "cli"}

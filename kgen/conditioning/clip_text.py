@@ -151,6 +151,24 @@ class CLIPText(Conditioner):
             specs["sizes"] = tf.TensorSpec([None, 6], tf.float32, "sizes")
         return specs
 
+    def networks(self):
+        """Returns the towers, which can have a LoRA."""
+        names = ["text_encoder" if i == 0 else f"text_encoder_{i + 1}" for i in range(9)]
+        return dict(zip(names, self.towers))
+
+    def word_tables(self):
+        """Returns the `NewWords` of each tower, or None before there are any."""
+        return [tower.new_words for tower in self.towers]
+
+    def word_widths(self):
+        """Returns how many numbers a vector of a word has in each tower."""
+        return [tower.width for tower in self.towers]
+
+    def add_word(self, word, *, like=None, vectors=1, seed=0):
+        """Adds a word to each tower, whose vectors are to be trained; as of `TextEncoder`."""
+        options = {"like": like, "vectors": vectors, "seed": seed}
+        return [tower.add_word(word, **options) for tower in self.towers]
+
     def resources(self):
         """Returns the tokenizers, whose tables a SavedModel needs."""
         return [tower.text.tokenizer for tower in self.towers]

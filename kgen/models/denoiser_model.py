@@ -28,7 +28,7 @@ from kgen.conditioning.conditioner import pictures_of
 from kgen.diffusion import Denoiser
 from kgen.diffusion.times import TIME_SAMPLERS
 from kgen.diffusion.weighting import WEIGHTINGS
-from kgen.models.generative_model import GenerativeModel
+from kgen.models.finetuned_model import FineTunedModel
 from kgen.sampling.compiled import Compiled
 from kgen.sampling.plan import Plan, plan_of
 from kgen.sampling.request import (
@@ -44,7 +44,7 @@ from kgen.sampling.sampler import Guided, Sampler, example_seeds
 from kgen.symbolic import describe, output_spec, symbolic, takes_condition
 
 
-class DenoiserModel(GenerativeModel):
+class DenoiserModel(FineTunedModel):
     """Abstract: a generative model that owns a denoiser and perhaps a conditioner.
 
     A subclass sets `data_shape` and `likelihood`, what its data are, and calls `own_denoiser`.
@@ -57,7 +57,7 @@ class DenoiserModel(GenerativeModel):
         default_guidance_scale: None for that of the class, or another one.
         published: None, or what the model keeps of the published one that it was opened from
             (`kgen.published.origin`).
-        **kwargs: as of `GenerativeModel`.
+        **kwargs: as of `FineTunedModel`.
 
     Attributes:
         denoiser: the `kgen.diffusion.Denoiser`.

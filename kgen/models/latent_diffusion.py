@@ -164,14 +164,14 @@ class LatentDiffusion(DenoiserModel):
                 return tf.cast(self.autoencoder.encoder(images), tf.float32)
 
         def encode(values):
-            if conditioner.trainable:
+            if conditioner.changes:
                 return conditioner.as_batch(conditioner.prepare(values))
             return {"condition": conditioner.embed(values, progress=False)}
 
         def read(batch):
-            batch, _ = split_weights(batch, self.target_key)
+            batch, weights = split_weights(batch, self.target_key)
             values = None if conditioner is None else conditioner.values_of(batch)
-            return images_of(batch), values
+            return images_of(batch), values, weights
 
         source = self._encoders()
         if not LatentCache.exists(directory):
@@ -187,7 +187,7 @@ class LatentDiffusion(DenoiserModel):
         averages = {id(v): average for v, average in self.autoencoder.averages.pairs()}
         weights = [averages.get(id(v), v) for v in self.autoencoder.encoder.weights]
         encoders = fingerprint(weights)
-        if self.conditioner is None or self.conditioner.trainable:
+        if self.conditioner is None or self.conditioner.changes:
             return encoders
         return encoders + self.conditioner.fingerprint()
 

@@ -30,6 +30,10 @@ class Compiled:
         self._context = context
         self._traced = {}
 
+    def forget(self) -> None:
+        """Forgets what was compiled, after layers have changed."""
+        self._traced = {}
+
     def __call__(self, *key: Any, portable: bool = False) -> Callable:
         """Returns the compiled function of tensors for a key.
 

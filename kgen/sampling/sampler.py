@@ -61,6 +61,10 @@ class Sampler:
     context: Callable[[], AbstractContextManager] = contextlib.nullcontext
     graphs: dict = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
+    def forget(self) -> None:
+        """Forgets what was compiled, after layers have changed."""
+        self.graphs.clear()
+
     def begin(
         self,
         plan: Plan,
