@@ -10,6 +10,8 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from kgen.version import __version__ as __version__
+
 
 def _runs_the_command() -> bool:
     """Returns whether this process was started as `kgen ...` or `python -m kgen ...`."""

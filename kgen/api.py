@@ -38,6 +38,7 @@ from kgen.models.score_model import ScoreModel
 from kgen.models.vae import VAE
 from kgen.models.variational_dequantization import VariationalDequantization
 from kgen.models.vqvae import VQVAE
+from kgen.preset_names import list_presets
 from kgen.presets import from_preset
 from kgen.published.opening import from_diffusers, to_diffusers
 from kgen.sampling import editing
@@ -67,6 +68,7 @@ __all__ = [
     "from_diffusers",
     "from_preset",
     "likelihoods",
+    "list_presets",
     "load_model",
     "log_likelihood",
     "metrics",

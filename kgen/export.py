@@ -33,13 +33,16 @@ import tensorflow as tf
 from kgen.checks import check_one_of, check_path
 from kgen.serving.limits import Limits, chosen
 from kgen.serving.signature import served
+from kgen.serving.warmup import write_warm_up
 from kgen.training.averaging import copies_in
 
 DTYPES = ("float16", "bfloat16")
 SAVED_MODEL_FILES = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
 
 
-def export_saved_model(model, directory, *, max_steps=1000, max_batch=64, dtype=None, **options):
+def export_saved_model(
+    model, directory, *, max_steps=1000, max_batch=64, dtype=None, warm_up=False, **options
+):
     """Writes `model` as a SavedModel.
 
     The folder appears complete or not at all. A SavedModel that is already there is replaced.
@@ -51,6 +54,8 @@ def export_saved_model(model, directory, *, max_steps=1000, max_batch=64, dtype=
         max_batch: largest number of examples in one call.
         dtype: None, or the type of the weights in the file, `"float16"` or `"bfloat16"`: half the
             size. They are computed with in the type of the model.
+        warm_up: whether to write a request of each function, which TensorFlow Serving makes while
+            it loads the model (`kgen.serving.warmup`).
         **options: arguments of `model.export_functions`. Of a `LatentDiffusion`: `inputs`, of texts
             `"prompts"` (strings; the default) or `"token_ids"` (TensorFlow's core operations only),
             `solver`, `guidance`, `editing`, whether to offer image to image and inpainting too,
@@ -112,6 +117,8 @@ def export_saved_model(model, directory, *, max_steps=1000, max_batch=64, dtype=
             signatures=functions,
             options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
         )
+        if warm_up:
+            write_warm_up(partial, directory.parent.name, functions)
         if directory.exists():
             directory.rename(old)
         partial.rename(directory)

@@ -131,6 +131,21 @@ def save_picture(
     _write(path, [image], _format(path, FORMATS), metadata)
 
 
+def encoded(image: np.ndarray, kind: str, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Returns a picture as the bytes of a file.
+
+    Args:
+        image: uint8 `[H, W, C]` with 1, 3 or 4 channels.
+        kind: `"PNG"`, `"JPEG"` or `"WEBP"`.
+        metadata: strings by name, as of `save_picture`.
+
+    Raises:
+        TypeError: if `metadata` does not hold strings.
+        ValueError: if `image` is not such a picture.
+    """
+    return _encoded([image], kind, metadata)
+
+
 def save_png(path: Path, image: np.ndarray) -> None:
     """Writes a picture as `save_picture` does, as PNG if the suffix is not in `FORMATS`.
 
@@ -182,13 +197,12 @@ def _format(path: Path, formats: Mapping[str, str]) -> str:
     return formats[ending]
 
 
-def _write(
-    path: Path,
+def _encoded(
     images: Sequence,
     kind: str,
     metadata: Mapping[str, str] | None,
     times: list[int] | None = None,
-) -> None:
+) -> bytes:
     from PIL import Image
 
     pictures = [_as_pillow(image, kind) for image in images]
@@ -212,11 +226,22 @@ def _write(
         options["exif"] = exif
     buffer = io.BytesIO()
     pictures[0].save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _write(
+    path: Path,
+    images: Sequence,
+    kind: str,
+    metadata: Mapping[str, str] | None,
+    times: list[int] | None = None,
+) -> None:
+    data = _encoded(images, kind, metadata, times)
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
-        partial.write_bytes(buffer.getvalue())
+        partial.write_bytes(data)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -34,7 +34,9 @@ ALLOWED = {
     "distribution": set(),
     "gaussian": {"tensors"},
     "layer_tree": set(),
-    "presets": {"checks", "files", "layer_tree", "serialization"},
+    "version": set(),
+    "preset_names": set(),
+    "presets": {"checks", "files", "layer_tree", "preset_names", "serialization", "version"},
     "checks": set(),
     "symbolic": {"checks"},
     "files": {"checks"},
@@ -43,6 +45,7 @@ ALLOWED = {
     "penalties": {"checks", "serialization", "tensors"},
     "priors": {"checks", "gaussian", "serialization", "tensors"},
     "pictures": {"checks"},
+    "fitting": set(),
     "diffusion": VALUES,
     "solvers": VALUES | {"diffusion"},
     "density": VALUES | {"diffusion", "solvers"},
@@ -58,7 +61,8 @@ ALLOWED = {
     "callbacks": VALUES | {"metrics", "models", "pictures", "training"},
     "published": VALUES
     | {"conditioning", "diffusion", "models", "networks", "presets", "solvers", "training"},
-    "serving": VALUES | {"conditioning", "diffusion", "models", "sampling", "solvers"},
+    "serving": VALUES
+    | {"conditioning", "data", "diffusion", "fitting", "models", "pictures", "sampling", "solvers"},
     "export": VALUES | {"models", "serving", "training"},
     "finetuning": VALUES | {"data", "models", "pictures"},
 }

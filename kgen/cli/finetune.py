@@ -4,7 +4,8 @@ import math
 
 from kgen.cli import training
 from kgen.cli.errors import UsageError
-from kgen.cli.models import check_draws_pictures, class_names, open_model, takes
+from kgen.cli.models import check_draws_pictures, open_model
+from kgen.serving.typed import class_names, takes
 
 
 def run(args, session):

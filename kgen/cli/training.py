@@ -215,7 +215,7 @@ class _Work:
         return None
 
     def _draw(self):
-        from kgen.cli.models import denoises
+        from kgen.serving.typed import denoises
 
         conditions = self._conditions()
         options = {"seed": self.args.seed}

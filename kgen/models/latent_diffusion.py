@@ -243,7 +243,8 @@ class LatentDiffusion(DenoiserModel):
         return tf.cast(tf.round(mixed), tf.uint8)
 
     def export_functions(self, solver=None, **options):
-        """What a SavedModel offers: that of `kgen.serving.denoising`, and `generate_png`.
+        """What a SavedModel offers: that of `kgen.serving.denoising`, `generate_png` and
+        `generate_png_with_seeds`.
 
         The options are those of `kgen.serving.denoising.sampling`.
         """
@@ -251,6 +252,8 @@ class LatentDiffusion(DenoiserModel):
 
         functions, resources = serving.sampling(self, solver, **options)
         functions["generate_png"] = serving.as_png(functions["serving_default"])
+        with_seeds = next(f for n, f in functions.items() if n.startswith("generate_with_seeds"))
+        functions["generate_png_with_seeds"] = serving.as_png(with_seeds)
         return functions, resources
 
     def check_batch(self, batch):
