@@ -14,8 +14,8 @@ has q(z_t) as its stationary distribution for small steps a.
 
 Song et al. (2021) measure |eps| / |score| in the place of sigma_t, with norms that are means over
 the batch; their samples depend on what else is in the batch. The ratio of a single example would
-not, but then the step would depend on where z is, and the chain would lose q(z_t): in two
-dimensions its variance would be wrong by a half. sigma_t is what the ratio is where the data are
+not, but then the step would depend on where z is, and the chain would lose q(z_t): of N(0, I) in
+two dimensions it makes one of variance 1.7 (`snr` 0.16), in 784 dimensions of 1.03. sigma_t is what the ratio is where the data are
 finer than the noise, as pictures are, and less elsewhere, so that a step is never too long. It is
 also the rule of their annealed Langevin corrector.
 
