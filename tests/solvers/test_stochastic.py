@@ -83,13 +83,20 @@ def test_the_corrector_helps_the_predictor(gaussian_data):
     process = GaussianDiffusion(CosineLogSNR(5.0, -5.0), "vp")
     plain, corrected = (
         np.abs(run(solver, process, gaussian_data, 10).std(0) - gaussian_data.std).max()
-        for solver in (EulerMaruyama(), PredictorCorrector())
+        for solver in (EulerMaruyama(), PredictorCorrector(snr=0.3))
     )
     assert corrected < 0.85 * plain
 
 
 def test_a_corrector_step_by_hand():
+<<<<<<< HEAD
     """One corrector step of Song et al. (2021), algorithm 5, in numpy, with the same noise."""
+=======
+    """One correction of Song et al. (2021), algorithm 5, in numpy, with the same noise.
+
+    Of a length in proportion to sigma^2, as in Song and Ermon (2019), algorithm 1.
+    """
+>>>>>>> faults
     process = GaussianDiffusion(LinearLogSNR(4.0, -4.0), "vp")
     z, t, s = (tf.constant(v, tf.float64) for v in ([[1.0, -2.0], [0.3, 0.5]], 0.6, 0.5))
 
@@ -102,7 +109,7 @@ def test_a_corrector_step_by_hand():
     predicted = reverse_step(denoise, process, z, t, s, noise).numpy()
     eps = normal([2, 2], fold_in(SEED, 1), tf.float64).numpy()
     score = (alpha * 3.0 - predicted) / sigma**2
-    a = 2 * (0.2 * np.linalg.norm(eps) / np.linalg.norm(score)) ** 2
+    a = 2 * 0.2**2 * sigma**2
     np.testing.assert_allclose(drawn, predicted + a * score + np.sqrt(2 * a) * eps, rtol=1e-6)
 
 
