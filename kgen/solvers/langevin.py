@@ -12,21 +12,13 @@ has q(z_t) as its stationary distribution for small steps a.
                          `snr` times their noise if the score were that of the noise alone,
                          |score| = |eps| / sigma_t: a = 2 (snr sigma_t)^2
 
-<<<<<<< HEAD
 Song et al. (2021) use |eps| / |score| in place of sigma_t, with norms that are means over the
 batch, so that a sample depends on the other examples of its batch. With the ratio of a single
 example it would not, but then the step size would depend on z, and the chain would not keep q(z_t):
-in two dimensions its variance would be wrong by a half. The ratio equals sigma_t if the data are
-finer than the noise, as pictures are, and is larger elsewhere, so that a step is never too long.
-This is also the rule of their annealed Langevin corrector.
-=======
-Song et al. (2021) measure |eps| / |score| in the place of sigma_t, with norms that are means over
-the batch; their samples depend on what else is in the batch. The ratio of a single example would
-not, but then the step would depend on where z is, and the chain would lose q(z_t): of N(0, I) in
-two dimensions it makes one of variance 1.7 (`snr` 0.16), in 784 dimensions of 1.03. sigma_t is what the ratio is where the data are
-finer than the noise, as pictures are, and less elsewhere, so that a step is never too long. It is
-also the rule of their annealed Langevin corrector.
->>>>>>> faults
+of N(0, I) in two dimensions it makes a distribution of variance 1.7 (`snr` 0.16), in 784 dimensions
+of 1.03. The ratio equals sigma_t if the data are finer than the noise, as pictures are, and is
+larger elsewhere, so that a step is never too long. This is also the rule of their annealed Langevin
+corrector.
 
 When the level changes from t to s, the annealed chain only rescales z by alpha_s / alpha_t; the
 Langevin steps at the new level must reduce the variance, for which a few short steps are not
