@@ -15,9 +15,10 @@ has q(z_t) as its stationary distribution for small steps a.
 Song et al. (2021) use |eps| / |score| in place of sigma_t, with norms that are means over the
 batch, so that a sample depends on the other examples of its batch. With the ratio of a single
 example it would not, but then the step size would depend on z, and the chain would not keep q(z_t):
-in two dimensions its variance would be wrong by a half. The ratio equals sigma_t if the data are
-finer than the noise, as pictures are, and is larger elsewhere, so that a step is never too long.
-This is also the rule of their annealed Langevin corrector.
+of N(0, I) in two dimensions it makes a distribution of variance 1.7 (`snr` 0.16), in 784 dimensions
+of 1.03. The ratio equals sigma_t if the data are finer than the noise, as pictures are, and is
+larger elsewhere, so that a step is never too long. This is also the rule of their annealed Langevin
+corrector.
 
 When the level changes from t to s, the annealed chain only rescales z by alpha_s / alpha_t; the
 Langevin steps at the new level must reduce the variance, for which a few short steps are not

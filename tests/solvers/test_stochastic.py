@@ -89,7 +89,10 @@ def test_the_corrector_helps_the_predictor(gaussian_data):
 
 
 def test_a_corrector_step_by_hand():
-    """One corrector step of Song et al. (2021), algorithm 5, in numpy, with the same noise."""
+    """One corrector step of Song et al. (2021), algorithm 5, in numpy, with the same noise.
+
+    Of a length in proportion to sigma^2, as in Song and Ermon (2019), algorithm 1.
+    """
     process = GaussianDiffusion(LinearLogSNR(4.0, -4.0), "vp")
     z, t, s = (tf.constant(v, tf.float64) for v in ([[1.0, -2.0], [0.3, 0.5]], 0.6, 0.5))
 
