@@ -13,6 +13,9 @@ from kgen.networks import mlp
 from kgen.priors import GaussianMixture, StandardNormal, VampPrior
 from kgen.serialization import serializable
 
+# The batches have prompts for the models that take them.
+pytestmark = pytest.mark.filterwarnings("ignore:The entries .* of a batch have no use")
+
 SEED = tf.constant([5, 6])
 
 
