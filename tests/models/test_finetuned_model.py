@@ -119,7 +119,8 @@ def test_several_files_add_up(tmp_path):
 
 
 def test_resume_saves_the_factors_alone_and_goes_on(tmp_path):
-    expected = train(make(rank=3), 8)
+    expected = train(make(rank=3), 8, [Resume(tmp_path / "whole")])
+    tmp_path = tmp_path / "parts"
     first = train(make(rank=3), 4, [Resume(tmp_path)])
     saved = tf.train.list_variables(str(tmp_path / "ckpt-1"))
     shapes = [tuple(shape) for name, shape in saved if name.startswith("variables/")]
