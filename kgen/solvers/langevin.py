@@ -15,15 +15,15 @@ has q(z_t) as its stationary distribution for small steps a.
 Song et al. (2021) measure |eps| / |score| in the place of sigma_t, with norms that are means over
 the batch; their samples depend on what else is in the batch. The ratio of a single example would
 not, but then the step would depend on where z is, and the chain would lose q(z_t): of N(0, I) in
-two dimensions it makes one of variance 1.7 (`snr` 0.16), in 784 dimensions of 1.03. sigma_t is what the ratio is where the data are
-finer than the noise, as pictures are, and less elsewhere, so that a step is never too long. It is
-also the rule of their annealed Langevin corrector.
+two dimensions it makes one of variance 1.7 (`snr` 0.16), in 784 dimensions of 1.03. sigma_t is what
+the ratio is where the data are finer than the noise, as pictures are, and less elsewhere, so that a
+step is never too long. It is also the rule of their annealed Langevin corrector.
 
 When the level changes from t to s, the annealed chain only rescales z by alpha_s / alpha_t: the
 walk at the new level has to bring the variance down, for which a few short steps are not enough.
 With steps of the grid to spare its error falls as that of Euler and Maruyama does. That of the
-predictor-corrector stops falling at the corrector's own, a share snr^2 of the variance: it has no
-order.
+predictor-corrector stops falling at the corrector's own, a share snr^2 sigma_t^2 / v of a variance
+v: it has no order.
 
 References:
   Song and Ermon (2019), https://arxiv.org/abs/1907.05600, algorithm 1.
