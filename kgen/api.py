@@ -1,4 +1,4 @@
-"""The public names of kgen, which `import kgen` has."""
+"""The public names of kgen: what `import kgen` provides."""
 
 import keras
 
@@ -15,6 +15,7 @@ from kgen import (
     data,
     diffusion,
     distribution,
+    finetuning,
     likelihoods,
     metrics,
     networks,
@@ -37,6 +38,7 @@ from kgen.models.score_model import ScoreModel
 from kgen.models.vae import VAE
 from kgen.models.variational_dequantization import VariationalDequantization
 from kgen.models.vqvae import VQVAE
+from kgen.preset_names import list_presets
 from kgen.presets import from_preset
 from kgen.published.opening import from_diffusers, to_diffusers
 from kgen.sampling import editing
@@ -62,9 +64,11 @@ __all__ = [
     "distribution",
     "editing",
     "export_saved_model",
+    "finetuning",
     "from_diffusers",
     "from_preset",
     "likelihoods",
+    "list_presets",
     "load_model",
     "log_likelihood",
     "metrics",

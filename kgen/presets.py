@@ -16,7 +16,6 @@ at every moment. What a file from a stranger may do is said in `docs/security.md
 """
 
 import contextlib
-import importlib.metadata
 import json
 import pathlib
 import re
@@ -35,8 +34,9 @@ from kgen.files.policies import in_dtype
 from kgen.files.text import MAX_CONFIG_BYTES, read_json, reason
 from kgen.files.weights import cast, fill, name_of
 from kgen.layer_tree import check_savable, layers_of
+from kgen.preset_names import CONFIG, HUB, NEXT, WEIGHTS, list_presets, located
+from kgen.version import __version__
 
-CONFIG, WEIGHTS, NEXT = "config.json", "weights.npz", ".next-weights.npz"
 FORMAT = 1  # of the folder; a preset that does not say has the first
 DTYPES = ("bfloat16", "float16", "float32", "float64", "mixed_bfloat16", "mixed_float16")
 
@@ -73,7 +73,7 @@ def save_preset(model, directory, dtype="float16", *, text_encoder=None):
         for part in parts:
             stack.enter_context(part.save_beside(directory, text_encoder))
         config = _without_training(keras.saving.serialize_keras_object(model))
-    stamp = {"kgen": importlib.metadata.version("kgen"), "keras": keras.__version__}
+    stamp = {"kgen": __version__, "keras": keras.__version__}
     weights, text = directory / NEXT, directory / f".partial-{CONFIG}"
     unfinished = directory / f".partial-{WEIGHTS}"
     try:
@@ -160,7 +160,8 @@ def from_preset(
     preset's own and a text encoder that lies beside it. `docs/security.md` says what is checked.
 
     Args:
-        directory: the folder.
+        directory: the folder; the name of a preset, one of `kgen.list_presets()`; or
+            `"hf://owner/name"`, perhaps with `@revision`, to fetch one from the hub.
         dtype: Keras policy that takes the place of that of training: `"float32"`,
             `"mixed_bfloat16"` where the hardware is good at it, or `"bfloat16"` or `"float16"`,
             which halve the memory too. Outputs of networks stay float32, and so do text encoders.
@@ -172,6 +173,7 @@ def from_preset(
         The model, with the stored weights also in the place of the averaged ones.
 
     Raises:
+        ImportError: if the hub is asked for and `huggingface_hub` is not installed.
         TypeError: if `directory` is no path.
         FileNotFoundError: if the folder or one of its two files is missing.
         ValueError: if a file is damaged or unsafe, if the format is a newer one, or if the weights
@@ -179,15 +181,18 @@ def from_preset(
     """
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be one of {DTYPES}. Received: dtype={dtype!r}.")
-    directory = check_path("directory", directory)
+    hub = isinstance(directory, str) and directory.startswith(HUB)
+    directory = check_path("directory", located(directory))
     for name in (CONFIG, WEIGHTS):
         if not (directory / name).is_file() and not (directory / NEXT).is_file():
             raise FileNotFoundError(
-                f"`directory` must be a kgen preset, a folder with {CONFIG} and {WEIGHTS}. "
-                f"Received: {directory}, which has no {name}."
+                f"`directory` must be a kgen preset, a folder with {CONFIG} and {WEIGHTS}, or one "
+                f"of the names {list_presets()}. Received: {directory}, which has no {name}."
             )
     path = inside(directory, CONFIG)
     content = _content(path, max_config_bytes)
+    if hub and content.get("sha256") is None:
+        raise ValueError(f"{path} must name the sha256 of its weights, since it is of a hub.")
     config = content["model"]
     folders = (directory, directory.absolute().parent)
     with (
@@ -238,7 +243,7 @@ def _check_format(content, path):
     writer = versions.get("kgen", "unknown") if isinstance(versions, dict) else "unknown"
     raise ValueError(
         f"{path} must have a format of at most {FORMAT}, which this version of kgen, "
-        f"{importlib.metadata.version('kgen')}, reads; a newer kgen may read it. "
+        f"{__version__}, reads; a newer kgen may read it. "
         f"Received: format={number!r}, written by kgen {writer}."
     )
 

@@ -49,6 +49,14 @@ def share(text):
     return number
 
 
+def port(text):
+    """A number of a port."""
+    number = int(text)
+    if not 0 <= number < 2**16:
+        raise argparse.ArgumentTypeError(f"must be in [0, 65535], not {number}")
+    return number
+
+
 def size(text):
     """`HxW`, or one number for a square.
 
@@ -84,6 +92,7 @@ def parser():
     _finetune(command("finetune", "Train a model further on a folder of your pictures."))
     _train(command("train", "Train a text-to-image model of your pictures from scratch."))
     _evaluate(command("evaluate", "Measure a model on pictures it has not seen."))
+    _serve(command("serve", "Offer a model over HTTP, with a page for browsers."))
     _export(command("export", "Write a model as a SavedModel, which runs without kgen."))
     info = command("info", "What a model is, or how a picture was made.")
     info.add_argument("what", metavar="MODEL_or_FILE", help="a model's folder or name, a picture")
@@ -162,7 +171,7 @@ def _training(made):
 def _finetune(made):
     _training(made)
     made.add_argument("--from", dest="model", metavar="DIR_or_NAME", default=DEFAULT_MODEL)
-    made.add_argument("--lora", type=positive, metavar="RANK", help="not there yet")
+    made.add_argument("--lora", type=positive, metavar="RANK", help="train a LoRA alone")
 
 
 def _train(made):
@@ -191,6 +200,38 @@ def _evaluate(made):
     made.add_argument("--no-samples", action="store_true", help="leave out what needs drawing")
 
 
+def _serve(made):
+    made.add_argument("model", nargs="?", metavar="MODEL", default=DEFAULT_MODEL)
+    made.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    made.add_argument("--port", type=port, default=8000, help="0 is any that is free (8000)")
+    made.add_argument(
+        "--backend", metavar="URL", help="of TensorFlow Serving that draws; MODEL is its name there"
+    )
+    text = "whose first line clients must send as bearer token; or set KGEN_TOKEN"
+    made.add_argument("--token-file", type=pathlib.Path, metavar="FILE", help=text)
+    text = "by which the server may be called besides localhost; * is any"
+    made.add_argument("--allow-host", action="append", default=[], metavar="NAME", help=text)
+    text = "further sizes, where the model takes any"
+    made.add_argument("--size", type=size, action="append", default=[], metavar="HxW", help=text)
+    text = "that the page suggests, parted by commas"
+    made.add_argument("--styles", metavar="NAMES", help=text)
+    bounds = made.add_argument_group("bounds")
+    for name, default, text in (
+        ("count", 8, "pictures in one request"),
+        ("steps", 100, "solver steps"),
+        ("prompt", 1000, "characters of a prompt"),
+        ("queue", 64, "pictures that may wait"),
+        ("batch", 16, "pictures that are drawn at once"),
+    ):
+        bounds.add_argument(
+            f"--max-{name}", type=positive, default=default, help=f"{text} ({default})"
+        )
+    text = "until a request is given up (120)"
+    bounds.add_argument(
+        "--timeout", type=number_above_0, default=120.0, metavar="SECONDS", help=text
+    )
+
+
 def _export(made):
     made.add_argument("model", metavar="MODEL", nargs="?", default=DEFAULT_MODEL)
     made.add_argument("--output", type=pathlib.Path, metavar="DIR", required=True)
@@ -198,5 +239,6 @@ def _export(made):
     made.add_argument("--inputs", choices=("prompts", "token_ids"))
     made.add_argument("--editing", action="store_true", help="image to image and inpainting too")
     made.add_argument("--negatives", action="store_true", help="negative prompts too")
+    made.add_argument("--warm-up", action="store_true", help="requests for TensorFlow Serving")
     made.add_argument("--max-steps", type=positive, default=1000, help="in one call (1000)")
     made.add_argument("--max-batch", type=positive, default=64, help="in one call (64)")

@@ -5,7 +5,7 @@ pictures one after the other.
 """
 
 from kgen.cli.errors import UsageError, arguments_from_user
-from kgen.cli.models import denoises
+from kgen.serving.typed import denoises
 
 OF_SOLVERS = ("negative", "steps", "guidance", "solver", "size")
 

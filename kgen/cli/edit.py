@@ -3,13 +3,15 @@
 from kgen.cli import metadata
 from kgen.cli.drawing import draw, settings_of
 from kgen.cli.errors import UsageError
-from kgen.cli.models import check_draws_pictures, condition, denoises, open_model, sum_of
+from kgen.cli.models import check_draws_pictures, condition, open_model, sum_of
 from kgen.cli.outputs import new_seed, paths, slug, write
+from kgen.serving.typed import denoises
 
 
 def run(args, session):
     """Draws and writes; returns the result as a dictionary, and lines for a person."""
-    from kgen.cli.fitting import fitted, mask_for, open_mask, open_upright, put_back
+    from kgen.cli.pictures import open_mask, open_upright
+    from kgen.fitting import fitted, mask_for, put_back
 
     seed = new_seed() if args.seed is None else args.seed
     seeds = [seed + i for i in range(args.count)]
@@ -61,7 +63,7 @@ def run(args, session):
 
 
 def _save(path, pixels, mode, about):
-    from kgen.cli.fitting import in_mode
+    from kgen.fitting import in_mode
     from kgen.pictures import FORMATS, save_picture
 
     save_picture(path, in_mode(pixels, mode, FORMATS[path.suffix.lower()]), about)

@@ -22,6 +22,9 @@ _FLAGS = {  # arguments of the library by the option that a person has typed
     "max_steps": "--max-steps",
     "max_batch": "--max-batch",
     "inputs": "--inputs",
+    "max_count": "--max-count",
+    "max_queue": "--max-queue",
+    "timeout": "--timeout",
 }
 
 
@@ -51,7 +54,7 @@ def files_from_user(what):
     """Within it, errors of reading are told as those of `what`, with exit code 1."""
     try:
         yield
-    except (OSError, TypeError, ValueError) as error:
+    except (ImportError, OSError, TypeError, ValueError) as error:
         raise CommandError(f"{what}: {one_line(error)}") from error
 
 

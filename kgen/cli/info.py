@@ -7,7 +7,8 @@ import re
 
 from kgen.cli import metadata
 from kgen.cli.errors import UsageError
-from kgen.cli.models import CONFIG, class_names, locate, open_model, sum_of, takes
+from kgen.cli.models import CONFIG, locate, open_model, sum_of
+from kgen.serving.typed import class_names, takes
 
 MAX_CARD = 2**20
 

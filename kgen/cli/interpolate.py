@@ -8,8 +8,9 @@ from kgen.cli import metadata
 from kgen.cli.arguments import ANIMATIONS
 from kgen.cli.drawing import draw, settings_of
 from kgen.cli.errors import UsageError
-from kgen.cli.models import check_draws_pictures, condition, denoises, open_model, sum_of
+from kgen.cli.models import check_draws_pictures, condition, open_model, sum_of
 from kgen.cli.outputs import new_seed, paths, slug, upscaled, write
+from kgen.serving.typed import denoises
 
 
 def run(args, session):

@@ -6,10 +6,10 @@
 GIF hold the same dictionary as JSON in one text.
 """
 
-import importlib.metadata
 import json
 
 from kgen.cli.errors import CommandError, UsageError, one_line
+from kgen.version import __version__
 
 KEYS = ("Software", "prompt", "negative", "seed", "model", "model_sha256", "settings")
 MAX_CHARACTERS = 2**20
@@ -17,7 +17,7 @@ MAX_CHARACTERS = 2**20
 
 def written_by():
     """Name and version of this program."""
-    return f"kgen {importlib.metadata.version('kgen')}"
+    return f"kgen {__version__}"
 
 
 def describe(*, model, model_sha256, settings, prompt=None, negative=None, seed=None):

@@ -1,19 +1,18 @@
 """Models by name or folder: found, opened, and asked what a command can do with them."""
 
 import hashlib
-import inspect
 import json
 import pathlib
 
+from kgen import preset_names
 from kgen.cli.errors import UsageError, arguments_from_user, files_from_user
-
-CHECKOUT = pathlib.Path(__file__).parents[2] / "saved_models"
-CONFIG, WEIGHTS = "config.json", "weights.npz"
+from kgen.preset_names import CONFIG, WEIGHTS
+from kgen.serving.typed import class_names, takes
 
 
 def places():
-    """The folders in which models have names: of the present folder, and of the checkout."""
-    return [pathlib.Path("saved_models"), CHECKOUT]
+    """The folders in which models have names: of the present folder, and those of the library."""
+    return [pathlib.Path("saved_models"), *preset_names.places()]
 
 
 def names():
@@ -26,11 +25,15 @@ def locate(name):
     """Returns the folder of a model.
 
     Args:
-        name: a folder, or the name of a model in `saved_models`.
+        name: a folder, the name of a model in `saved_models`, or `hf://owner/name`.
 
     Raises:
+        CommandError: if the hub cannot be reached.
         UsageError: if there is none.
     """
+    if str(name).startswith(preset_names.HUB):
+        with files_from_user(f"{name} cannot be fetched"):
+            return preset_names.fetched(str(name))
     given = pathlib.Path(name)
     candidates = [given]
     if given.name == str(name):
@@ -66,12 +69,6 @@ def sum_of(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def denoises(model):
-    """Whether a model draws with a solver, step by step."""
-    generate = getattr(model, "generate", None)
-    return generate is not None and "num_steps" in inspect.signature(generate).parameters
-
-
 def check_draws_pictures(model):
     """Raises a `UsageError` for a model that draws no pictures."""
     kind, shape = type(model).__name__, tuple(model.data_shape)
@@ -79,29 +76,6 @@ def check_draws_pictures(model):
         raise UsageError(f"a {kind} cannot draw, only code and decode")
     if len(shape) != 3 or shape[-1] not in (1, 3, 4):
         raise UsageError(f"the model draws values of shape {shape}, which are no pictures")
-
-
-def takes(model):
-    """What the condition of a model is on a command line.
-
-    Returns:
-        None without a condition; `"texts"`, `"classes"`, or `"other"` for what cannot be typed.
-    """
-    if model.conditioner is None:
-        return None
-    specs = list(model.conditioner.signature().values())
-    if len(specs) == 1 and specs[0].shape.rank == 1:
-        if specs[0].dtype.name == "string":
-            return "texts"
-        if specs[0].dtype.is_integer:
-            return "classes"
-    return "other"
-
-
-def class_names(model):
-    """The names of the classes of a model, or None."""
-    given = getattr(model.conditioner, "names", None)
-    return list(given) if given else None
 
 
 def condition(model, texts, what="a prompt"):

@@ -6,7 +6,8 @@ Captions make it conditional on texts, folders on classes, and neither on nothin
 
 from kgen.cli import training
 from kgen.cli.errors import UsageError
-from kgen.cli.models import open_model, takes
+from kgen.cli.models import open_model
+from kgen.serving.typed import takes
 
 
 def run(args, session):

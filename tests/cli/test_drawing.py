@@ -188,7 +188,8 @@ def test_what_a_mask_keeps_is_kept_to_the_pixel(draw, tmp_path):
 
 
 def test_a_picture_that_is_fitted_and_put_back_is_nearly_the_same(tmp_path):
-    from kgen.cli.fitting import fitted, open_upright, put_back
+    from kgen.cli.pictures import open_upright
+    from kgen.fitting import fitted, put_back
 
     for size in ((64, 64), (64, 40), (31, 64)):
         picture_of("RGB", size, tmp_path / "in.png")

@@ -67,10 +67,10 @@ def test_euler_maruyama_approaches_the_data(gaussian_data):
 
 
 @pytest.mark.parametrize("scaling", ["vp", "ve"])
-def test_langevin_walks_to_the_distribution_of_its_level(scaling, gaussian_data):
-    """The last level is walked long: variance v / (1 - a / 4v) of the discrete chain."""
+def test_langevin_steps_lead_to_the_distribution_of_the_level(scaling, gaussian_data):
+    """Many steps are made at the last level: variance v / (1 - a / 4v) of the discrete chain."""
     process = GaussianDiffusion(LinearLogSNR(1.0, -4.0), scaling)
-    solver = AnnealedLangevin(walks=200, step_size=0.5)
+    solver = AnnealedLangevin(langevin_steps=200, step_size=0.5)
     z = run(solver, process, gaussian_data, 2, num_samples=8000)
     alpha, sigma = (v.numpy() for v in process.alpha_sigma(tf.constant(0.0, tf.float64)))
     var = alpha**2 * gaussian_data.std**2 + sigma**2
@@ -89,7 +89,7 @@ def test_the_corrector_helps_the_predictor(gaussian_data):
 
 
 def test_a_corrector_step_by_hand():
-    """One correction of Song et al. (2021), algorithm 5, in numpy, with the same noise.
+    """One corrector step of Song et al. (2021), algorithm 5, in numpy, with the same noise.
 
     Of a length in proportion to sigma^2, as in Song and Ermon (2019), algorithm 1.
     """
@@ -126,9 +126,9 @@ def test_a_corrector_of_an_untrained_network_stays_finite(scaling):
     ("make", "message"),
     [
         (lambda: UniPC(order=3), "`order` must be 1 or 2"),
-        (lambda: AnnealedLangevin(walks=0), "at least 1"),
+        (lambda: AnnealedLangevin(langevin_steps=0), "at least 1"),
         (lambda: AnnealedLangevin(step_size=0.0), "`step_size` must be positive"),
-        (lambda: PredictorCorrector(corrections=0), "at least 1"),
+        (lambda: PredictorCorrector(corrector_steps=0), "at least 1"),
         (lambda: PredictorCorrector(snr=-1.0), "`snr` must be positive"),
     ],
 )
@@ -148,7 +148,7 @@ def variance_error(solver, process, data, num_steps, monkeypatch):
     It begins with the exact variance at t = 1. A solver that is affine in z and in its noise is
     read off its action on unit vectors: nothing, z, and each draw of noise, put in by hand.
     """
-    draws = num_steps * getattr(solver, "walks", 1)
+    draws = num_steps * getattr(solver, "langevin_steps", 1)
     times = time_grid(process, num_steps, dtype="float64")
     z = np.zeros([draws + 2, 2])
     z[1] = 1.0

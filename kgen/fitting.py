@@ -8,8 +8,11 @@ the file can hold that mode.
 """
 
 import dataclasses
+from typing import TYPE_CHECKING
 
-from kgen.cli.errors import CommandError, UsageError, one_line
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
 
 MODES = {  # what the formats can hold
     "PNG": ("1", "L", "LA", "P", "RGB", "RGBA"),
@@ -33,59 +36,42 @@ class Picture:
     mode: str
 
     @property
-    def size(self):
+    def size(self) -> tuple[int, int]:
         """Height and width."""
         return self.pixels.shape[:2]
 
 
-def open_upright(path):
-    """Returns a picture of any kind as a `Picture`.
-
-    Raises:
-        CommandError: if it cannot be read.
-        UsageError: if there is no such file.
-    """
+def upright(file: "Image.Image") -> Picture:
+    """Returns a Pillow image of any mode as a `Picture`, turned as its camera says."""
     import numpy as np
     from PIL import Image, ImageOps
 
-    from kgen.data.picture_files import open_picture
-
-    if not path.is_file():
-        raise UsageError(f"no file {path}")
-    try:
-        with open_picture(path) as file:
-            image = ImageOps.exif_transpose(file)
-            mode = image.mode
-            if mode == "F" or mode.startswith("I"):  # 16-bit grey, which Pillow would clip
-                values = np.asarray(image).astype("float64")
-                scale = 257 if values.max() > 255 else 1
-                image = Image.fromarray((values / scale).round().clip(0, 255).astype("uint8"))
-                mode = "L"
-            alpha = None
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                alpha = np.asarray(image)[..., 3]
-            return Picture(np.asarray(image.convert("RGB")), alpha, mode)
-    except Exception as error:  # a broken file can make Pillow raise nearly anything
-        raise CommandError(f"{path} is no picture that can be read: {one_line(error)}") from error
+    image = ImageOps.exif_transpose(file)
+    mode = image.mode
+    if mode == "F" or mode.startswith("I"):  # 16-bit grey, which Pillow would clip
+        values = np.asarray(image).astype("float64")
+        scale = 257 if values.max() > 255 else 1
+        image = Image.fromarray((values / scale).round().clip(0, 255).astype("uint8"))
+        mode = "L"
+    alpha = None
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        alpha = np.asarray(image)[..., 3]
+    return Picture(np.asarray(image.convert("RGB")), alpha, mode)
 
 
-def open_mask(path, size):
-    """Returns a mask of a picture's size, float32 `[H, W]` in [0, 1]: bright is to be painted."""
+def brightness(picture: Picture, size: tuple[int, int]) -> "np.ndarray":
+    """Returns a mask of a size, float32 `[H, W]` in [0, 1]: how bright a `Picture` is."""
     import numpy as np
     from PIL import Image
 
-    picture = open_upright(path)
     grey = Image.fromarray(picture.pixels).convert("L")
     if grey.size != size[::-1]:
         grey = grey.resize(size[::-1], Image.Resampling.BILINEAR)
-    mask = np.asarray(grey).astype("float32") / 255
-    if not mask.any():
-        raise UsageError(f"{path} has nothing that is white, so there is nothing to paint")
-    return mask
+    return np.asarray(grey).astype("float32") / 255
 
 
-def fitted(pixels, shape):
+def fitted(pixels: "np.ndarray", shape: tuple[int, ...]) -> "np.ndarray":
     """Returns pixels `[H, W, C]` in the shape `(h, w, c)`, the edges repeated where they lack."""
     import numpy as np
     from PIL import Image
@@ -100,7 +86,7 @@ def fitted(pixels, shape):
     return np.asarray(image).reshape(shape)
 
 
-def mask_for(mask, shape):
+def mask_for(mask: "np.ndarray", shape: tuple[int, ...]) -> "np.ndarray":
     """Returns a mask `[H, W]` as `[h, w, 1]` of a model: 1 where any of it is to be painted."""
     import numpy as np
 
@@ -108,7 +94,9 @@ def mask_for(mask, shape):
     return (fitted(large, (*shape[:2], 3))[..., :1] > 0).astype("float32")
 
 
-def put_back(edited, picture, mask=None):
+def put_back(
+    edited: "np.ndarray", picture: Picture, mask: "np.ndarray | None" = None
+) -> "np.ndarray":
     """Returns an edited picture `[h, w, c]` at the size of the one that it was, `[H, W, 3 or 4]`.
 
     Args:
@@ -133,7 +121,7 @@ def put_back(edited, picture, mask=None):
     return pixels
 
 
-def in_mode(pixels, mode, kind):
+def in_mode(pixels: "np.ndarray", mode: str, kind: str) -> "Image.Image":
     """Returns pixels `[H, W, 3 or 4]` as a Pillow image of a mode, where `kind` can hold it."""
     from PIL import Image
 
@@ -149,7 +137,7 @@ def in_mode(pixels, mode, kind):
     return image if image.mode == mode else image.convert(mode)
 
 
-def _frame(height, width, shape):
+def _frame(height: int, width: int, shape: tuple[int, ...]) -> tuple:
     """Where a picture lies in the frame of the shape's proportions: top, left and the frame."""
     ratio = shape[0] / shape[1]
     frame = max(height, round(width * ratio)), max(width, round(height / ratio))
