@@ -23,8 +23,8 @@ corrector.
 When the level changes from t to s, the annealed chain only rescales z by alpha_s / alpha_t; the
 Langevin steps at the new level must reduce the variance, for which a few short steps are not
 enough. With a sufficiently fine grid its error decreases as that of Euler-Maruyama. The error of
-the predictor-corrector does not decrease below that of the corrector, a share snr^2 of the
-variance, so it has no order.
+the predictor-corrector does not decrease below that of the corrector, a share snr^2 sigma_t^2 / v
+of a variance v, so it has no order.
 
 References:
   Song and Ermon (2019), https://arxiv.org/abs/1907.05600, algorithm 1.
