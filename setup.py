@@ -15,7 +15,7 @@ PRESETS = pathlib.Path("saved_models")
 class WithPresets(build_py):
     """Builds the package, and the presets that lie beside it."""
 
-    def run(self):
+    def run(self) -> None:
         """Copies packages, then presets."""
         super().run()
         if self.editable_mode:

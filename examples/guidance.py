@@ -1,16 +1,16 @@
-"""Guide a diffusion model of classes, and measure what guidance costs and buys.
+"""Guide a diffusion model of classes, and measure the quality and variety of its samples.
 
     python examples/guidance.py --output runs/guidance                 # of the shipped model
     python examples/guidance.py --preset runs/diffusion-fashion_mnist  # of one of your own
 
-Two classifiers are trained first: an ordinary one, that judges pictures, and one of noisy pictures,
-that guides. Then the same noise is turned into pictures at several scales of classifier-free and of
-classifier guidance. For each scale the first classifier says how many pictures show their class,
-and precision and recall, in the features of that classifier, how many are near real pictures and
-how many real ones are near them. `--output` gets `guidance.png`, strength against the three, and
-`samples.png`, the pictures.
+Two classifiers are trained first: one of clean pictures, for the evaluation, and one of noisy
+pictures, for classifier guidance. Then pictures are generated from the same noise at several scales
+of classifier-free and of classifier guidance. For each scale the first classifier gives the share
+of pictures that show their class; precision and recall, in its features, are the share of generated
+pictures near real ones and the share of real pictures near generated ones. `--output` gets
+`guidance.png`, these figures against the scale, and `samples.png`, the pictures.
 
-The judge is trained on the training split, as the model is, and is never shown a generated picture.
+The first classifier is trained on the training split, as the model is, and on no generated picture.
 """
 
 import argparse
@@ -36,8 +36,8 @@ SOLVERS = {
 SHIPPED = pathlib.Path(__file__).parents[1] / "saved_models" / "diffusion_fashion_mnist"
 
 
-def judge(classes):
-    """A small convolutional classifier of pictures in [-1, 1]; its last features are named."""
+def small_classifier(classes):
+    """A small convolutional classifier of pictures in [-1, 1], with a layer named "features"."""
     x = keras.Input((28, 28, 1))
     h = layers.Conv2D(32, 3, 2, "same", activation="relu")(x)
     h = layers.Conv2D(64, 3, 2, "same", activation="relu")(h)
@@ -47,7 +47,7 @@ def judge(classes):
 
 
 def guide(classes):
-    """A classifier of noisy pictures that is told their log-SNR."""
+    """A classifier of noisy pictures, conditional on their log-SNR."""
     x, log_snr = keras.Input((28, 28, 1)), keras.Input(())
     level = layers.Dense(64, activation="silu")(layers.Reshape((1,))(log_snr / 10))
     h = layers.Conv2D(32, 3, 2, "same")(x) + layers.Reshape((1, 1, 32))(layers.Dense(32)(level))
@@ -59,7 +59,7 @@ def guide(classes):
 
 
 def train(make, view, model, args):
-    """Trains a classifier on what `view` makes of a batch."""
+    """Trains a classifier on the output of `view` for each batch."""
     keras.utils.set_random_seed(args.seed)
     data = grey.load(args.data, values="signed", labels=True, batch_size=100, seed=args.seed)
     if args.steps_per_epoch:
@@ -72,13 +72,13 @@ def train(make, view, model, args):
     return network
 
 
-def train_judge(model, args):
-    """Trains the classifier that judges."""
-    return train(judge, lambda batch: (batch["images"], batch["labels"]), model, args)
+def train_classifier(model, args):
+    """Trains the classifier of clean pictures, for the evaluation."""
+    return train(small_classifier, lambda batch: (batch["images"], batch["labels"]), model, args)
 
 
 def train_guide(model, args):
-    """Trains the classifier that guides, on what the process makes of pictures."""
+    """Trains the classifier of noisy pictures, for classifier guidance."""
 
     def noisy(batch):
         t = tf.random.uniform(tf.shape(batch["labels"]))
@@ -90,12 +90,12 @@ def train_guide(model, args):
 
 
 def with_features(network):
-    """A judge that returns its features and its logits."""
+    """A classifier that returns its features and its logits."""
     return keras.Model(network.inputs, [network.get_layer("features").output, network.output])
 
 
 def by_classifier(process, network, labels):
-    """The guidance of a classifier of noisy pictures toward one label for each."""
+    """The guidance of a classifier of noisy pictures toward one label per example."""
 
     def log_prob(z, t, labels):
         log_snr = tf.broadcast_to(process.log_snr(t), tf.shape(z)[:1])
@@ -106,12 +106,12 @@ def by_classifier(process, network, labels):
     return classifier_guidance(process, log_prob, labels)
 
 
-def measure(model, eyes, labels, real_features, scale, args, **options):
+def measure(model, classifier, labels, real_features, scale, args, **options):
     """Draws a picture for each label at one scale of the guidance.
 
     Returns:
-        The pictures; the share of them that show their class; precision and recall beside real
-        pictures, in the features of the judge.
+        The pictures; the share of them that show their class; precision and recall with respect to
+        real pictures, in the features of the classifier.
     """
     images = model.generate(
         labels,
@@ -121,7 +121,7 @@ def measure(model, eyes, labels, real_features, scale, args, **options):
         seed=args.seed,
         **options,
     )
-    features, logits = eyes.predict(images / 127.5 - 1.0, verbose=0)
+    features, logits = classifier.predict(images / 127.5 - 1.0, verbose=0)
     shown = (logits.argmax(-1) == labels).mean()
     return images, (shown, *precision_recall(real_features, features))
 
@@ -144,13 +144,13 @@ def main(argv=None):
     parser.add_argument("--verbose", type=int, default=2)
     args = parser.parse_args(argv)
     model = kgen.from_preset(args.preset)
-    eyes, noisy = with_features(train_judge(model, args)), train_guide(model, args)
+    classifier, noisy = with_features(train_classifier(model, args)), train_guide(model, args)
 
     test = grey.load(args.data, "test", values="signed", labels=True, batch_size=args.num_samples)
     real = next(iter(test))
-    real_features, logits = eyes.predict(real["images"], verbose=0)
+    real_features, logits = classifier.predict(real["images"], verbose=0)
     accuracy = (logits.argmax(-1) == real["labels"].numpy()).mean()
-    print(f"the judge on {len(logits)} real test pictures: {accuracy:.3f}")
+    print(f"accuracy of the classifier on {len(logits)} real test pictures: {accuracy:.3f}")
 
     labels = np.arange(args.num_samples) % model.conditioner.num_classes
     kinds = {
@@ -161,7 +161,7 @@ def main(argv=None):
     for name, guidance in kinds.items():
         for scale in args.scales:
             images, values = measure(
-                model, eyes, labels, real_features, scale, args, guidance=guidance
+                model, classifier, labels, real_features, scale, args, guidance=guidance
             )
             shown, precision, recall = values
             print(

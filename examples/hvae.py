@@ -27,7 +27,7 @@ import kgen
 from kgen import likelihoods
 from kgen.callbacks import Guard, Resume
 from kgen.data import grey
-from kgen.networks.ladder import conv_ladder, dense_ladder
+from kgen.networks.hierarchy import conv_hierarchy, dense_hierarchy
 from kgen.pictures import contact_sheet, save_png, training_curves
 
 SHAPE = (28, 28, 1)
@@ -38,9 +38,9 @@ def build(kind="dense", *, likelihood="bernoulli", prior=None, warm_up=10_000, *
     """A hierarchical VAE over small grey pictures; `prior` makes p(z_0) for a shape of z_0."""
     channels = likelihoods.get(likelihood).parameter_channels(1)
     if kind == "dense":
-        encoder, levels, decoder = dense_ladder(SHAPE, (40, 40), channels)
+        encoder, levels, decoder = dense_hierarchy(SHAPE, (40, 40), channels)
     else:
-        encoder, levels, decoder = conv_ladder(SHAPE, channels)
+        encoder, levels, decoder = conv_hierarchy(SHAPE, channels)
     levels = [
         kgen.GaussianLevel(prior, posterior, merge, state_shape=shape, residual=kind == "conv")
         for prior, posterior, merge, shape in levels

@@ -9,8 +9,8 @@ Langevin dynamics, the predictor-corrector sampler and the ordinary differential
 side, with the number of evaluations and the distance of each cloud to the data (the energy
 distance, in units of the plane; two sets of data points of this size are about 0.002 apart).
 
-`--scaling` chooses the stochastic differential equation (VP, VE or sub-VP), `--levels 10` a ladder
-of noise levels in the place of continuous time (NCSN).
+`--scaling` chooses the stochastic differential equation (VP, VE or sub-VP), `--levels 10` discrete
+noise levels instead of continuous time (NCSN).
 """
 
 import argparse
@@ -30,7 +30,7 @@ from kgen.pictures import training_curves
 from kgen.solvers import AnnealedLangevin, DPMSolver, PredictorCorrector
 
 SAMPLERS = (
-    ("Langevin dynamics", AnnealedLangevin(walks=20), 20),
+    ("Langevin dynamics", AnnealedLangevin(langevin_steps=20), 20),
     ("predictor-corrector", PredictorCorrector(), 200),
     ("probability flow", DPMSolver(3), 40),
 )
@@ -111,7 +111,7 @@ def draw_samples(model, output, num):
     clouds = [("data", data)]
     for name, solver, num_steps in SAMPLERS:
         if model.levels and isinstance(solver, AnnealedLangevin):
-            num_steps = model.levels - 1  # the ladder that was trained, from level to level
+            num_steps = model.levels - 1  # the noise levels of the training
         points = model.generate(num_samples=num, num_steps=num_steps, solver=solver, seed=0)
         distance = energy_distance(points, data)
         print(f"{name}, {solver.nfe(num_steps)} evaluations: energy distance {distance:.4f}")
@@ -132,7 +132,9 @@ def main(argv=None):
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/score"))
     parser.add_argument("--objective", choices=OBJECTIVES, default="dsm")
     parser.add_argument("--scaling", choices=("vp", "ve", "sub_vp"), default="ve")
-    parser.add_argument("--levels", type=int, help="noise levels of a ladder; default: none")
+    parser.add_argument(
+        "--levels", type=int, help="number of noise levels; default: continuous time"
+    )
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps-per-epoch", type=int, help="fewer than the whole data set")

@@ -1,4 +1,4 @@
-"""The public names of kgen, which `import kgen` has."""
+"""The public names of kgen: what `import kgen` provides."""
 
 import keras
 
@@ -15,6 +15,7 @@ from kgen import (
     data,
     diffusion,
     distribution,
+    finetuning,
     likelihoods,
     metrics,
     networks,
@@ -63,6 +64,7 @@ __all__ = [
     "distribution",
     "editing",
     "export_saved_model",
+    "finetuning",
     "from_diffusers",
     "from_preset",
     "likelihoods",

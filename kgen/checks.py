@@ -1,31 +1,35 @@
-"""Checks at the door: an error that names the argument, what it must be and what came."""
+"""Validation of arguments: errors that name the argument, what it must be and what was received."""
 
 import os
 import pathlib
 import warnings
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from kgen.types import Shape
 
-def check_count(name, value):
-    """Checks that a number is an integer of at least 1.
+
+def check_count(name: str, value: Any) -> None:
+    """Checks that a value is an integer of at least 1.
 
     Raises:
-        TypeError: if it is no number.
-        ValueError: if it is not such an integer.
+        TypeError: if the value is not a number.
+        ValueError: if the value is not an integer, or less than 1.
     """
     _check_type(name, value)
     if not isinstance(value, (int, np.integer)) or value < 1:
         raise ValueError(f"`{name}` must be at least 1, an integer. Received: {name}={value}.")
 
 
-def check_positive(name, value, zero=False):
-    """Checks a number.
+def check_positive(name: str, value: Any, zero: bool = False) -> None:
+    """Checks that a number is finite and positive, or at least 0 with `zero`.
 
     Raises:
-        TypeError: if it is no number.
-        ValueError: if it is not finite, or negative, or 0 where that is not allowed.
+        TypeError: if the value is not a number.
+        ValueError: if the number is not finite, negative, or 0 where that is not allowed.
     """
     _check_type(name, value)
     if not np.isfinite(value) or value < 0 or (value == 0 and not zero):
@@ -33,24 +37,24 @@ def check_positive(name, value, zero=False):
         raise ValueError(f"`{name}` must be {bound}. Received: {name}={value}.")
 
 
-def check_number(name, value):
-    """Checks a number of either sign.
+def check_number(name: str, value: Any) -> None:
+    """Checks that a number of either sign is finite.
 
     Raises:
-        TypeError: if it is no number.
-        ValueError: if it is not finite.
+        TypeError: if the value is not a number.
+        ValueError: if the number is not finite.
     """
     _check_type(name, value)
     if not np.isfinite(value):
         raise ValueError(f"`{name}` must be finite. Received: {name}={value}.")
 
 
-def check_interval(name, value, interval):
-    """Checks a number against an interval as it is written, such as `"[0, 1)"`.
+def check_interval(name: str, value: Any, interval: str) -> None:
+    """Checks that a number lies in an interval, given in mathematical notation as `"[0, 1)"`.
 
     Raises:
-        TypeError: if it is no number.
-        ValueError: if it is outside.
+        TypeError: if the value is not a number.
+        ValueError: if the number is outside of the interval.
     """
     _check_type(name, value)
     low, high = (float(end) for end in interval[1:-1].split(","))
@@ -60,38 +64,44 @@ def check_interval(name, value, interval):
         raise ValueError(f"`{name}` must be in {interval}. Received: {name}={value}.")
 
 
-def _check_type(name, value):
+def _check_type(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}.")
 
 
-def check_one_of(name, value, allowed):
-    """Checks the name of an option.
+def check_one_of(name: str, value: Any, allowed: Iterable[str]) -> None:
+    """Checks that an option has one of the allowed names.
 
     Raises:
-        ValueError: if it is not one of those that are allowed.
+        ValueError: if it has not.
     """
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"`{name}` must be one of {sorted(allowed)}. Received: {name}={value!r}.")
 
 
-def check_path(name, value):
-    """Checks a path, and returns it as a `pathlib.Path`.
+def check_path(name: str, value: Any) -> pathlib.Path:
+    """Checks a path and returns it as a `pathlib.Path`.
 
     Raises:
-        TypeError: if it is none.
+        TypeError: if the value is neither a string nor a path.
     """
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"`{name}` must be a path. Received: {name}={value!r}.")
     return pathlib.Path(value)
 
 
-def check_prior(prior, latent_shape, data_shape, likelihood):
-    """Checks that a prior is one, over codes, or with pseudo-inputs, of these shapes.
+def check_prior(prior: object, latent_shape: Shape, data_shape: Shape, likelihood: Any) -> None:
+    """Checks that a prior fits the codes and the data of a model.
+
+    Args:
+        prior: an object of `kgen.priors`.
+        latent_shape: shape of a code of the model.
+        data_shape: shape of an example, which the pseudo-inputs of a `VampPrior` must have.
+        likelihood: the model's likelihood, which determines the range of the data.
 
     Raises:
-        TypeError: if it is no prior.
-        ValueError: if it is one for another shape, or for data of another range.
+        TypeError: if `prior` is not a prior.
+        ValueError: if `prior` was made for another shape, or for data of another range.
     """
     methods = (getattr(prior, name, None) for name in ("log_prob", "kl", "sample"))
     if isinstance(prior, type) or not all(map(callable, methods)):
@@ -115,19 +125,18 @@ def check_prior(prior, latent_shape, data_shape, likelihood):
                 )
 
 
-def check_data(name, x, shape, likelihood=None):
-    """Checks examples: floating, of the right shape, finite, in the range of a likelihood.
+def check_data(name: str, x: Any, shape: Shape, likelihood: Any = None) -> None:
+    """Checks the dtype, shape, finiteness and range of examples.
 
     Args:
         name: name of the argument, for the message.
-        x: examples `[N, ...]`.
-        shape: shape of one.
-        likelihood: None, or the likelihood whose range they must be in; a density puts bounds on
-            pictures only.
+        x: examples, `[N, ...]`.
+        shape: shape of one example.
+        likelihood: None, or the likelihood whose range the examples must be in; see `has_range`.
 
     Raises:
         TypeError: if `x` does not hold floating-point numbers.
-        ValueError: if it fails another check.
+        ValueError: if `x` has another shape, is empty, is not finite or is out of range.
     """
     dtype = getattr(x, "dtype", None)
     floating = dtype.is_floating if tf.is_tensor(x) else np.issubdtype(dtype, np.floating)
@@ -153,16 +162,16 @@ def check_data(name, x, shape, likelihood=None):
         )
 
 
-def warn_of_range(x, shape, likelihood=None):
-    """Warns of data that look as if they were meant for another range.
+def warn_of_range(x: np.ndarray, shape: Shape, likelihood: Any = None) -> None:
+    """Warns of data that seem to have another range than the model expects.
 
-    Pictures of which no value is below 0, for a model of pictures in [-1, 1]; and numbers without
-    a range, such as columns of a table, of which one is far from the order of one.
+    These are pictures without a value below 0, for a model of pictures in [-1, 1]; and data
+    without a range, such as columns of a table, with a channel that is far from standardised.
 
     Args:
-        x: examples `[N, ...]`, an array that `check_data` has passed.
-        shape: shape of one.
-        likelihood: None, or the likelihood whose range they must be in.
+        x: examples `[N, ...]`, an array that `check_data` has accepted.
+        shape: shape of one example.
+        likelihood: None, or the likelihood whose range the examples must be in.
     """
     x = np.asarray(x)
     if likelihood is not None and has_range(likelihood, shape):
@@ -186,8 +195,11 @@ def warn_of_range(x, shape, likelihood=None):
         )
 
 
-def has_range(likelihood, shape):
-    """Whether data of that shape must be in the range of a likelihood: a density bounds pictures.
+def has_range(likelihood: Any, shape: Shape) -> bool:
+    """Returns whether examples of a shape must lie in the range of a likelihood.
+
+    Under a density (one with a `bin_width`) only pictures are limited to a range, since other data
+    may be any real numbers.
 
     Example:
         >>> from kgen.likelihoods import Bernoulli, GaussianLikelihood
@@ -197,17 +209,17 @@ def has_range(likelihood, shape):
     return likelihood.bin_width is None or len(shape) == 3
 
 
-def check_pictures(batch, shape, likelihood=None):
-    """Checks the examples of a batch, which is `x` or a dictionary with `"images"`.
+def check_pictures(batch: Any, shape: Shape, likelihood: Any = None) -> None:
+    """Checks the examples of a batch, an array or a dictionary with the key `"images"`.
 
     Raises:
-        TypeError: if they are not floating-point numbers.
-        ValueError: if they fail another check of `check_data`, or there are none.
+        TypeError: if the examples are not floating-point numbers.
+        ValueError: if the batch has no examples, or they fail another check of `check_data`.
     """
     if isinstance(batch, dict) and "images" not in batch:
         raise ValueError(f'A batch must have the key "images". Received keys: {sorted(batch)}.')
     check_data("x", batch["images"] if isinstance(batch, dict) else batch, shape, likelihood)
 
 
-def _list(shape):
+def _list(shape: Shape) -> str:
     return ", ".join(map(str, shape))

@@ -1,4 +1,4 @@
-"""Corruptions of the input of a denoising autoencoder, which must give back the clean one.
+"""Corruptions of the input of a denoising autoencoder, which learns to restore the clean input.
 
     GaussianNoise     x + std eps
     Masking           x_i = 0 with probability `rate`
@@ -22,16 +22,16 @@ from kgen.tensors import normal, uniform
 @serializable
 @dataclasses.dataclass(frozen=True)
 class GaussianNoise:
-    """Adds noise of standard deviation `std`."""
+    """Adds Gaussian noise of standard deviation `std`."""
 
     std: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Checks the standard deviation."""
         check_positive("std", self.std)
 
-    def __call__(self, x, seed):
-        """The corrupted `x`."""
+    def __call__(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Returns the corrupted `x`, `[B, ...]`."""
         return x + self.std * normal(tf.shape(x), seed)
 
 
@@ -42,12 +42,12 @@ class Masking:
 
     rate: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Checks the rate."""
         check_interval("rate", self.rate, "(0, 1]")
 
-    def __call__(self, x, seed):
-        """The corrupted `x`."""
+    def __call__(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Returns the corrupted `x`, `[B, ...]`."""
         return tf.where(uniform(tf.shape(x), seed) < self.rate, 0.0, x)
 
 
@@ -60,14 +60,14 @@ class SaltAndPepper:
     low: float = 0.0
     high: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Checks the rate and the values."""
         check_interval("rate", self.rate, "(0, 1]")
         check_number("low", self.low)
         check_number("high", self.high)
 
-    def __call__(self, x, seed):
-        """The corrupted `x`."""
+    def __call__(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Returns the corrupted `x`, `[B, ...]`."""
         u = uniform(tf.shape(x), seed)
         x = tf.where(u < self.rate / 2, self.low, x)
         return tf.where(u > 1 - self.rate / 2, self.high, x)

@@ -1,13 +1,14 @@
-"""Devices: which strategy, which precision, whether XLA.
+"""Choice of the distribution strategy, the numeric precision and XLA for the devices at hand.
 
     with kgen.distribution.strategy().scope():
         model = ...
         model.compile(...)
     model.fit(...)
 
-is all that a script needs for one GPU, several, or several machines. Under a strategy every replica
-draws its own noise and times (`kgen.tensors.SeedStream`), the gradients of all are summed and the
-loss is divided by their number, so a global batch means the same on any number of devices.
+is all that a script needs for one GPU, several GPUs, or several machines. Under a strategy every
+replica draws its own noise and times (`kgen.tensors.SeedStream`), the gradients of all replicas are
+summed and the loss is divided by their number, so that training on a global batch does not depend
+on the number of devices.
 
 References:
   https://www.tensorflow.org/guide/distributed_training
@@ -21,26 +22,28 @@ import os
 import pathlib
 import socket
 import sys
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import tensorflow as tf
 
 _FUSED = contextvars.ContextVar("fused", default=False)
 
 
-def strategy():
-    """The strategy for what there is: several machines, several devices, or one.
+def strategy() -> tf.distribute.Strategy:
+    """Returns the distribution strategy for the available devices.
 
-    With `TF_CONFIG` in the environment and more than one worker in it, this is
-    `MultiWorkerMirroredStrategy`, which waits for all of them, for two minutes; it has to come
-    before any other use of TensorFlow. With more
-    than one GPU (or, without GPUs, more than one logical CPU) `MirroredStrategy`; else the default.
+    That is `MultiWorkerMirroredStrategy` if the environment variable `TF_CONFIG` names more than
+    one worker: call this before any other use of TensorFlow then; it waits two minutes for the
+    other workers. It is `MirroredStrategy` with more than one GPU or, without GPUs, more than one
+    logical CPU; else the default strategy.
 
     Returns:
         A `tf.distribute.Strategy`.
 
     Raises:
-        ValueError: if `TF_CONFIG` is not as TensorFlow reads it.
-        RuntimeError: or an error of TensorFlow, if a worker does not come; a note names it.
+        ValueError: if `TF_CONFIG` does not have the form that TensorFlow reads.
+        RuntimeError: or an error of TensorFlow, if a worker does not start; a note names it.
 
     Example:
         >>> strategy().num_replicas_in_sync >= 1
@@ -54,8 +57,10 @@ def strategy():
     return tf.distribute.get_strategy()
 
 
-def is_chief():
-    """Whether this process writes checkpoints, logs and samples: always, unless there are others.
+def is_chief() -> bool:
+    """Returns whether this process is the one that writes checkpoints, logs and samples.
+
+    Without `TF_CONFIG`, and with a single worker, it is.
 
     Example:
         >>> is_chief()
@@ -66,8 +71,8 @@ def is_chief():
     return _task() == next(iter(_addresses()))  # a "chief", or else the first "worker"
 
 
-def several_workers(strategy):
-    """Whether a strategy runs over several processes.
+def several_workers(strategy: tf.distribute.Strategy) -> bool:
+    """Returns whether a strategy spans several processes.
 
     Example:
         >>> several_workers(tf.distribute.get_strategy())
@@ -76,8 +81,8 @@ def several_workers(strategy):
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and len(_workers()) > 1
 
 
-def default_precision():
-    """The Keras policy the hardware is good at: bfloat16 on GPUs and CPUs that compute with it.
+def default_precision() -> Literal["mixed_bfloat16", "float32"]:
+    """Returns the Keras dtype policy for the hardware: bfloat16 where it is computed natively.
 
     Returns:
         `"mixed_bfloat16"` or `"float32"`.
@@ -98,10 +103,11 @@ def default_precision():
     return "mixed_bfloat16" if all(capable) else "float32"
 
 
-def default_jit(dense=False):
-    """Whether XLA pays: on GPUs, and on CPUs for dense networks; it slows convolutions there.
+def default_jit(dense: bool = False) -> bool:
+    """Returns whether XLA makes training faster: on GPUs, and for dense networks on CPUs.
 
-    Under a strategy of several devices it is off: XLA compiles a step for one.
+    On CPUs XLA slows convolutions down. Under a strategy of several devices it is off, since XLA
+    compiles a step for a single device.
 
     Args:
         dense: whether the network has no convolutions.
@@ -119,15 +125,18 @@ def default_jit(dense=False):
 
 
 @contextlib.contextmanager
-def fused(allowed=True):
-    """Lets XLA compile the parts of a graph traced inside for which that pays on CPUs.
+def fused(allowed: bool = True) -> Iterator[None]:
+    """Allows XLA to fuse parts of graphs that are traced in this context, where CPUs gain from it.
 
-    These are the normalisations of large pictures; the price is a second for every new size of a
-    batch. An export is traced without: not every server of TensorFlow has XLA.
+    These parts are the normalisations of large pictures; each new batch size costs about a second
+    of compilation. Exports are traced without fusion, as not every TensorFlow server has XLA.
+
+    Args:
+        allowed: whether fusion is allowed.
 
     Example:
         >>> with fused():
-        ...     fuses()  # there is no graph here
+        ...     fuses()  # no graph is being traced
         False
     """
     token = _FUSED.set(allowed)
@@ -137,8 +146,10 @@ def fused(allowed=True):
         _FUSED.reset(token)
 
 
-def fuses():
-    """Whether it is so here: inside `fused()`, in a graph, for one device, on CPUs alone.
+def fuses() -> bool:
+    """Returns whether XLA fusion is active.
+
+    It is inside of `fused()`, while a graph is traced, for one device and without accelerators.
 
     Example:
         >>> fuses()
@@ -152,8 +163,8 @@ def fuses():
     )
 
 
-def _strategy_of_workers():
-    """Joins the other workers, for whom TensorFlow waits without a word."""
+def _strategy_of_workers() -> tf.distribute.Strategy:
+    """Joins the other workers, and reports for which ones TensorFlow waits."""
     here = _task()
     others = [name for name in _addresses() if name != here]
     places = ", ".join(f"{_called(name)} at {_addresses()[name]}" for name in others)
@@ -167,8 +178,8 @@ def _strategy_of_workers():
         raise
 
 
-def _answers(address):
-    """Whether something listens at `host:port`."""
+def _answers(address: str) -> bool:
+    """Returns whether a process listens at `host:port`."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
@@ -177,16 +188,16 @@ def _answers(address):
     return True
 
 
-def _called(task):
+def _called(task: tuple[str, int]) -> str:
     kind, index = task
     return f"{kind} {index}"
 
 
-def _config():
-    """TF_CONFIG, checked.
+def _config() -> dict[str, Any]:
+    """Reads and validates TF_CONFIG.
 
     Raises:
-        ValueError: if it is not as TensorFlow's guide says.
+        ValueError: if it does not have the form that TensorFlow reads.
     """
     text = os.environ.get("TF_CONFIG", "{}")
     try:
@@ -199,7 +210,7 @@ def _config():
     return config
 
 
-def _problem_of(config):
+def _problem_of(config: Any) -> str | None:
     """What a TF_CONFIG must have and has not, or None."""
     if not isinstance(config, dict):
         return 'the form {"cluster": {"worker": ["host:port", ...]}, "task": {...}}'
@@ -220,18 +231,18 @@ def _problem_of(config):
     return None
 
 
-def _addresses():
+def _addresses() -> dict[tuple[str, int], str]:
     """The addresses of all workers by (type, index)."""
     cluster = _config().get("cluster", {})
     kinds = ("chief", "worker")
     return {(kind, i): at for kind in kinds for i, at in enumerate(cluster.get(kind, []))}
 
 
-def _task():
+def _task() -> tuple[str | None, int | None]:
     """The type and index of this process."""
     task = _config().get("task", {})
     return task.get("type"), task.get("index")
 
 
-def _workers():
+def _workers() -> list[str]:
     return list(_addresses().values())

@@ -23,21 +23,26 @@ References:
   https://www.tensorflow.org/tfx/serving/api_rest
 """
 
+import contextlib
 import dataclasses
 import os
 import shutil
 
 import tensorflow as tf
 
-from kgen.checks import check_path
+from kgen.checks import check_one_of, check_path
 from kgen.serving.limits import Limits, chosen
 from kgen.serving.signature import served
 from kgen.serving.warmup import write_warm_up
+from kgen.training.averaging import copies_in
 
+DTYPES = ("float16", "bfloat16")
 SAVED_MODEL_FILES = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
 
 
-def export_saved_model(model, directory, *, max_steps=1000, max_batch=64, warm_up=False, **options):
+def export_saved_model(
+    model, directory, *, max_steps=1000, max_batch=64, dtype=None, warm_up=False, **options
+):
     """Writes `model` as a SavedModel.
 
     The folder appears complete or not at all. A SavedModel that is already there is replaced.
@@ -47,16 +52,19 @@ def export_saved_model(model, directory, *, max_steps=1000, max_batch=64, warm_u
         directory: folder to write; its parents are made.
         max_steps: largest number of solver steps in one call.
         max_batch: largest number of examples in one call.
+        dtype: None, or the type of the weights in the file, `"float16"` or `"bfloat16"`: half the
+            size. They are computed with in the type of the model.
         warm_up: whether to write a request of each function, which TensorFlow Serving makes while
             it loads the model (`kgen.serving.warmup`).
         **options: arguments of `model.export_functions`. Of a `LatentDiffusion`: `inputs`, of texts
             `"prompts"` (strings; the default) or `"token_ids"` (TensorFlow's core operations only),
-            `solver`, `guidance`, `editing`, whether to offer image to image and inpainting too, and
-            `negatives`, whether to offer negative prompts.
+            `solver`, `guidance`, `editing`, whether to offer image to image and inpainting too,
+            `negatives`, whether to offer negative prompts, and `size`, of the pictures.
 
     Raises:
         TypeError: if the model cannot be exported, or has no such option, or a bound is no number.
-        ValueError: if a bound is less than 1, or an option has another value than those above.
+        ValueError: if a bound is less than 1, an option has another value than those above, or a
+            weight is too large for `dtype`.
         FileExistsError: if `directory` is a file, or holds anything else than a SavedModel.
 
     Example:
@@ -80,12 +88,15 @@ def export_saved_model(model, directory, *, max_steps=1000, max_batch=64, warm_u
     directory = check_path("directory", directory).absolute()
     _check_free(directory)
     bounds = Limits(max_steps, max_batch)
-    with chosen(bounds):
+    if dtype is not None:
+        check_one_of("dtype", dtype, DTYPES)
+    halved = contextlib.nullcontext() if dtype is None else copies_in(model, dtype)
+    with chosen(bounds), halved:
         functions, resources = model.export_functions(**options)
         traced = {function: function.get_concrete_function() for function in functions.values()}
+        variables = [v for concrete in traced.values() for v in concrete.graph.variables]
     module = tf.Module()
     module.resources = list(resources)
-    variables = [v for concrete in traced.values() for v in concrete.graph.variables]
     module.weights = list({id(v): v for v in variables}.values())
     module.limits = tf.function(
         lambda: {name: tf.constant(value) for name, value in dataclasses.asdict(bounds).items()},

@@ -8,6 +8,11 @@ the file can hold that mode.
 """
 
 import dataclasses
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
 
 MODES = {  # what the formats can hold
     "PNG": ("1", "L", "LA", "P", "RGB", "RGBA"),
@@ -31,12 +36,12 @@ class Picture:
     mode: str
 
     @property
-    def size(self):
+    def size(self) -> tuple[int, int]:
         """Height and width."""
         return self.pixels.shape[:2]
 
 
-def upright(file):
+def upright(file: "Image.Image") -> Picture:
     """Returns a Pillow image of any mode as a `Picture`, turned as its camera says."""
     import numpy as np
     from PIL import Image, ImageOps
@@ -55,7 +60,7 @@ def upright(file):
     return Picture(np.asarray(image.convert("RGB")), alpha, mode)
 
 
-def brightness(picture, size):
+def brightness(picture: Picture, size: tuple[int, int]) -> "np.ndarray":
     """Returns a mask of a size, float32 `[H, W]` in [0, 1]: how bright a `Picture` is."""
     import numpy as np
     from PIL import Image
@@ -66,7 +71,7 @@ def brightness(picture, size):
     return np.asarray(grey).astype("float32") / 255
 
 
-def fitted(pixels, shape):
+def fitted(pixels: "np.ndarray", shape: tuple[int, ...]) -> "np.ndarray":
     """Returns pixels `[H, W, C]` in the shape `(h, w, c)`, the edges repeated where they lack."""
     import numpy as np
     from PIL import Image
@@ -81,7 +86,7 @@ def fitted(pixels, shape):
     return np.asarray(image).reshape(shape)
 
 
-def mask_for(mask, shape):
+def mask_for(mask: "np.ndarray", shape: tuple[int, ...]) -> "np.ndarray":
     """Returns a mask `[H, W]` as `[h, w, 1]` of a model: 1 where any of it is to be painted."""
     import numpy as np
 
@@ -89,7 +94,9 @@ def mask_for(mask, shape):
     return (fitted(large, (*shape[:2], 3))[..., :1] > 0).astype("float32")
 
 
-def put_back(edited, picture, mask=None):
+def put_back(
+    edited: "np.ndarray", picture: Picture, mask: "np.ndarray | None" = None
+) -> "np.ndarray":
     """Returns an edited picture `[h, w, c]` at the size of the one that it was, `[H, W, 3 or 4]`.
 
     Args:
@@ -114,7 +121,7 @@ def put_back(edited, picture, mask=None):
     return pixels
 
 
-def in_mode(pixels, mode, kind):
+def in_mode(pixels: "np.ndarray", mode: str, kind: str) -> "Image.Image":
     """Returns pixels `[H, W, 3 or 4]` as a Pillow image of a mode, where `kind` can hold it."""
     from PIL import Image
 
@@ -130,7 +137,7 @@ def in_mode(pixels, mode, kind):
     return image if image.mode == mode else image.convert(mode)
 
 
-def _frame(height, width, shape):
+def _frame(height: int, width: int, shape: tuple[int, ...]) -> tuple:
     """Where a picture lies in the frame of the shape's proportions: top, left and the frame."""
     ratio = shape[0] / shape[1]
     frame = max(height, round(width * ratio)), max(width, round(height / ratio))

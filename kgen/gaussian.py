@@ -1,4 +1,4 @@
-"""The diagonal Gaussian, the one distribution that every model of the road is made of.
+"""The diagonal Gaussian distribution, from which all models of the library are built.
 
     log N(x; mean, std^2) = -1/2 sum_i [ log(2 pi) + 2 log std_i + (x_i - mean_i)^2 / std_i^2 ]
 
@@ -15,10 +15,12 @@ References:
 
 import dataclasses
 import math
+from typing import Self
 
 import tensorflow as tf
 
 from kgen.tensors import normal, sum_event
+from kgen.types import TensorLike
 
 LOG_STD_BOUND = 10.0
 
@@ -41,11 +43,18 @@ class Gaussian:
     log_std: tf.Tensor
 
     @classmethod
-    def from_moments(cls, moments):
-        """Splits `[B, ..., 2 C]` on the last axis into the mean and the log standard deviation.
+    def from_moments(cls, moments: TensorLike) -> Self:
+        """Makes a Gaussian of the output of an encoder, its mean and log standard deviation.
 
-        A log standard deviation in [-10, 10] is taken as it is. What is beyond approaches -11 or 11
-        smoothly, so that data of a large scale do not make the first step overflow.
+        A log standard deviation in [-10, 10] is used as it is. Values outside are compressed
+        smoothly into (-11, 11), so that data of a large scale do not overflow in the first
+        training step.
+
+        Args:
+            moments: `[B, ..., 2 C]`, the mean and the log standard deviation on the last axis.
+
+        Returns:
+            A float32 `Gaussian` of shape `[B, ..., C]`.
         """
         mean, log_std = tf.split(tf.cast(moments, tf.float32), 2, axis=-1)
         beyond = tf.nn.relu(tf.abs(log_std) - LOG_STD_BOUND)
@@ -53,30 +62,30 @@ class Gaussian:
         return cls(mean, tf.where(beyond > 0, bounded, log_std))
 
     @property
-    def std(self):
-        """Standard deviation."""
+    def std(self) -> tf.Tensor:
+        """The standard deviation, `exp(log_std)`."""
         return tf.exp(self.log_std)
 
-    def sample(self, seed):
-        """Draws `mean + std * eps`, the reparameterisation trick. `seed` is an int32 pair."""
+    def sample(self, seed: tf.Tensor) -> tf.Tensor:
+        """Draws `mean + std * eps` (the reparameterisation trick); `seed` is an int32 pair."""
         return self.mean + self.std * normal(tf.shape(self.mean), seed, self.mean.dtype)
 
-    def log_prob(self, x):
-        """Log density at `x`, `[B]` nats."""
+    def log_prob(self, x: TensorLike) -> tf.Tensor:
+        """Returns the log density at `x`, `[B]`, in nats."""
         return sum_event(self.log_densities(x))
 
-    def log_densities(self, x):
-        """Log density of each value of `x`, of its shape."""
+    def log_densities(self, x: TensorLike) -> tf.Tensor:
+        """Returns the log density of each value of `x`, of the shape of `x`."""
         standardised = (x - self.mean) * tf.exp(-self.log_std)
         return -0.5 * (math.log(2 * math.pi) + 2 * self.log_std + standardised**2)
 
-    def kl(self, p):
-        """KL(self || p) for another Gaussian `p`, `[B]` nats."""
+    def kl(self, p: "Gaussian") -> tf.Tensor:
+        """Returns KL(self || p) for another Gaussian `p`, `[B]`, in nats."""
         log_ratio = self.log_std - p.log_std
         distance = (self.mean - p.mean) * tf.exp(-p.log_std)
         return 0.5 * sum_event(tf.math.expm1(2 * log_ratio) + distance**2 - 2 * log_ratio)
 
 
-def standard_normal(like):
-    """N(0, I) of the shape of the tensor `like`."""
+def standard_normal(like: tf.Tensor) -> Gaussian:
+    """Returns N(0, I) with the shape and dtype of the tensor `like`."""
     return Gaussian(tf.zeros_like(like), tf.zeros_like(like))

@@ -1,22 +1,25 @@
-"""The tree of layers inside of a Keras layer, walked by public attributes.
+"""Traversal of the tree of layers inside a Keras layer.
 
-The place of a layer is how one gets to it from the root: the attribute that holds it, the position
-in a list, its position among the layers of a `Sequential` or functional model. A model that is
-rebuilt from its configuration has the same places, while the display names of its layers may be
-numbered otherwise.
+The place of a layer is its path from the root: the names of the attributes that hold it, positions
+in lists, and positions among the layers of a `Sequential` or functional model. A model that is
+rebuilt from its configuration has the same places, while the automatic names of its layers may be
+numbered differently.
 """
+
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 
 
-def walk(root):
-    """Yields `(place, layer)` for a layer and all inside of it, each layer once.
+def walk(root: keras.Layer) -> Iterator[tuple[tuple, keras.Layer]]:
+    """Yields `(place, layer)` for a layer and all layers inside it, each layer once.
 
     Args:
         root: a Keras layer.
 
     Yields:
-        Pairs of a tuple of strings and numbers, and a layer, the root first.
+        Pairs of a place, which is a tuple of strings and integers, and a layer; the root first.
 
     Example:
         >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
@@ -25,7 +28,7 @@ def walk(root):
     """
     seen = set()
 
-    def visit(place, layer):
+    def visit(place: tuple, layer: keras.Layer) -> Iterator[tuple[tuple, keras.Layer]]:
         if id(layer) in seen:
             return
         seen.add(id(layer))
@@ -36,8 +39,8 @@ def walk(root):
     yield from visit((), root)
 
 
-def layers_of(root):
-    """Returns a layer and all layers inside of it, each once.
+def layers_of(root: keras.Layer) -> list[keras.Layer]:
+    """Returns a layer and all layers inside it, each once.
 
     Example:
         >>> [type(layer).__name__ for layer in layers_of(keras.layers.Dense(2))]
@@ -46,15 +49,15 @@ def layers_of(root):
     return [layer for _, layer in walk(root)]
 
 
-def places(root):
-    """Returns the place of each variable inside of a layer.
+def places(root: keras.Layer) -> dict[int, tuple[str, ...]]:
+    """Returns the place of each variable inside a layer.
 
     Args:
         root: a built Keras layer.
 
     Returns:
-        A dictionary from the `id` of a variable to a tuple: the place of its layer and its number
-        among the variables that this layer holds itself.
+        A dictionary from the `id` of a variable to a tuple of strings: the place of the layer that
+        owns it, followed by its index among the variables of that layer.
 
     Example:
         >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
@@ -63,7 +66,7 @@ def places(root):
     """
     found = {}
     pairs = list(walk(root))
-    # The deepest first: what a layer lists beside the variables of its parts is its own.
+    # The deepest first: variables that belong to no inner layer are the layer's own.
     for place, layer in reversed(pairs):
         inside = {id(v) for part in layers_of(layer)[1:] for v in part.variables}
         own = [v for v in layer.variables if id(v) not in inside]
@@ -72,11 +75,11 @@ def places(root):
     return {key: found[key] for _, layer in pairs for key in _ids(layer) if key in found}
 
 
-def check_savable(root):
-    """Checks that what is saved of a layer can be read again.
+def check_savable(root: keras.Layer) -> None:
+    """Checks that a saved layer can be loaded again.
 
     Raises:
-        ValueError: for layers that `quantize` has made of others: files of them are not read.
+        ValueError: if a layer was quantised by `quantize`, whose files cannot be loaded.
     """
     names = [v.name for v in layers_of(root) if getattr(v, "quantization_mode", None)]
     if names:
@@ -86,36 +89,37 @@ def check_savable(root):
         )
 
 
-def freeze(root):
-    """Makes a layer and all inside of it not trainable.
+def freeze(root: keras.Layer) -> None:
+    """Makes a layer and all layers inside it not trainable.
 
-    One by one: TensorFlow skips the assignment of a value that an attribute already has, so that
-    setting it on a frozen model that Keras has rebuilt does not reach the layers inside.
+    Each layer is set by itself, because TensorFlow skips the assignment of a value that an
+    attribute already has: on a frozen model that Keras has rebuilt, setting `trainable` of the root
+    alone would not reach the inner layers.
     """
     for layer in layers_of(root):
         layer.trainable = False
 
 
-def _ids(layer):
+def _ids(layer: keras.Layer) -> list[int]:
     return [id(variable) for variable in layer.variables]
 
 
-def _children(layer):
-    """Pairs of the steps to a layer inside, and that layer."""
+def _children(layer: keras.Layer) -> Iterator[tuple[tuple, keras.Layer]]:
+    """Yields pairs of the path to an inner layer, relative to `layer`, and the inner layer."""
     listed = isinstance(layer, keras.Sequential) or _functional(layer)
     if listed:
         yield from (((number,), part) for number, part in enumerate(layer.layers))
-    for private in (False,) if listed else (False, True):  # first what has a public name
+    for private in (False,) if listed else (False, True):  # public attributes first
         for name, value in sorted(vars(layer).items()):
             if name.startswith("_") == private:
                 yield from _found((name,), value)
 
 
-def _functional(layer):
+def _functional(layer: keras.Layer) -> bool:
     return isinstance(layer, keras.Model) and bool(getattr(layer, "inputs", None))
 
 
-def _found(steps, value):
+def _found(steps: tuple, value: Any) -> Iterator[tuple[tuple, keras.Layer]]:
     if isinstance(value, keras.layers.Layer):
         yield steps, value
     elif isinstance(value, (list, tuple)):

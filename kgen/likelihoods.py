@@ -1,12 +1,12 @@
-"""Likelihoods p(x | z): what the numbers that a decoder returns say about the data.
+"""Likelihoods p(x | z): the distribution of the data given the output of a decoder.
 
-    Bernoulli         l = decoder(z)             log p = sum_i [ x_i l_i - softplus(l_i) ]
+    Bernoulli           l = decoder(z)             log p = sum_i [ x_i l_i - softplus(l_i) ]
     GaussianLikelihood  (m, log s) = decoder(z)    log p = sum_i log N(x_i; m_i, s_i^2)
-    LogisticMixture   per pixel K logistic distributions, integrated over the bin of each of the
-                      256 grey levels:
-                      p(x) = sum_k w_k prod_c [ F((x_c + h - m_kc) / s_kc)
-                                                - F((x_c - h - m_kc) / s_kc) ]
-                      F = sigmoid, h = 1/255 half a bin; the first and the last bin are open
+    LogisticMixture     a mixture of K logistic distributions per pixel, integrated over the bin of
+                        each of the 256 grey levels:
+                        p(x) = sum_k w_k prod_c [ F((x_c + h - m_kc) / s_kc)
+                                                  - F((x_c - h - m_kc) / s_kc) ]
+                        F = sigmoid, h = 1/255 half a bin; the first and the last bin are open
 
 Data are `[B, ..., C]`, in [0, 1] for `Bernoulli` and in [-1, 1] for the others; a decoder's output
 has `parameter_channels(C)` channels. Densities are sums over the event, `[B]`, in nats. With a mask
@@ -22,6 +22,7 @@ References:
 
 import dataclasses
 import math
+from typing import TypeAlias
 
 import tensorflow as tf
 
@@ -29,6 +30,7 @@ from kgen.checks import check_count, check_positive
 from kgen.gaussian import Gaussian
 from kgen.serialization import serializable
 from kgen.tensors import split, sum_event, uniform
+from kgen.types import LikelihoodName
 
 BIN = 2 / 255
 _MIN_LOG_STD = -7.0
@@ -37,9 +39,10 @@ _MIN_LOG_STD = -7.0
 @serializable
 @dataclasses.dataclass(frozen=True)
 class Bernoulli:
-    """Independent binary values; the decoder returns logits.
+    """Independent Bernoulli variables, whose logits the decoder returns.
 
-    A value between 0 and 1 is taken as a probability, whose expected log likelihood is returned.
+    A data value between 0 and 1 is interpreted as the probability of a 1, and the log likelihood is
+    the expected one.
 
     Example:
         >>> Bernoulli().log_prob(tf.zeros([1, 2]), tf.constant([[0.0, 1.0]])).numpy().round(4)
@@ -48,20 +51,22 @@ class Bernoulli:
 
     low, high, bin_width = 0.0, 1.0, None
 
-    def parameter_channels(self, channels):
-        """Channels of the decoder's output for data of `channels` channels."""
+    def parameter_channels(self, channels: int) -> int:
+        """Returns the number of channels of a decoder's output for data of `channels` channels."""
         return channels
 
-    def log_prob(self, parameters, x, mask=None):
-        """Log likelihood of `x`, `[B]` nats; `mask` is 1 where a value is known."""
+    def log_prob(
+        self, parameters: tf.Tensor, x: tf.Tensor, mask: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Returns the log likelihood of `x`, `[B]`, in nats; `mask` is 1 for known values."""
         return -sum_event(_known(tf.nn.softplus(parameters) - x * parameters, mask))
 
-    def mean(self, parameters):
-        """Expected value of the data."""
+    def mean(self, parameters: tf.Tensor) -> tf.Tensor:
+        """Returns the expected value of the data, `[B, ..., C]`."""
         return tf.sigmoid(parameters)
 
-    def sample(self, parameters, seed):
-        """Draws data; `seed` is an int32 pair."""
+    def sample(self, parameters: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Draws data, `[B, ..., C]`; `seed` is an int32 pair."""
         probability = tf.sigmoid(parameters)
         drawn = uniform(tf.shape(probability), seed) < probability
         return tf.cast(drawn, tf.float32)
@@ -70,12 +75,13 @@ class Bernoulli:
 @serializable
 @dataclasses.dataclass(frozen=True)
 class GaussianLikelihood:
-    """Independent normal values of a fixed standard deviation, or of one that the decoder returns.
+    """Independent normal variables with a fixed or a learned standard deviation.
 
     Args:
-        std: standard deviation, or None: then the decoder returns mean and log standard deviation.
+        std: the standard deviation, or None if the decoder returns mean and log standard deviation.
 
     Raises:
+        TypeError: if `std` is not a number.
         ValueError: if `std` is not positive.
     """
 
@@ -83,34 +89,36 @@ class GaussianLikelihood:
 
     low, high, bin_width = -1.0, 1.0, BIN
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Checks the standard deviation."""
         if self.std is not None:
             check_positive("std", self.std)
 
-    def parameter_channels(self, channels):
-        """Channels of the decoder's output for data of `channels` channels."""
+    def parameter_channels(self, channels: int) -> int:
+        """Returns the number of channels of a decoder's output for data of `channels` channels."""
         return channels if self.std is not None else 2 * channels
 
-    def distribution(self, parameters):
-        """The Gaussian p(x | z). A learned log standard deviation is at least -7."""
+    def distribution(self, parameters: tf.Tensor) -> Gaussian:
+        """Returns the `Gaussian` p(x | z); a learned log standard deviation is at least -7."""
         if self.std is not None:
             return Gaussian(parameters, tf.constant(math.log(self.std), parameters.dtype))
         q = Gaussian.from_moments(parameters)
         return Gaussian(q.mean, _MIN_LOG_STD + tf.nn.softplus(q.log_std - _MIN_LOG_STD))
 
-    def log_prob(self, parameters, x, mask=None):
-        """Log density of `x`, `[B]` nats; `mask` is 1 where a value is known."""
+    def log_prob(
+        self, parameters: tf.Tensor, x: tf.Tensor, mask: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Returns the log density of `x`, `[B]`, in nats; `mask` is 1 for known values."""
         p = self.distribution(parameters)
         p = Gaussian(p.mean, tf.zeros_like(p.mean) + p.log_std)
         return p.log_prob(x) if mask is None else sum_event(_known(p.log_densities(x), mask))
 
-    def mean(self, parameters):
-        """Expected value of the data."""
+    def mean(self, parameters: tf.Tensor) -> tf.Tensor:
+        """Returns the expected value of the data, `[B, ..., C]`."""
         return self.distribution(parameters).mean
 
-    def sample(self, parameters, seed):
-        """Draws data; `seed` is an int32 pair."""
+    def sample(self, parameters: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Draws data, `[B, ..., C]`; `seed` is an int32 pair."""
         return self.distribution(parameters).sample(seed)
 
 
@@ -120,38 +128,41 @@ class LogisticMixture:
     """A mixture of discretised logistic distributions, for 8-bit pixels.
 
     Args:
-        components: number of logistic distributions.
+        components: number of logistic distributions per pixel.
 
     Raises:
-        ValueError: if `components` is less than 1.
+        TypeError: if `components` is not a number.
+        ValueError: if `components` is not an integer of at least 1.
     """
 
     components: int = 5
 
     low, high, bin_width = -1.0, 1.0, None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Checks the number of components."""
         check_count("components", self.components)
 
-    def parameter_channels(self, channels):
-        """Channels of the decoder's output for data of `channels` channels."""
+    def parameter_channels(self, channels: int) -> int:
+        """Returns the number of channels of a decoder's output for data of `channels` channels."""
         return self.components * (1 + 2 * channels)
 
-    def split(self, parameters):
-        """Log weights `[B, ..., K]`, means and log scales `[B, ..., K, C]`."""
+    def split(self, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns the log weights `[B, ..., K]`, and the means and log scales `[B, ..., K, C]`."""
         weights, means, log_scales = self._raw(parameters)
         return tf.nn.log_softmax(weights), means, _MIN_LOG_STD + tf.nn.softplus(log_scales + 4)
 
-    def _raw(self, parameters):
+    def _raw(self, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         k = self.components
         channels = (parameters.shape[-1] // k - 1) // 2
         weights, means, log_scales = tf.split(parameters, [k, k * channels, k * channels], -1)
         shape = tf.concat([tf.shape(parameters)[:-1], [k, channels]], 0)
         return weights, tf.reshape(means, shape), tf.reshape(log_scales, shape)
 
-    def log_prob(self, parameters, x, mask=None):
-        """Log probability of the grey levels `x`, `[B]` nats; `mask` is 1 where one is known."""
+    def log_prob(
+        self, parameters: tf.Tensor, x: tf.Tensor, mask: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Returns the log probability of the grey levels `x`, `[B]`; `mask` is 1 for known ones."""
         log_weights, means, log_scales = self.split(parameters)
         x = x[..., None, :]
         inverse = tf.exp(-log_scales)
@@ -165,10 +176,12 @@ class LogisticMixture:
         log_p = _known(log_p, None if mask is None else mask[..., None, :])
         return sum_event(tf.reduce_logsumexp(log_weights + tf.reduce_sum(log_p, -1), axis=-1))
 
-    def mean(self, parameters):
-        """Expected value of the data: what is beyond -1 and 1 lies in the first and last bin.
+    def mean(self, parameters: tf.Tensor) -> tf.Tensor:
+        """Returns the expected value of the data, `[B, ..., C]`.
 
-        Before rounding: -1 + sum_k w_k integral from -1 to 1 of (1 - F_k(x)) dx.
+        The probability mass below -1 and above 1 belongs to the first and the last bin; before
+        rounding to grey levels the mean is -1 + sum_k w_k integral from -1 to 1 of
+        (1 - F_k(x)) dx.
         """
         log_weights, means, log_scales = self.split(parameters)
         scales = tf.exp(log_scales)
@@ -176,8 +189,8 @@ class LogisticMixture:
         weights = tf.exp(log_weights)[..., None]
         return tf.clip_by_value(tf.reduce_sum(weights * scales * above, axis=-2) - 1, -1, 1)
 
-    def sample(self, parameters, seed):
-        """Draws data on the 256 grey levels; `seed` is an int32 pair."""
+    def sample(self, parameters: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Draws data on the 256 grey levels, `[B, ..., C]`; `seed` is an int32 pair."""
         log_weights, means, log_scales = self.split(parameters)
         choice, noise = split(seed, 2)
         u = uniform(tf.shape(log_weights), choice, 1e-6, 1 - 1e-6)
@@ -188,10 +201,12 @@ class LogisticMixture:
         return tf.round((tf.clip_by_value(x, -1, 1) + 1) / BIN) * BIN - 1
 
 
-def _known(values, mask):
-    """Values where a mask is 1, and 0 elsewhere."""
+def _known(values: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+    """Returns the values where a mask is 1, and 0 elsewhere."""
     return values if mask is None else tf.where(tf.cast(mask, tf.bool), values, 0.0)
 
+
+Likelihood: TypeAlias = Bernoulli | GaussianLikelihood | LogisticMixture
 
 LIKELIHOODS = {
     "bernoulli": Bernoulli,
@@ -200,11 +215,15 @@ LIKELIHOODS = {
 }
 
 
-def get(likelihood):
-    """A likelihood by name, or the object itself.
+def get(likelihood: LikelihoodName | Likelihood) -> Likelihood:
+    """Returns a likelihood given by name or as an object.
+
+    Args:
+        likelihood: a key of `LIKELIHOODS`, for that likelihood with its default options, or an
+            object of this module.
 
     Raises:
-        ValueError: if it is neither.
+        ValueError: for anything else.
     """
     if isinstance(likelihood, tuple(LIKELIHOODS.values())):
         return likelihood
@@ -216,13 +235,18 @@ def get(likelihood):
     return LIKELIHOODS[likelihood]()
 
 
-def to_uint8(likelihood, x):
-    """Data of a likelihood as pixels in 0..255."""
+def to_uint8(likelihood: Likelihood, x: tf.Tensor) -> tf.Tensor:
+    """Converts data from the range of a likelihood to uint8 pixels in 0..255."""
     unit = (x - likelihood.low) / (likelihood.high - likelihood.low)
     return tf.cast(tf.round(255 * tf.clip_by_value(unit, 0, 1)), tf.uint8)
 
 
-def at_the_door(likelihood, x):
-    """What leaves a model: pictures `[B, H, W, C]` of 1, 3 or 4 channels as uint8, else `x`."""
+def to_output(likelihood: Likelihood, x: tf.Tensor) -> tf.Tensor:
+    """Converts samples to what a model returns: pictures to uint8, other data unchanged.
+
+    Args:
+        likelihood: the likelihood of the model.
+        x: samples, `[B, ...]`; those of shape `[B, H, W, C]` with 1, 3 or 4 channels are pictures.
+    """
     picture = x.shape.rank == 4 and x.shape[-1] in (1, 3, 4)
     return to_uint8(likelihood, x) if picture else x

@@ -1,27 +1,31 @@
-"""Random bits for many seeds at once: the generator Philox 4x32-10, written in tensor operations.
+"""The random generator Philox 4x32-10 for many seeds at once, in tensor operations.
 
-TensorFlow's stateless random functions take one seed. Here every example of a batch has its own,
-and the bits of all are computed together, the same ones that TensorFlow draws for each alone: a
-block of four 32-bit words is a function of a key (two words) and of a counter (four words), which
-both come from the seed.
+TensorFlow's stateless random functions take one seed. Here every example of a batch has its own
+seed, and the bits of all examples are computed together; they equal those that TensorFlow draws for
+each seed. A block of four 32-bit words is a function of a key (two words) and a counter (four
+words), which are derived from the seed.
 
 References:
   Salmon et al. (2011), "Parallel random numbers: as easy as 1, 2, 3",
   https://doi.org/10.1145/2063384.2063405.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
 MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
-WEYL = 0x9E3779B9, 0xBB67AE85  # what the key grows by in each round
+WEYL = 0x9E3779B9, 0xBB67AE85  # increments of the key in each round
 ROUNDS = 10
 WORD = 0xFFFFFFFF
-SEEDS_KEY = 0x3EC8F720, 0x02461E29  # TensorFlow's key for making keys out of seeds
+SEEDS_KEY = 0x3EC8F720, 0x02461E29  # TensorFlow's key for deriving keys from seeds
 
 
-def philox(counter, key):
-    """Returns a block of random words for each counter.
+def philox(
+    counter: Sequence[tf.Tensor], key: Sequence[tf.Tensor]
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns a block of four random words for each counter.
 
     Args:
         counter: four uint64 tensors below 2^32, of shapes that broadcast.
@@ -43,7 +47,7 @@ def philox(counter, key):
     return c0, c1, c2, c3
 
 
-def words(seeds, num):
+def words(seeds: tf.Tensor, num: int | tf.Tensor) -> tf.Tensor:
     """Returns the first random words of each seed, as `tf.random.stateless_uniform` draws them.
 
     Args:
@@ -60,7 +64,7 @@ def words(seeds, num):
     input_signature=[tf.TensorSpec([None, 2], tf.int32), tf.TensorSpec([], tf.int32)],
     autograph=False,
 )
-def _words(seeds, num):
+def _words(seeds: tf.Tensor, num: int | tf.Tensor) -> tf.Tensor:
     """A function of its own, so that its many operations are traced once."""
     seed_0, seed_1 = (tf.cast(tf.cast(v, tf.int64), tf.uint64) for v in tf.unstack(seeds, axis=1))
     scrambled = philox(
@@ -73,17 +77,17 @@ def _words(seeds, num):
     return tf.reshape(tf.stack(found, axis=-1), [tf.shape(seeds)[0], -1])[:, :num]
 
 
-def integers(seeds, num):
-    """Returns random integers for each seed, int32 `[B, num]`, over all their range."""
+def integers(seeds: tf.Tensor, num: int | tf.Tensor) -> tf.Tensor:
+    """Returns uniform random integers for each seed, int32 `[B, num]`, over the whole range."""
     return tf.bitcast(tf.cast(words(seeds, num), tf.uint32), tf.int32)
 
 
-def normals(seeds, num):
+def normals(seeds: tf.Tensor, num: int | tf.Tensor) -> tf.Tensor:
     """Returns standard normal noise for each seed, as `tf.random.stateless_normal` draws it.
 
     Args:
         seeds: int32 `[B, 2]`.
-        num: number of values for each.
+        num: number of values per seed.
 
     Returns:
         A float32 tensor `[B, num]`.
@@ -96,13 +100,13 @@ def normals(seeds, num):
     return tf.reshape(pairs, [tf.shape(seeds)[0], -1])[:, :num]
 
 
-def _word(value):
+def _word(value: int) -> tf.Tensor:
     return tf.constant(np.uint64(value))
 
 
-def _low(value):
+def _low(value: tf.Tensor) -> tf.Tensor:
     return value & _word(WORD)
 
 
-def _high(value):
+def _high(value: tf.Tensor) -> tf.Tensor:
     return tf.bitwise.right_shift(value, _word(32))

@@ -1,12 +1,12 @@
-"""Pictures for people: labelled contact sheets, picture files and animations.
+"""Labelled contact sheets, picture files with metadata, and animations.
 
 +--------+--------+
-| tile 0 | tile 1 |     row by row, `gap` pixels of grey between and around;
-| label  | label  |     a label is wrapped to its tile and cut after three lines
+| tile 0 | tile 1 |     row by row, `GAP` pixels of grey between and around;
+| label  | label  |     a label is wrapped to the width of its tile and cut after three lines
 +--------+--------+
 
-A file is of the format that its ending says. What it is to say of itself is in text chunks of a
-PNG, and as JSON in the description (EXIF) of a JPEG or WebP and in the comment of a GIF.
+The suffix of a path determines the format of the file. Metadata is stored in text chunks of a PNG,
+as JSON in the EXIF description of a JPEG or WebP, and as JSON in the comment of a GIF.
 
 References:
   https://www.w3.org/TR/png-3, section 11.3.3 (text chunks) and 11.3.4 (animation).
@@ -17,10 +17,16 @@ import io
 import json
 import os
 import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kgen.checks import check_count, check_interval
+from kgen.types import Path
+
+if TYPE_CHECKING:
+    from PIL import Image, PngImagePlugin
 
 GAP = 4
 GREY = 236
@@ -28,21 +34,26 @@ _FONT_SIZE = 11
 _LINES = 3
 
 
-def contact_sheet(images, labels=None, columns=None, scale=1):
-    """Puts pictures side by side on one sheet.
+def contact_sheet(
+    images: np.ndarray,
+    labels: Sequence[str] | None = None,
+    columns: int | None = None,
+    scale: int = 1,
+) -> np.ndarray:
+    """Arranges pictures in rows and columns on one sheet.
 
     Args:
-        images: uint8 `[N, H, W, 3]`, grey, `[N, H, W, 1]`, or with an alpha channel, `[N, H, W,
-            4]`, which is laid on white.
-        labels: None, or N strings to write under the pictures.
-        columns: pictures in a row; None makes the sheet about square.
-        scale: a positive integer: how many pixels of the sheet a pixel becomes, in each direction.
+        images: uint8 `[N, H, W, 3]`; or grey, `[N, H, W, 1]`; or with an alpha channel,
+            `[N, H, W, 4]`, composited on white.
+        labels: None, or N strings to write below the pictures.
+        columns: pictures per row; None makes the sheet about square.
+        scale: a positive integer, by which each picture is enlarged in both directions.
 
     Returns:
         A uint8 array `[height, width, 3]`.
 
     Raises:
-        TypeError: if a number is none.
+        TypeError: if `columns` or `scale` is not a number.
         ValueError: if `images` are not such pictures, or another argument does not fit.
 
     Example:
@@ -90,20 +101,22 @@ ANIMATIONS = {".gif": "GIF", ".png": "PNG", ".apng": "PNG", ".webp": "WEBP"}
 DESCRIPTION, SOFTWARE = 0x010E, 0x0131  # EXIF
 
 
-def save_picture(path, image, metadata=None):
-    """Writes a picture in the format that its ending says, and the folders that its path needs.
+def save_picture(
+    path: Path, image: "np.ndarray | Image.Image", metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes a picture in the format of the path's suffix, and creates missing folders.
 
-    PNG and WebP keep every pixel; JPEG has quality 95, and white behind what is transparent. The
-    file appears whole or not at all.
+    PNG and WebP are lossless; JPEG has quality 95, and transparent pixels become white. The file is
+    written in one step, so that a partial file is never visible.
 
     Args:
-        path: where to write it, with one of the endings of `FORMATS`.
+        path: the file to write, with one of the suffixes in `FORMATS`.
         image: uint8 `[H, W, C]` with 1, 3 or 4 channels, or a Pillow image, whose mode is kept.
-        metadata: None, or a dictionary of strings that the file says of itself.
+        metadata: None, or a dictionary of strings to store in the file.
 
     Raises:
         TypeError: if `metadata` does not hold strings.
-        ValueError: if `image` is not such a picture, or the ending is another.
+        ValueError: if `image` is not such a picture, or the path has another suffix.
 
     Example:
         >>> import tempfile
@@ -118,13 +131,13 @@ def save_picture(path, image, metadata=None):
     _write(path, [image], _format(path, FORMATS), metadata)
 
 
-def encoded(image, kind, metadata=None):
-    """Returns the file of a picture as bytes.
+def encoded(image: np.ndarray, kind: str, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Returns a picture as the bytes of a file.
 
     Args:
-        image: as of `save_picture`.
+        image: uint8 `[H, W, C]` with 1, 3 or 4 channels.
         kind: `"PNG"`, `"JPEG"` or `"WEBP"`.
-        metadata: as of `save_picture`.
+        metadata: strings by name, as of `save_picture`.
 
     Raises:
         TypeError: if `metadata` does not hold strings.
@@ -133,11 +146,11 @@ def encoded(image, kind, metadata=None):
     return _encoded([image], kind, metadata)
 
 
-def save_png(path, image):
-    """Writes a picture as `save_picture` does; without an ending of its `FORMATS` as PNG.
+def save_png(path: Path, image: np.ndarray) -> None:
+    """Writes a picture as `save_picture` does, as PNG if the suffix is not in `FORMATS`.
 
     Args:
-        path: where to write it.
+        path: the file to write.
         image: uint8 `[H, W, C]` with 1, 3 or 4 channels.
 
     Raises:
@@ -146,45 +159,60 @@ def save_png(path, image):
     _write(path, [image], FORMATS.get(pathlib.Path(path).suffix.lower(), "PNG"), None)
 
 
-def save_animation(path, frames, *, seconds=0.1, last=1.0, metadata=None):
-    """Writes an animation that repeats, as GIF, animated PNG or animated WebP by the ending.
+def save_animation(
+    path: Path,
+    frames: np.ndarray | Sequence[np.ndarray],
+    *,
+    seconds: float = 0.1,
+    last: float = 1.0,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes a looping animation: GIF, animated PNG or animated WebP, by the path's suffix.
 
     Args:
-        path: where to write it, with one of the endings of `ANIMATIONS`.
+        path: the file to write, with one of the suffixes in `ANIMATIONS`.
         frames: uint8 `[N, H, W, C]` with 1, 3 or 4 channels.
-        seconds: how long a frame is shown.
-        last: how long the last one is shown.
-        metadata: as of `save_picture`.
+        seconds: duration of a frame, at most 60 seconds.
+        last: duration of the last frame, at most 60 seconds.
+        metadata: see `save_picture`.
 
     Raises:
         TypeError: if `metadata` does not hold strings.
-        ValueError: if `frames` are not such pictures, the ending is another, or a time is out of
-            range.
+        ValueError: if `frames` are not such pictures, the path has another suffix, or a duration is
+            out of range.
     """
     for name, value in (("seconds", seconds), ("last", last)):
         check_interval(name, value, "(0, 60]")
     frames = list(frames)
     if not frames:
-        raise ValueError("`frames` must be at least one picture. Received: none.")
+        raise ValueError("`frames` must have at least one picture. Received: none.")
     times = [round(1000 * seconds)] * (len(frames) - 1) + [round(1000 * last)]
     _write(path, frames, _format(path, ANIMATIONS), metadata, times)
 
 
-def _format(path, formats):
+def _format(path: Path, formats: Mapping[str, str]) -> str:
     ending = pathlib.Path(path).suffix.lower()
     if ending not in formats:
         raise ValueError(f"`path` must end in one of {sorted(formats)}. Received: {path}.")
     return formats[ending]
 
 
-def _encoded(images, kind, metadata, times=None):
+def _encoded(
+    images: Sequence,
+    kind: str,
+    metadata: Mapping[str, str] | None,
+    times: list[int] | None = None,
+) -> bytes:
     from PIL import Image
 
     pictures = [_as_pillow(image, kind) for image in images]
     metadata = {} if metadata is None else dict(metadata)
     if not all(isinstance(text, str) for pair in metadata.items() for text in pair):
         raise TypeError(f"`metadata` must hold strings. Received: metadata={metadata!r}.")
-    options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
+    options: dict[str, Any] = {
+        "JPEG": {"quality": 95, "subsampling": 0},
+        "WEBP": {"lossless": True},
+    }.get(kind, {})
     if times is not None:
         options |= {"save_all": True, "append_images": pictures[1:], "duration": times, "loop": 0}
     if metadata and kind == "PNG":
@@ -201,7 +229,13 @@ def _encoded(images, kind, metadata, times=None):
     return buffer.getvalue()
 
 
-def _write(path, images, kind, metadata, times=None):
+def _write(
+    path: Path,
+    images: Sequence,
+    kind: str,
+    metadata: Mapping[str, str] | None,
+    times: list[int] | None = None,
+) -> None:
     data = _encoded(images, kind, metadata, times)
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -213,7 +247,7 @@ def _write(path, images, kind, metadata, times=None):
         partial.unlink(missing_ok=True)
 
 
-def _as_pillow(image, kind):
+def _as_pillow(image: "np.ndarray | Image.Image", kind: str) -> "Image.Image":
     from PIL import Image
 
     if isinstance(image, Image.Image):
@@ -231,7 +265,7 @@ def _as_pillow(image, kind):
     return picture
 
 
-def _chunks(metadata):
+def _chunks(metadata: Mapping[str, str]) -> "PngImagePlugin.PngInfo":
     from PIL import PngImagePlugin
 
     chunks = PngImagePlugin.PngInfo()
@@ -240,13 +274,13 @@ def _chunks(metadata):
     return chunks
 
 
-def training_curves(path, log, names=None):
-    """Draws the columns of a log of `keras.callbacks.CSVLogger` against the epochs.
+def training_curves(path: Path, log: Path, names: Sequence[str] | None = None) -> None:
+    """Plots the columns of a log of `keras.callbacks.CSVLogger` against the epoch.
 
     Args:
-        path: where to write the PNG file.
-        log: the CSV file.
-        names: which columns; None means all that have numbers.
+        path: the PNG file to write.
+        log: the CSV file to read.
+        names: names of the columns; None for all columns that have numbers.
     """
     import matplotlib
 
@@ -257,7 +291,7 @@ def training_curves(path, log, names=None):
         rows = list(csv.DictReader(file))
     epochs = [int(row["epoch"]) + 1 for row in rows]
     if names is None:
-        # The log has a "val_" column for each name, "NA" where nothing was validated.
+        # The log has a "val_" column for each name, "NA" without validation data.
         names = [name for name in rows[0] if name != "epoch" and rows[0][name] not in ("", "NA")]
     figure, axes = pyplot.subplots(1, len(names), figsize=(3.2 * len(names), 2.6), squeeze=False)
     for axis, name in zip(axes[0], names):
@@ -269,8 +303,8 @@ def training_curves(path, log, names=None):
     pyplot.close(figure)
 
 
-def _captions(labels, width):
-    """The labels as pictures `[N, lines * line height, width, 3]`, all of one height."""
+def _captions(labels: list[str], width: int) -> np.ndarray:
+    """Renders the labels as pictures of equal height, `[N, lines * line height, width, 3]`."""
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(_FONT_SIZE)
@@ -288,8 +322,8 @@ def _captions(labels, width):
     return captions
 
 
-def _wrapped(label, width, length):
-    """The words of a label in lines no longer than `width`; what does not fit ends in dots."""
+def _wrapped(label: str, width: int, length: Callable[[str], float]) -> list[str]:
+    """Wraps a label to lines of at most `width` pixels; text that does not fit ends in dots."""
     lines = []
     for word in label.split():
         if lines and length(f"{lines[-1]} {word}") <= width:
@@ -301,7 +335,7 @@ def _wrapped(label, width, length):
     return [_cut(line, width, length) for line in lines]
 
 
-def _cut(line, width, length):
+def _cut(line: str, width: int, length: Callable[[str], float]) -> str:
     if length(line) <= width:
         return line
     line = line.removesuffix("...")

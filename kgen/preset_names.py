@@ -43,7 +43,7 @@ def list_presets() -> list[str]:
     return sorted({p.parent.name for place in places() for p in place.glob(f"*/{WEIGHTS}")})
 
 
-def located(name):
+def located(name: str | os.PathLike) -> str | os.PathLike:
     """Returns the folder of a preset.
 
     Args:
@@ -67,7 +67,7 @@ def located(name):
     return path
 
 
-def fetched(name):
+def fetched(name: str) -> str | os.PathLike:
     """Returns the folder of a preset of the hub, fetching what is not in the cache.
 
     Args:

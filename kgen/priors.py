@@ -4,12 +4,13 @@
     GaussianMixture       p(z) = sum_k w_k N(z; m_k, s_k^2), learned
     VampPrior             p(z) = 1/K sum_k q(z | u_k), the encoder at K learned pseudo-inputs u_k
 
-A prior has `log_prob(z, posterior) -> [B]`, `sample(num, seed, posterior, temperature)` and
-`kl(q, z, posterior)`, where `posterior` is the model's function x -> q(z | x). The KL from q to
-N(0, I) is exact; to the others it is estimated at the sample z ~ q, log q(z) - log p(z).
+A prior has the methods `log_prob(z, posterior) -> [B]`, `sample(num, seed, posterior, temperature)`
+and `kl(q, z, posterior) -> [B]`, where `posterior` is the model's function x -> q(z | x). The KL to
+N(0, I) is exact; to the mixtures it is estimated at a sample z ~ q as log q(z) - log p(z).
 
-Both mixtures can begin at the posteriors of data, `prior.begin_at(x, model.posterior)`: then the
-learned prior starts close to where the codes of a trained model are, 1/N sum_n q(z | x_n).
+Both mixtures can be initialised at the posteriors of examples, `prior.begin_at(x,
+model.posterior)`: the learned prior then starts near the distribution of the codes of a trained
+model, 1/N sum_n q(z | x_n).
 
 References:
   Kingma and Welling (2013), https://arxiv.org/abs/1312.6114, appendix B.
@@ -18,6 +19,8 @@ References:
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
@@ -26,51 +29,61 @@ from kgen.checks import check_count, check_number
 from kgen.gaussian import Gaussian, standard_normal
 from kgen.serialization import serializable
 from kgen.tensors import normal, split, uniform
+from kgen.types import Shape, TensorLike
+
+# The function x -> q(z | x) of a model.
+Posterior: TypeAlias = Callable[[tf.Tensor], Gaussian]
 
 
 @serializable
 @dataclasses.dataclass(frozen=True)
 class StandardNormal:
-    """N(0, I) over codes of shape `latent_shape`."""
+    """The standard normal prior N(0, I) over codes of shape `latent_shape`."""
 
     latent_shape: tuple
 
-    def log_prob(self, z, posterior=None):
-        """Log density of codes `[B, ...]`, `[B]` nats."""
+    def log_prob(self, z: tf.Tensor, posterior: Posterior | None = None) -> tf.Tensor:
+        """Returns the log density of codes `[B, ...]`, `[B]`, in nats."""
         return standard_normal(z).log_prob(z)
 
-    def kl(self, q, z, posterior=None):
-        """KL(q || p), exact, `[B]` nats."""
+    def kl(self, q: Gaussian, z: tf.Tensor, posterior: Posterior | None = None) -> tf.Tensor:
+        """Returns the exact KL(q || p), `[B]`, in nats."""
         return q.kl(standard_normal(q.mean))
 
-    def sample(self, num, seed, posterior=None, temperature=1.0):
-        """Draws `num` codes; `temperature` multiplies the standard deviation."""
+    def sample(
+        self,
+        num: TensorLike,
+        seed: tf.Tensor,
+        posterior: Posterior | None = None,
+        temperature: TensorLike = 1.0,
+    ) -> tf.Tensor:
+        """Draws `num` codes, `[num, ...]`; `temperature` multiplies the standard deviation."""
         return temperature * normal(tf.stack([num, *self.latent_shape]), seed)
 
 
 class _Mixture(keras.layers.Layer):
-    """What the two mixtures share, given their components and their log weights."""
+    """Base of the two mixtures: subclasses define the components and their log weights."""
 
-    def _log_weights(self):
+    def _log_weights(self) -> tf.Tensor:
         raise NotImplementedError
 
-    def _components(self, posterior):
+    def _components(self, posterior: Posterior | None) -> Gaussian:
         raise NotImplementedError
 
-    def _set_components(self, x, posterior):
+    def _set_components(self, x: tf.Tensor, posterior: Posterior) -> None:
         raise NotImplementedError
 
-    def begin_at(self, x, posterior):
-        """Puts the components where the posteriors of data are.
+    def begin_at(self, x: TensorLike, posterior: Posterior) -> None:
+        """Initialises the components at the posteriors of examples.
 
-        A model that averages its weights should `averages.reset()` afterwards.
+        For a model that averages its weights, call `model.averages.reset()` afterwards.
 
         Args:
-            x: as many data as there are components, `[K, ...]`, in the range of the model.
+            x: one example per component, `[K, ...]`, in the range of the model.
             posterior: the model's function x -> q(z | x).
 
         Raises:
-            ValueError: if there are more or fewer.
+            ValueError: if the number of examples is not the number of components.
         """
         if len(x) != self.num_components:
             raise ValueError(
@@ -79,13 +92,13 @@ class _Mixture(keras.layers.Layer):
             )
         self._set_components(tf.cast(x, tf.float32), posterior)
 
-    def log_prob(self, z, posterior=None):
-        """Log density of codes `[B, ...]`, `[B]` nats."""
+    def log_prob(self, z: tf.Tensor, posterior: Posterior | None = None) -> tf.Tensor:
+        """Returns the log density of codes `[B, ...]`, `[B]`, in nats."""
         p, size, dtype = self._components(posterior), math.prod(z.shape[1:]), z.dtype
         z, mean, log_std = (
             tf.cast(tf.reshape(a, [-1, size]), tf.float64) for a in (z, p.mean, p.log_std)
         )
-        # |(z - m) / s|^2 multiplied out: no tensor [B, K, size]. In float64, since terms cancel.
+        # |(z - m) / s|^2 expanded, without a tensor [B, K, size]; in float64, since terms cancel.
         precision = tf.exp(-2 * log_std)
         square = tf.matmul(z**2, precision, transpose_b=True)
         square -= 2 * tf.matmul(z, mean * precision, transpose_b=True)
@@ -94,12 +107,18 @@ class _Mixture(keras.layers.Layer):
         log_p += tf.cast(self._log_weights(), tf.float64)
         return tf.cast(tf.reduce_logsumexp(log_p, axis=1), dtype)
 
-    def kl(self, q, z, posterior=None):
-        """Estimate of KL(q || p) at the sample `z` of `q`, `[B]` nats."""
+    def kl(self, q: Gaussian, z: tf.Tensor, posterior: Posterior | None = None) -> tf.Tensor:
+        """Returns an estimate of KL(q || p) from a sample `z` of `q`, `[B]`, in nats."""
         return q.log_prob(z) - self.log_prob(z, posterior)
 
-    def sample(self, num, seed, posterior=None, temperature=1.0):
-        """Draws `num` codes; `temperature` multiplies the components' standard deviation."""
+    def sample(
+        self,
+        num: TensorLike,
+        seed: tf.Tensor,
+        posterior: Posterior | None = None,
+        temperature: TensorLike = 1.0,
+    ) -> tf.Tensor:
+        """Draws `num` codes, `[num, ...]`; `temperature` multiplies the components' deviation."""
         choice, noise = split(seed, 2)
         p, log_weights = self._components(posterior), tf.cast(self._log_weights(), tf.float32)
         u = uniform(tf.stack([num, tf.size(log_weights)]), choice, 1e-7, 1.0)
@@ -115,10 +134,13 @@ class GaussianMixture(_Mixture):
     Args:
         num_components: number of Gaussians.
         latent_shape: shape of a code.
-        seed: integer seed of their initial means.
+        seed: integer seed of the initial means.
+        **kwargs: `name` of a Keras layer.
     """
 
-    def __init__(self, num_components, latent_shape, *, seed=0, **kwargs):
+    def __init__(
+        self, num_components: int, latent_shape: Shape, *, seed: int = 0, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         check_count("num_components", num_components)
         self.num_components = num_components
@@ -130,13 +152,13 @@ class GaussianMixture(_Mixture):
         self.log_stds = self.add_weight(shape=shape, initializer="zeros", name="log_stds")
         self.built = True
 
-    def _log_weights(self):
+    def _log_weights(self) -> tf.Tensor:
         return tf.nn.log_softmax(self.logits)
 
-    def _components(self, posterior):
+    def _components(self, posterior: Posterior | None) -> Gaussian:
         return Gaussian(tf.convert_to_tensor(self.means), tf.convert_to_tensor(self.log_stds))
 
-    def _set_components(self, x, posterior):
+    def _set_components(self, x: tf.Tensor, posterior: Posterior) -> None:
         q = posterior(x)
         self.logits.assign(tf.zeros_like(self.logits))
         self.means.assign(q.mean)
@@ -145,30 +167,34 @@ class GaussianMixture(_Mixture):
 
 @serializable
 class VampPrior(_Mixture):
-    """The mixture of the posteriors of learned pseudo-inputs, in the range of the data.
+    """A mixture of the posteriors of learned pseudo-inputs (VampPrior).
 
     Args:
         num_components: number of pseudo-inputs.
-        input_shape: shape of one.
-        mean: mean of their initial values; that of the data is a good choice.
-        std: standard deviation of their initial values.
-        low: least value of the data: 0 of a Bernoulli likelihood, -1 of others.
-        high: their greatest value.
-        seed: integer seed of their initial values.
+        input_shape: shape of a pseudo-input, that of an example.
+        mean: mean of the initial pseudo-inputs; the mean of the data is a good choice.
+        std: standard deviation of the initial pseudo-inputs.
+        low: smallest value of the data: 0 for a Bernoulli likelihood, -1 for others.
+        high: largest value of the data. Pseudo-inputs are kept in [low, high].
+        seed: integer seed of the initial pseudo-inputs.
+        **kwargs: `name` of a Keras layer.
+
+    Raises:
+        ValueError: if `num_components` is less than 1, or unless `low < high`.
     """
 
     def __init__(
         self,
-        num_components,
-        input_shape,
+        num_components: int,
+        input_shape: Shape,
         *,
-        mean=0.1,
-        std=0.05,
-        low=0.0,
-        high=1.0,
-        seed=0,
-        **kwargs,
-    ):
+        mean: float = 0.1,
+        std: float = 0.05,
+        low: float = 0.0,
+        high: float = 1.0,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         check_count("num_components", num_components)
         check_number("low", low)
@@ -187,23 +213,23 @@ class VampPrior(_Mixture):
         )
         self.built = True
 
-    def _log_weights(self):
+    def _log_weights(self) -> tf.Tensor:
         return tf.fill([self.num_components], -math.log(self.num_components))
 
-    def _components(self, posterior):
+    def _components(self, posterior: Posterior | None) -> Gaussian:
         return posterior(tf.convert_to_tensor(self.pseudo_inputs))
 
-    def _set_components(self, x, posterior):
+    def _set_components(self, x: tf.Tensor, posterior: Posterior) -> None:
         self.pseudo_inputs.assign(x)
 
 
 @serializable
 class _Interval(keras.constraints.Constraint):
-    """Keeps weights in an interval."""
+    """A constraint that clips weights to an interval."""
 
-    def __init__(self, low, high):
+    def __init__(self, low: float, high: float) -> None:
         self.low = low
         self.high = high
 
-    def __call__(self, weights):
+    def __call__(self, weights: tf.Tensor) -> tf.Tensor:
         return keras.ops.clip(weights, self.low, self.high)

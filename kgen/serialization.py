@@ -1,25 +1,27 @@
-"""One decorator that makes a class saveable: registered with Keras, its config read off `__init__`.
+"""A decorator that makes a class serialisable by Keras, from the arguments of its constructor.
 
-Keras rebuilds an object from `get_config`, the dictionary of its constructor's arguments. Nearly
-every kgen class keeps them under their own names, so the dictionary can be read from the
-constructor call. Arguments that are Keras objects themselves (networks, schedules, processes) are
-serialised in turn.
+Keras rebuilds an object from `get_config`, the dictionary of its constructor's arguments. The
+decorator records these arguments when the constructor is called. Arguments that are Keras objects
+themselves (networks, schedules, processes) are serialised in turn.
 """
 
 import functools
 import inspect
 import warnings
+from typing import Any, TypeVar
 
 import keras
 
 PACKAGE = "kgen"
 
+T = TypeVar("T")
 
-def serializable(cls):
+
+def serializable(cls: type[T]) -> type[T]:
     """Registers `cls` with Keras and derives `get_config` and `from_config` from `__init__`.
 
-    Works for Keras layers and models, whose own options (`name`, `dtype`, `trainable`) pass through
-    `**kwargs`, and for frozen dataclasses.
+    It works for frozen dataclasses, and for Keras layers and models, which pass the options of
+    their base (`name`, `dtype`, `trainable`) through `**kwargs`.
 
     Example:
         >>> import dataclasses
@@ -36,7 +38,7 @@ def serializable(cls):
     signature = inspect.signature(init)
 
     @functools.wraps(init)
-    def recording_init(self, *args, **kwargs):
+    def recording_init(self: Any, *args: Any, **kwargs: Any) -> None:
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
         arguments = dict(list(bound.arguments.items())[1:])
@@ -44,14 +46,14 @@ def serializable(cls):
         object.__setattr__(self, "_init_arguments", Untracked(arguments))
         init(self, *args, **kwargs)
 
-    def get_config(self):
+    def get_config(self: Any) -> dict[str, Any]:
         config = {key: _serialize(value) for key, value in constructor_arguments(self).items()}
         if isinstance(self, keras.layers.Layer):
             config.setdefault("name", self.name)
             config["dtype"] = keras.saving.serialize_keras_object(self.dtype_policy)
         return config
 
-    def from_config(cls, config):
+    def from_config(cls: type, config: dict[str, Any]) -> Any:
         return cls(**{key: _deserialize(value) for key, value in config.items()})
 
     recording_init.__signature__ = signature  # Keras inspects it
@@ -63,8 +65,8 @@ def serializable(cls):
     return keras.saving.register_keras_serializable(PACKAGE)(cls)
 
 
-def constructor_arguments(obj):
-    """The arguments that an object of a serializable class was made with, defaults included.
+def constructor_arguments(obj: object) -> dict[str, Any]:
+    """Returns the arguments with which a serialisable object was made, defaults included.
 
     Example:
         >>> from kgen.diffusion import CosineLogSNR
@@ -75,28 +77,28 @@ def constructor_arguments(obj):
 
 
 class Untracked:
-    """Hides a value from the trackers of Keras and TensorFlow, which look into attributes.
+    """Hides a value from the attribute tracking of Keras and TensorFlow.
 
     Args:
-        value: anything.
+        value: any object.
 
     Example:
         >>> Untracked([1, 2]).value
         [1, 2]
     """
 
-    def __init__(self, value):
+    def __init__(self, value: Any) -> None:
         self.value = value
 
 
-def _serialize(value):
+def _serialize(value: Any) -> Any:
     return keras.saving.serialize_keras_object(value)
 
 
-def _deserialize(value):
+def _deserialize(value: Any) -> Any:
     if isinstance(value, dict) and "class_name" in value and "config" in value:
         with warnings.catch_warnings():
-            # The models of kgen build a network that Keras cannot, by a call on symbolic inputs.
+            # Models of kgen build such networks themselves, by a call on symbolic inputs.
             warnings.filterwarnings("ignore", "Model .* had a build config", UserWarning)
             return keras.saving.deserialize_keras_object(value)
     if isinstance(value, dict):

@@ -1,22 +1,23 @@
-"""Networks of any kind: how one is called, and what it returns, found by a call without numbers.
+"""Calling networks of any kind, and inferring their outputs from symbolic inputs.
 
-A network may be Sequential, functional (its inputs by position or by name), a subclass of
-`keras.Model` or `keras.Layer`, or a function; built or not. Its caller holds named tensors, of
+A network may be Sequential, functional (with positional or named inputs), a subclass of
+`keras.Model` or `keras.Layer`, or a function; built or not. The caller passes named tensors, of
 which the last may be a condition, a dictionary of tensors or None:
 
     {"x": x}        {"x": x, "cond": {"pooled": p}}        {"z": z, "log_snr": l, "cond": None}
 
-One rule says what the network is given of them:
+The kind of the network determines how they are passed on:
 
-    one input           of a Sequential or functional model takes the first tensor
-    several inputs      of a functional model: one that has the name of a tensor, or of an entry of
-                        the condition, takes that; the others take the tensors that are left, in
-                        their order, those of the condition last and in the order of `CONDITION`
-    any other network   is called as `network(z, log_snr, cond)`; without `cond` where its signature
-                        has no place for it, or where there is no condition and it has a default
+    one input           A Sequential or functional model with one input receives the first tensor.
+    several inputs      Of a functional model, an input with the name of a tensor, or of an entry of
+                        the condition, receives that tensor. The other inputs receive the remaining
+                        tensors in order, those of the condition last, in the order of `CONDITION`.
+    any other network   It is called as `network(z, log_snr, cond)`; without `cond` if its signature
+                        has no parameter for it, or if there is no condition and the parameter has a
+                        default value.
 
-so `encoder([x, pooled])`, `encoder({"x": x, "pooled": pooled})` and `encoder(x, cond)` are three
-ways of writing one network. `training` is passed by name.
+So `encoder([x, pooled])`, `encoder({"x": x, "pooled": pooled})` and `encoder(x, cond)` are three
+ways to write the same network. `training` is passed by name.
 
 References:
   https://keras.io/api/layers/core_layers/input (symbolic tensors).
@@ -24,15 +25,19 @@ References:
 
 import inspect
 import re
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 
+from kgen.types import Network, Shape
+
 CONDITION = ("pooled", "tokens", "mask", "picture")
-FRAMES = ("Exception encountered when", "Could not automatically infer")  # around Keras' errors
+FRAMES = ("Exception encountered when", "Could not automatically infer")  # Keras' own first lines
 
 
-def symbolic(shape, dtype="float32"):
-    """A tensor without numbers: a batch of any size of examples of `shape`.
+def symbolic(shape: Shape, dtype: str = "float32") -> keras.KerasTensor:
+    """Returns a symbolic tensor: a batch of any size of examples of a shape.
 
     Example:
         >>> symbolic((28, 28, 1)).shape
@@ -41,20 +46,20 @@ def symbolic(shape, dtype="float32"):
     return keras.KerasTensor((None, *shape), dtype)
 
 
-def call(network, inputs, training=False):
-    """Calls a network of any kind by the rule of this module.
+def call(network: Network, inputs: Mapping[str, Any], training: bool = False) -> Any:
+    """Calls a network of any kind, by the rules of this module.
 
     Args:
         network: a Keras model or layer, or a function.
-        inputs: a dictionary of tensors in order; `"cond"`, if there is one, comes last and is a
+        inputs: an ordered dictionary of tensors; the entry `"cond"`, if any, comes last and is a
             dictionary of tensors or None.
         training: whether layers such as dropout are active.
 
     Returns:
-        What the network returns; symbolic tensors for symbolic ones.
+        The output of the network; symbolic if the inputs are.
 
     Raises:
-        ValueError: if it has more inputs than there are tensors.
+        ValueError: if the network has more inputs than there are tensors.
 
     Example:
         >>> x, pooled = keras.Input((3,)), keras.Input((2,))
@@ -76,25 +81,25 @@ def call(network, inputs, training=False):
         required = parameters[len(main)].default is inspect.Parameter.empty
         arguments += [cond] if cond is not None or required else []
     if layer and len(arguments) > 1 and type(network).build is keras.Layer.build:
-        # From a file Keras would build it for its first input alone; whoever calls it builds it.
+        # Loaded from a file, it would be built by Keras for its first input alone.
         network.get_build_config = _no_config
     return network(*arguments, **({"training": training} if layer or knows_training else {}))
 
 
-def output_spec(network, inputs, name="network"):
-    """What a network returns, found by one call on symbolic inputs; an unbuilt one is built by it.
+def output_spec(network: Network, inputs: Mapping[str, Any], name: str = "network") -> Any:
+    """Infers the output of a network by one call on symbolic inputs, which builds the network.
 
     Args:
-        network: as of `call`.
-        inputs: as of `call`, of symbolic tensors.
+        network: see `call`.
+        inputs: see `call`; all tensors are symbolic.
         name: name of the argument, for the message.
 
     Returns:
         A `keras.KerasTensor`, or a structure of them.
 
     Raises:
-        ValueError: if the network does not take these inputs.
-        TypeError: if it is neither a network nor a function.
+        ValueError: if the network does not accept these inputs.
+        TypeError: if `network` is neither a network nor a function.
 
     Example:
         >>> output_spec(keras.layers.Dense(5), {"x": symbolic((3,))}).shape
@@ -116,8 +121,8 @@ def output_spec(network, inputs, name="network"):
         ) from error
 
 
-def takes_condition(network, num_main=1):
-    """Whether a network has a place for a condition after `num_main` tensors.
+def takes_condition(network: Network, num_main: int = 1) -> bool:
+    """Returns whether a network accepts a condition after `num_main` tensors.
 
     Example:
         >>> takes_condition(keras.layers.Dense(5)), takes_condition(lambda x, cond: x)
@@ -127,15 +132,15 @@ def takes_condition(network, num_main=1):
     return len(_signature(network)[0] if declared is None else declared) > num_main
 
 
-def input_shape(network, name="x"):
-    """The shape without the batch that a network declares for one of its inputs, or was built for.
+def input_shape(network: Network, name: str = "x") -> Shape | None:
+    """Returns the shape, without the batch, that a network declares or was built for.
 
     Args:
-        network: as of `call`.
-        name: name of the tensor, as of `call`.
+        network: see `call`.
+        name: name of the input, see `call`.
 
     Returns:
-        A tuple, with None for a size that is open; or None where nothing is known.
+        A tuple, with None for a variable size; or None if the shape is not known.
 
     Example:
         >>> input_shape(keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Flatten()]))
@@ -155,8 +160,8 @@ def input_shape(network, name="x"):
     return shape[1:] if known and shape else None
 
 
-def output_shape(network):
-    """The shape without the batch that a network of one output declares, or None.
+def output_shape(network: Network) -> Shape | None:
+    """Returns the shape, without the batch, of a network with one output; None if not declared.
 
     Example:
         >>> output_shape(keras.Sequential([keras.Input((2,)), keras.layers.Dense(5)]))
@@ -166,15 +171,15 @@ def output_shape(network):
     return tuple(outputs[0].shape[1:]) if len(outputs) == 1 else None
 
 
-def describe(inputs):
-    """Symbolic tensors in words.
+def describe(inputs: Mapping[str, Any]) -> str:
+    """Describes the names and shapes of symbolic tensors, for messages.
 
     Example:
         >>> describe({"x": symbolic((4, 1)), "cond": {"pooled": symbolic((2,))}})
         'x [B, 4, 1] and cond {pooled [B, 2]}'
     """
 
-    def one(name, value):
+    def one(name: str, value: Any) -> str:
         if isinstance(value, dict):
             return f"{name} {{{', '.join(one(key, item) for key, item in value.items())}}}"
         if isinstance(value, (list, tuple)):
@@ -185,25 +190,25 @@ def describe(inputs):
 
 
 class _Function(keras.Layer):
-    """A function as a layer, so that Keras can call it on symbolic tensors."""
+    """A layer that wraps a function, so that Keras can call it on symbolic tensors."""
 
-    def __init__(self, function):
+    def __init__(self, function: Callable) -> None:
         super().__init__(autocast=False)
         self.function = function
 
-    def call(self, inputs):
-        """Calls it on the inputs of the function `call`."""
+    def call(self, inputs: Mapping[str, Any]) -> Any:
+        """Calls the function on `inputs`, a dictionary as `kgen.symbolic.call` takes it."""
         return call(self.function, inputs)
 
 
-def _no_config():
-    """The build configuration of a network that Keras is not to build."""
+def _no_config() -> None:
+    """The build configuration, None, of a network that Keras must not build."""
 
 
-def _declared(network):
-    """The inputs of a Sequential or functional model, `{name: tensor}`, or None of any other.
+def _declared(network: Network) -> dict[str, keras.KerasTensor | None] | None:
+    """Returns the inputs of a Sequential or functional model, `{name: tensor}`, else None.
 
-    The one input of a Sequential model that is not built has no tensor yet.
+    The tensor is None for the input of a Sequential model that is not built.
     """
     if isinstance(network, keras.Sequential):
         return {"x": (getattr(network, "inputs", None) or [None])[0]}
@@ -213,8 +218,8 @@ def _declared(network):
     return {path[-1] if path and isinstance(path[-1], str) else v.name: v for path, v in paths}
 
 
-def _arranged(network, declared, tensors):
-    """The tensors in the structure of the inputs of a Sequential or functional model."""
+def _arranged(network: Network, declared: dict, tensors: dict[str, Any]) -> Any:
+    """Arranges tensors in the structure of the inputs of a Sequential or functional model."""
     if len(declared) == 1:
         values = [next(iter(tensors.values()))]
     else:
@@ -228,8 +233,11 @@ def _arranged(network, declared, tensors):
     return keras.tree.pack_sequence_as(network.input, values)
 
 
-def _signature(network):
-    """Positional parameters without `training` and `mask`, and whether `training` is known."""
+def _signature(network: Network) -> tuple[list[inspect.Parameter], bool]:
+    """Returns the positional parameters, and whether the network has the parameter `training`.
+
+    `training` and `mask` are left out of the parameters.
+    """
     try:
         function = network.call if isinstance(network, keras.Layer) else network
         parameters = inspect.signature(function).parameters

@@ -1,9 +1,9 @@
-"""Small tensor helpers: broadcasting, sums over an event, derivatives, noise from explicit seeds.
+"""Tensor helpers: broadcasting, sums over an event, derivatives, and noise from explicit seeds.
 
 Every random number in kgen is a pure function of a seed, an int32 pair. Seeds are derived from one
 another (`split`, `fold_in`), never from hidden state; the only state is the counter of a
 `SeedStream`, which a model owns and saves. Under `tf.distribute` all replicas run the same step
-with the same counter, so a `SeedStream` folds the replica's id into what it hands out: replicas
+with the same counter, so a `SeedStream` folds the replica's id into each seed it returns: replicas
 draw different noise, and one integer still reproduces the whole run.
 
 References:
@@ -12,6 +12,8 @@ References:
 
 import hashlib
 import random
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,11 +21,12 @@ import tensorflow as tf
 
 from kgen import philox
 from kgen.serialization import serializable
+from kgen.types import Seed, TensorLike
 
-_ALGORITHM = "philox"  # the default would depend on the device and on XLA
+_ALGORITHM = "philox"  # the default depends on the device and on XLA
 
 
-def expand_to(t, like):
+def expand_to(t: TensorLike, like: tf.Tensor) -> tf.Tensor:
     """Reshapes `t`, a scalar or `[B]`, so that it broadcasts against `like`, `[B, ...]`.
 
     What has as many axes as `like` already, `[B, 1, ...]`, stays as it is.
@@ -38,7 +41,7 @@ def expand_to(t, like):
     return tf.reshape(t, tf.concat([tf.shape(t), tf.ones([like.shape.rank - 1], tf.int32)], 0))
 
 
-def sum_event(x):
+def sum_event(x: TensorLike) -> tf.Tensor:
     """Sums over every axis but the first: `[B, ...]` -> `[B]`.
 
     Example:
@@ -48,8 +51,10 @@ def sum_event(x):
     return tf.reduce_sum(tf.reshape(x, [tf.shape(x)[0], -1]), axis=1)
 
 
-def sum_over_replicas(values):
-    """The sum over all devices of a tensor, or of each of a list; called on a replica.
+def sum_over_replicas(values: Any) -> Any:
+    """Returns the sum over all devices of a tensor, or of each tensor in a list.
+
+    It is called on a replica.
 
     Example:
         >>> float(sum_over_replicas(tf.constant(2.0)))  # there is one device here
@@ -61,10 +66,10 @@ def sum_over_replicas(values):
     return replica.all_reduce(tf.distribute.ReduceOp.SUM, values)
 
 
-def batch_mean(values):
-    """The mean of `[B, ...]` over the global batch, that of all devices together.
+def batch_mean(values: tf.Tensor) -> tf.Tensor:
+    """Returns the mean of `[B, ...]` over the global batch of all devices.
 
-    Its gradient is that of the global mean, too, once those of the devices are added.
+    The sum of its gradients over the devices is the gradient of the global mean.
 
     Example:
         >>> batch_mean(tf.constant([[1.0, 4.0], [3.0, 0.0]])).numpy().tolist()
@@ -74,8 +79,8 @@ def batch_mean(values):
     return sum_over_replicas(tf.reduce_sum(values, axis=0)) / tf.maximum(num, 1)
 
 
-def derivative(fn, t):
-    """Derivative of an elementwise function `fn` at `t`, of the shape of `t`.
+def derivative(fn: Callable[[tf.Tensor], tf.Tensor], t: TensorLike) -> tf.Tensor:
+    """Returns the derivative of an elementwise function `fn` at `t`, of the shape of `t`.
 
     Example:
         >>> derivative(tf.square, tf.constant([1.0, 3.0])).numpy().tolist()
@@ -88,8 +93,8 @@ def derivative(fn, t):
     return tape.gradient(y, t, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
 
-def fingerprint(arrays):
-    """The sha256 of the values of arrays or variables, in their order.
+def fingerprint(arrays: Iterable) -> str:
+    """Returns the sha256 digest of the values of arrays or variables, in the given order.
 
     Example:
         >>> fingerprint([np.zeros(2)]) == fingerprint([np.zeros(1), np.zeros(1)])
@@ -101,18 +106,18 @@ def fingerprint(arrays):
     return digest.hexdigest()
 
 
-def as_seed(seed):
-    """Makes an int32 pair of an integer, a pair, or None (a seed from Python's `random`).
+def as_seed(seed: Seed) -> tf.Tensor:
+    """Converts a seed to an int32 pair.
 
     Args:
-        seed: None, which `keras.utils.set_random_seed` decides; an integer; or two integers (also
-            as a tensor).
+        seed: an integer; two integers, also as a tensor; or None, for a seed from Python's
+            `random`, which `keras.utils.set_random_seed` controls.
 
     Returns:
         A tensor of shape `[2]`, int32.
 
     Raises:
-        ValueError: if `seed` is none of these.
+        ValueError: if `seed` is something else.
     """
     if seed is None:
         return tf.constant([random.getrandbits(31), random.getrandbits(31)], tf.int32)
@@ -130,13 +135,13 @@ def as_seed(seed):
     return tf.cast(pair, tf.int32)
 
 
-def split(seed, num):
+def split(seed: TensorLike, num: int) -> list[tf.Tensor]:
     """Derives a list of `num` independent seeds from one."""
     return tf.unstack(tf.random.split(seed, num, alg=_ALGORITHM), num)
 
 
-def fold_in(seed, data):
-    """Derives the seed that belongs to the integer `data`, for example a step or a replica.
+def fold_in(seed: TensorLike, data: TensorLike) -> tf.Tensor:
+    """Derives the seed for an integer `data`, such as the number of a step or of a replica.
 
     Args:
         seed: an int32 pair, or one for each example, `[B, 2]`.
@@ -151,17 +156,17 @@ def fold_in(seed, data):
     return tf.stack([philox.integers(seed, 1)[:, 0], data], axis=1)
 
 
-def normal(shape, seed, dtype="float32"):
-    """Standard normal noise of `shape`, a function of `seed` alone.
+def normal(shape: TensorLike, seed: TensorLike, dtype: str | tf.DType = "float32") -> tf.Tensor:
+    """Draws standard normal noise, a function of `seed` alone.
 
     Args:
-        shape: of the noise.
-        seed: an int32 pair; or one for each example, `[B, 2]`: the noise of an example then
-            depends on its own seed alone, whatever the other examples are.
-        dtype: a floating type.
+        shape: shape of the noise.
+        seed: an int32 pair; or one pair per example, `[B, 2]`, so that the noise of an example
+            does not depend on the other examples of its batch.
+        dtype: a floating-point type.
 
     Returns:
-        A tensor of that shape.
+        A tensor of shape `shape`.
 
     Example:
         >>> seeds = tf.constant([[1, 0], [2, 0]])
@@ -175,17 +180,23 @@ def normal(shape, seed, dtype="float32"):
     return tf.cast(tf.reshape(noise, shape), dtype)
 
 
-def uniform(shape, seed, minval=0.0, maxval=1.0, dtype="float32"):
-    """Uniform noise in `[minval, maxval)` of `shape`, a function of `seed` alone."""
+def uniform(
+    shape: TensorLike,
+    seed: TensorLike,
+    minval: TensorLike = 0.0,
+    maxval: TensorLike = 1.0,
+    dtype: str | tf.DType = "float32",
+) -> tf.Tensor:
+    """Draws uniform noise in `[minval, maxval)` of shape `shape`, a function of `seed` alone."""
     return tf.random.stateless_uniform(shape, seed, minval, maxval, dtype=dtype, alg=_ALGORITHM)
 
 
 @serializable
 class SeedStream(keras.layers.Layer):
-    """A stream of seeds: the one piece of random state a model has, saved with its weights.
+    """A stream of seeds: the only random state of a model, saved with its weights.
 
     Args:
-        seed: None or an integer; the same integer gives the same stream.
+        seed: an integer, which determines the stream, or None for a random one.
 
     Example:
         >>> stream = SeedStream(seed=1)
@@ -193,7 +204,7 @@ class SeedStream(keras.layers.Layer):
         False
     """
 
-    def __init__(self, seed=None, **kwargs):
+    def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(trainable=False, **kwargs)
         self.root = self.add_weight(
             shape=(2,), dtype="int32", trainable=False, name="root", initializer="zeros"
@@ -209,8 +220,8 @@ class SeedStream(keras.layers.Layer):
         self.root.assign(as_seed(seed))
         self.built = True
 
-    def next(self):
-        """Returns a new int32 pair, another one on every replica, and advances the stream."""
+    def next(self) -> tf.Tensor:
+        """Returns a new int32 pair, different on every replica, and advances the stream."""
         seed = fold_in(self.root.value, self.count.value)
         self.count.assign(self.count + 1)
         replica = tf.distribute.get_replica_context()

@@ -36,6 +36,13 @@ def text_to_image():
     return kgen.LatentDiffusion(autoencoder, network, process, HashedWords(), ema_decay=0.9, seed=0)
 
 
+def lora():
+    """The same, of which factors of low rank are trained alone."""
+    model = text_to_image()
+    model.enable_lora(2)
+    return model
+
+
 def vae():
     """A VAE of the same pictures."""
     networks = mlp((16, 16, 3), (16,), hidden=(32,)), mlp((8,), (16, 16, 6), hidden=(32,))
@@ -63,7 +70,7 @@ def data(kind):
     arrays = emoji.load_arrays("test", styles=("twemoji",))
     x = tf.cast(arrays["images"][:EXAMPLES], tf.float32) / 127.5 - 1
     x = tf.image.resize(x, [16, 16], method="area").numpy()
-    if kind == "text_to_image":
+    if kind in ("text_to_image", "lora"):
         prompts = [str(caption) for caption in arrays["captions"][:EXAMPLES]]
         x = {"images": x, "prompts": np.array(prompts)}
     return tf.data.Dataset.from_tensor_slices(x).shuffle(EXAMPLES, seed=1).batch(BATCH)
@@ -84,7 +91,7 @@ def main(kind, folder, pipe):
     """Trains, from the newest save on."""
     tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(0)
-    kinds = {"text_to_image": text_to_image, "vae": vae, "diffusion": diffusion}
+    kinds = {"text_to_image": text_to_image, "lora": lora, "vae": vae, "diffusion": diffusion}
     model = kinds[kind]()
     model.compile(keras.optimizers.Adam(1e-3, global_clipnorm=1.0))
     callbacks = [Resume(folder / "resume", save_steps=1), *remembering(), Report(pipe)]

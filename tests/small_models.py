@@ -11,7 +11,7 @@ from kgen.conditioning.prompts import as_strings
 from kgen.data import emoji
 from kgen.networks import mlp
 from kgen.networks.conv import decoder, encoder
-from kgen.networks.ladder import conv_ladder, dense_ladder
+from kgen.networks.hierarchy import conv_hierarchy, dense_hierarchy
 from kgen.networks.unet import UNet
 from kgen.serialization import serializable
 
@@ -143,9 +143,9 @@ def make_hvae():
         keras.utils.set_random_seed(1)
         shape = (16, 16, 3)
         if kind == "dense":
-            networks = dense_ladder(shape, (4, 6), 6, hidden=(32,))
+            networks = dense_hierarchy(shape, (4, 6), 6, hidden=(32,))
         else:
-            networks = conv_ladder(shape, 6, sizes=(4, 8), counts=(1, 2), channels=(16, 8))
+            networks = conv_hierarchy(shape, 6, sizes=(4, 8), counts=(1, 2), channels=(16, 8))
         levels = [
             kgen.GaussianLevel(*level[:3], state_shape=level[3], residual=kind == "conv")
             for level in networks[1]

@@ -184,8 +184,10 @@ ARGUMENTS = {
         "VampPrior num_components": lambda v: priors.VampPrior(v, SHAPE),
         "LearnedLogSNR width": lambda v: diffusion.LearnedLogSNR(width=v),
         "LogisticMixture components": lambda v: likelihoods.LogisticMixture(v),
-        "AnnealedLangevin walks": lambda v: solvers.AnnealedLangevin(walks=v),
-        "PredictorCorrector corrections": lambda v: solvers.PredictorCorrector(corrections=v),
+        "AnnealedLangevin langevin_steps": lambda v: solvers.AnnealedLangevin(langevin_steps=v),
+        "PredictorCorrector corrector_steps": lambda v: solvers.PredictorCorrector(
+            corrector_steps=v
+        ),
         "DormandPrince max_steps": lambda v: solvers.DormandPrince(max_steps=v),
         "DPMSolver order": lambda v: solvers.DPMSolver(v),
         "UniPC order": lambda v: solvers.UniPC(v),

@@ -60,7 +60,7 @@ class Life:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["text_to_image", "diffusion", "vae"])
+@pytest.mark.parametrize("kind", ["text_to_image", "lora", "diffusion", "vae"])
 @pytest.mark.parametrize(
     ("number", "status"),
     [(signal.SIGKILL, -9), (signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, 1)],

@@ -293,7 +293,7 @@ def test_the_score_model_with_likelihood_weighting_is_the_diffusion_model(gaussi
 
 @serializable
 class Length(Conditioner):
-    """What a text is told by: its length."""
+    """A condition of texts: their length."""
 
     batch_key = "prompts"
 

@@ -1,4 +1,4 @@
-"""Callbacks: training that can be watched and resumed."""
+"""Callbacks that save and resume a training, draw samples, and detect failures."""
 
 from kgen.callbacks.guard import Guard
 from kgen.callbacks.posterior_collapse import PosteriorCollapse

@@ -1,13 +1,18 @@
-"""What callbacks remember between epochs, such as the patience of `EarlyStopping`.
+"""Saving the state of callbacks between epochs, such as the patience of `EarlyStopping`.
 
-    ckpt-7.callbacks.json    numbers and texts, by the place of a callback in the list
+    ckpt-7.callbacks.json    numbers and strings, by the index of a callback in the list
     ckpt-7.callbacks.npz     arrays, such as the best weights
 
-Kept is what is a plain attribute of a callback: numbers, texts, and arrays or lists of arrays.
+The state consists of the attributes of a callback that are numbers, strings, arrays or lists of
+arrays.
 """
 
 import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
 
+import keras
 import numpy as np
 
 from kgen.files.archives import ArrayArchive
@@ -18,13 +23,15 @@ NUMBERS = (bool, int, float, type(None))
 IGNORED = ("_model", "params")
 
 
-def write(directory, number, callbacks):
-    """Writes what callbacks remember.
+def write(
+    directory: pathlib.Path, number: int, callbacks: Sequence[keras.callbacks.Callback]
+) -> None:
+    """Writes the state of callbacks.
 
     Args:
-        directory: the folder of the saves, a path.
-        number: of the save.
-        callbacks: in their order.
+        directory: the folder of the saves.
+        number: number of the save.
+        callbacks: the callbacks, in order.
     """
     texts, arrays = [], {}
     for place, callback in enumerate(callbacks):
@@ -47,8 +54,8 @@ def write(directory, number, callbacks):
         np.savez(files["npz"], **arrays)
 
 
-def read(directory, number):
-    """Returns what was written for a save, or None.
+def read(directory: pathlib.Path, number: int) -> tuple[list, dict] | None:
+    """Returns the state that was written with a save, or None.
 
     Raises:
         ValueError: if a file is damaged.
@@ -66,12 +73,12 @@ def read(directory, number):
     return texts, arrays
 
 
-def restore(state, callbacks):
-    """Gives callbacks back what they remembered, as far as they are of the same classes.
+def restore(state: Any, callbacks: Sequence[keras.callbacks.Callback]) -> None:
+    """Restores the state of callbacks whose classes are the same as in the save.
 
     Args:
-        state: what `read` returned.
-        callbacks: in their order.
+        state: the result of `read`.
+        callbacks: the callbacks, in order.
     """
     texts, arrays = state
     for place, (entry, callback) in enumerate(zip(texts, callbacks)):
@@ -79,7 +86,7 @@ def restore(state, callbacks):
             continue
         for name, value in entry["values"].items():
             now = vars(callback).get(name, ...)
-            # Texts are settings, such as the path that a callback writes to: they stay.
+            # Strings are settings, such as the path of a file, and are not restored.
             numbers = isinstance(now, (*NUMBERS, np.generic)) and isinstance(value, NUMBERS)
             if numbers:
                 setattr(callback, name, value)
@@ -90,7 +97,7 @@ def restore(state, callbacks):
                 setattr(callback, attribute, values)
 
 
-def _is_entry(entry):
+def _is_entry(entry: Any) -> bool:
     return (
         isinstance(entry, dict)
         and isinstance(entry.get("class"), str)
@@ -98,12 +105,12 @@ def _is_entry(entry):
     )
 
 
-def _arrays(value):
+def _arrays(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.dtype.kind in "biuf"
     many = isinstance(value, list) and bool(value)
     return many and all(isinstance(v, np.ndarray) and v.dtype.kind in "biuf" for v in value)
 
 
-def _files(directory, number):
+def _files(directory: pathlib.Path, number: int) -> dict[str, pathlib.Path]:
     return {end: directory / f"ckpt-{number}.callbacks.{end}" for end in ("json", "npz")}

@@ -1,4 +1,4 @@
-"""A guard against steps that would ruin a training: skipped one by one, and the end after many."""
+"""A callback that stops a training in which all steps are skipped."""
 
 import keras
 
@@ -6,15 +6,15 @@ from kgen.checks import check_count
 
 
 class Guard(keras.callbacks.Callback):
-    """Stops a training that does nothing but skip steps.
+    """Stops a training after a number of consecutive skipped steps.
 
-    `compile(skip_above=...)` leaves out every step whose gradient is not finite or too large and
-    counts them; a single one is no harm. After `stop_after` in a row something is wrong that will
-    not pass: an error names the terms of the loss that are not finite. The weights are those of the
-    last good step.
+    `compile(skip_above=...)` skips every step whose gradient is not finite or too large, and counts
+    them; a single one does no harm. After `stop_after` consecutive ones the training has failed: an
+    error names the terms of the loss that are not finite. The weights are those of the last step
+    that was not skipped.
 
     Args:
-        stop_after: number of skipped steps in a row.
+        stop_after: number of consecutive skipped steps.
 
     Raises:
         ValueError: if `stop_after` is not a positive integer, or, in `fit`, if the model was
@@ -26,21 +26,21 @@ class Guard(keras.callbacks.Callback):
         5
     """
 
-    def __init__(self, stop_after=10):
+    def __init__(self, stop_after: int = 10) -> None:
         super().__init__()
         check_count("stop_after", stop_after)
         self.stop_after = stop_after
 
-    def on_train_begin(self, logs=None):
-        """Checks that there is something to watch."""
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Checks that the model skips steps."""
         if self.model.skip_above is None:
             raise ValueError(
                 "`Guard` needs a model compiled with `skip_above`, for example "
                 "`compile(skip_above=float('inf'))`, which skips what is not finite."
             )
 
-    def on_train_batch_end(self, batch, logs=None):
-        """Stops, when it is time to."""
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Raises the error after `stop_after` skipped steps."""
         skipped = int(self.model.skipped_in_a_row.numpy())
         if skipped < self.stop_after:
             return

@@ -1,6 +1,7 @@
-"""Posterior collapse: which units of a VAE's code still carry information."""
+"""A callback that monitors posterior collapse: the number of active units of a VAE's code."""
 
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,10 +11,11 @@ from kgen.checks import check_count, check_interval, check_path, check_positive
 from kgen.distribution import is_chief
 from kgen.metrics.active_units import active_units
 from kgen.models.generative_model import images_of
+from kgen.types import Path
 
 
 class PosteriorCollapse(keras.callbacks.Callback):
-    """Watches how many units of a VAE's code carry information.
+    """Monitors how many units of a VAE's code carry information.
 
     A unit is active when its posterior mean varies over the data by more than `threshold`
     (Burda et al. (2015), section 5.2). After every `every` epochs the number of active units is in
@@ -21,18 +23,26 @@ class PosteriorCollapse(keras.callbacks.Callback):
     unit to N(0, I), in nats, the active ones dark.
 
     Args:
-        data: pictures to look at, an array or batches of them; a few hundred are enough.
-        directory: where the pictures go; None draws none.
-        every: number of epochs between two looks.
-        threshold: variance of the mean of an active unit.
-        alarm: the share of active units below which a warning is given.
+        data: pictures to encode, an array or batches; a few hundred are enough.
+        directory: folder for the charts; None for no charts.
+        every: number of epochs between two measurements.
+        threshold: variance of the posterior mean above which a unit is active.
+        alarm: share of active units below which a warning is given.
 
     Raises:
-        TypeError: if a number is none, or `directory` is no path.
+        TypeError: if an argument is not a number, or `directory` is not a path.
         ValueError: if a number is out of range.
     """
 
-    def __init__(self, data, directory=None, *, every=1, threshold=0.01, alarm=0.05):
+    def __init__(
+        self,
+        data: Any,
+        directory: Path | None = None,
+        *,
+        every: int = 1,
+        threshold: float = 0.01,
+        alarm: float = 0.05,
+    ) -> None:
         super().__init__()
         check_count("every", every)
         check_positive("threshold", threshold, zero=True)
@@ -43,8 +53,8 @@ class PosteriorCollapse(keras.callbacks.Callback):
         self.threshold = threshold
         self.alarm = alarm
 
-    def on_epoch_end(self, epoch, logs=None):
-        """Looks, when it is time to."""
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Measures after every `every` epochs."""
         if (epoch + 1) % self.every:
             return
         with self.model.averaged():
@@ -64,7 +74,7 @@ class PosteriorCollapse(keras.callbacks.Callback):
         if self.directory is not None and is_chief():
             self._draw(kl, active, epoch + 1)
 
-    def _draw(self, kl, active, epoch):
+    def _draw(self, kl: np.ndarray, active: np.ndarray, epoch: int) -> None:
         import matplotlib
 
         matplotlib.use("Agg")

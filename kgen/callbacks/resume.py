@@ -6,7 +6,7 @@ what the other callbacks remember. Started again with the same directory, `fit` 
 newest save that can be read, at the same place in the data, and ends with the weights of a training
 that was never interrupted: on CPUs with `tf.config.experimental.enable_op_determinism()` bit for
 bit. Models inside that are frozen, such as the autoencoder of a latent diffusion model, are not
-saved; their weights must be the same when the training goes on.
+saved, nor is what a LoRA leaves as it is; these weights must be the same when the training goes on.
 
 The place in the data is found as follows. A data set that is iterated once an epoch, shuffled or
 drawn anew each time from a seed, is opened and closed again as often as epochs are finished, and
@@ -211,12 +211,13 @@ class Resume(keras.callbacks.Callback):
         return self.model.fit_callbacks
 
     def _variables(self):
-        """The variables of the model, but those of models inside that are frozen."""
-        frozen = {
+        """The variables of the model, but those that are frozen."""
+        frozen = {id(variable) for variable in self.model.frozen_weights} | {
             id(variable)
             for layer in layers_of(self.model)[1:]
             if isinstance(layer, keras.Model) and not layer.trainable
             for variable in layer.variables
+            if not variable.trainable
         }
         return [variable for variable in self.model.variables if id(variable) not in frozen]
 

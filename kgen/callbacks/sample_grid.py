@@ -1,11 +1,9 @@
-"""Sample sheets: the same prompts from the same noise after every epoch.
-
-What changes on the sheet is then the model and nothing else.
-"""
+"""A callback that draws sheets of samples from the same prompts and noise during training."""
 
 import importlib.util
 import inspect
 import warnings
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -15,28 +13,29 @@ from kgen.checks import check_count, check_number, check_path
 from kgen.distribution import is_chief
 from kgen.pictures import contact_sheet, save_png
 from kgen.tensors import as_seed
+from kgen.types import Path
 
 
 class SampleGrid(keras.callbacks.Callback):
-    """Draws a labelled sheet of generated pictures as the training goes on.
+    """Draws labelled sheets of generated pictures during training.
 
-    Each sheet is `epoch_0001.png`, ... in `directory`: the state after that many epochs. The last
-    epoch of a training is always drawn.
+    The sheet after epoch 1 is `epoch_0001.png` in `directory`, and so on. All sheets use the same
+    noise, so that they differ by the weights of the model only. The last epoch is always drawn.
 
     Args:
-        directory: where the sheets go; created if missing.
-        prompts: a sequence of strings or of labels, one for each picture; for an unconditional
-            model, the number of pictures.
+        directory: folder for the sheets; created if missing.
+        prompts: a sequence of strings or of labels, one per picture; for an unconditional model,
+            the number of images.
         every: number of epochs between two sheets.
-        num_steps: solver steps, of models that have a solver.
-        guidance_scale: of their `generate`.
+        num_steps: number of solver steps, for models with a solver.
+        guidance_scale: guidance scale, for models with a solver.
         seed: integer seed of the noise, the same for every sheet.
-        tensorboard: None, or a log directory in which the sheets also appear, as `samples`.
+        tensorboard: None, or a log directory to which the sheets are also written, as `samples`.
 
     Raises:
-        TypeError: if a number is none, or a directory is no path.
-        ValueError: if `prompts` is none of these, or a number out of range.
-        ImportError: if `tensorboard` is asked for and not installed.
+        TypeError: if an argument is not a number, or a directory is not a path.
+        ValueError: if `prompts` has another form, or a number is out of range.
+        ImportError: if `tensorboard` is given and the package is not installed.
 
     Example:
     >>> grid = SampleGrid("runs/samples", ["a red heart", "a blue apple"], every=5)
@@ -46,15 +45,15 @@ class SampleGrid(keras.callbacks.Callback):
 
     def __init__(
         self,
-        directory,
-        prompts,
+        directory: Path,
+        prompts: Sequence[str] | Sequence[int] | int,
         *,
-        every=1,
-        num_steps=20,
-        guidance_scale=3.0,
-        seed=0,
-        tensorboard=None,
-    ):
+        every: int = 1,
+        num_steps: int = 20,
+        guidance_scale: float = 3.0,
+        seed: int = 0,
+        tensorboard: Path | None = None,
+    ) -> None:
         super().__init__()
         many = [prompts] if isinstance(prompts, str) else prompts
         if isinstance(many, (int, np.integer)) and not isinstance(many, bool):
@@ -84,22 +83,22 @@ class SampleGrid(keras.callbacks.Callback):
         self.tensorboard = None if tensorboard is None else check_path("tensorboard", tensorboard)
         self._finished = self._drawn = 0
 
-    def on_train_begin(self, logs=None):
-        """Forgets the epochs of an earlier training."""
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Resets the epoch of the last sheet."""
         self._finished = self._drawn = 0
 
-    def on_epoch_end(self, epoch, logs=None):
-        """Draws, when it is time to."""
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Draws after every `every` epochs."""
         self._finished = epoch + 1
         if self._finished % self.every == 0:
             self._draw()
 
-    def on_train_end(self, logs=None):
-        """Draws the last epoch, if that is still to be done."""
+    def on_train_end(self, logs: dict | None = None) -> None:
+        """Draws the last epoch, if it was not drawn."""
         if self._drawn < self._finished:
             self._draw()
 
-    def _draw(self):
+    def _draw(self) -> None:
         if not is_chief():
             return
         options = {"num_steps": self.num_steps, "guidance_scale": self.guidance_scale}
@@ -116,7 +115,7 @@ class SampleGrid(keras.callbacks.Callback):
         sheet = contact_sheet(images, labels)
         try:
             save_png(self.directory / f"epoch_{self._finished:04d}.png", sheet)
-        except OSError as error:  # such as a full disk, which is no reason to end a training
+        except OSError as error:  # a full disk, for example, must not end a training
             warnings.warn(f"No sheet was saved: {error}", stacklevel=2)
         if self.tensorboard is not None:
             with tf.summary.create_file_writer(str(self.tensorboard)).as_default():
@@ -124,5 +123,5 @@ class SampleGrid(keras.callbacks.Callback):
         self._drawn = self._finished
 
 
-def _all(values, kind):
+def _all(values: object, kind: type | tuple) -> bool:
     return all(isinstance(value, kind) for value in values)

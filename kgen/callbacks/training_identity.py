@@ -34,10 +34,12 @@ def of(model, order):
     """
     layers = [_layer(place, layer) for place, layer in walk(model)]
     frozen = [
-        fingerprint(layer.weights)
+        fingerprint([weight for weight in layer.weights if not weight.trainable])
         for _, layer in walk(model)
         if layer is not model and isinstance(layer, keras.Model) and not layer.trainable
     ]
+    if model.frozen_weights:
+        frozen.append(fingerprint(model.frozen_weights))
     settings = constructor_arguments(model) if hasattr(model, "_init_arguments") else {}
     optimizer = model.optimizer
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)

@@ -171,7 +171,7 @@ def _training(made):
 def _finetune(made):
     _training(made)
     made.add_argument("--from", dest="model", metavar="DIR_or_NAME", default=DEFAULT_MODEL)
-    made.add_argument("--lora", type=positive, metavar="RANK", help="not there yet")
+    made.add_argument("--lora", type=positive, metavar="RANK", help="train a LoRA alone")
 
 
 def _train(made):

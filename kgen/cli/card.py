@@ -49,6 +49,9 @@ def write(output, plan, model, args):
         "folders": "captions or classes by the names of folders",
         "one for all": "one caption for all",
     }[plan.captions]
+    trained = "all weights"
+    if plan.lora is not None:
+        trained = f"a LoRA of rank {plan.lora}, merged; its factors are in lora.safetensors"
     text = f"""# {output.absolute().name}
 
 A {type(model).__name__} of {shape}.
@@ -61,6 +64,7 @@ A {type(model).__name__} of {shape}.
 | learning rate | {plan.learning_rate:g} at its peak, cosine to 0 |
 | time | {duration(plan.seconds)}, sheets and validation included |
 | seed | {plan.seed} |
+| trained | {trained} |
 
 Figures on the held-out pictures, with the same noise before and after:
 

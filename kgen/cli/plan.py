@@ -34,6 +34,7 @@ class Plan:
         batch_size: pictures in a step.
         learning_rate: the peak of the rate.
         seed: of order, noise and sheets.
+        lora: None, or the rank of the LoRA that alone is trained.
         steps: steps in all.
         epochs: parts of the training.
         before: figures before the training.
@@ -51,6 +52,7 @@ class Plan:
     batch_size: int
     learning_rate: float
     seed: int
+    lora: int | None = None
     steps: int = 0
     epochs: int = 0
     before: dict | None = None
@@ -95,7 +97,7 @@ def of_before(output, plan):
         found = Plan(**json.loads(path.read_text(encoding="utf-8")))
     except (TypeError, ValueError) as error:
         raise UsageError(f"{path} is damaged: remove {output} or name another --output") from error
-    names = ("command", "model", "digest", "batch_size", "learning_rate", "seed")
+    names = ("command", "model", "digest", "batch_size", "learning_rate", "seed", "lora")
     other = [name for name in names if getattr(found, name) != getattr(plan, name)]
     if other:
         what = {"digest": "pictures or captions"}.get(other[0], other[0].replace("_", " "))
@@ -115,8 +117,13 @@ def default_steps(command, number, batch_size):
     return max(2000, min(20000, 100 * number // batch_size))
 
 
-def default_rate(command, number):
-    """The peak of the rate by the number of pictures: a lower one for few, which soon fit."""
+def default_rate(command, number, lora=None):
+    """The peak of the rate by the number of pictures: a lower one for few, which soon fit.
+
+    The factors of a LoRA, one of which begins at zero, take a higher one.
+    """
+    if lora is not None:
+        return 3e-3 if number >= 100 else 1e-3
     if command == "train":
         return 1e-3
     return 5e-4 if number >= 100 else 2e-4

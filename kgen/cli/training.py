@@ -1,6 +1,7 @@
 """The training that `kgen finetune` and `kgen train` share, from a folder to a preset and its card.
 
     DIR/config.json, weights.npz    the model, at the end
+    DIR/lora.safetensors            with --lora, the factors that were trained, merged in the model
     DIR/README.md                   its card
     DIR/training.json               the plan and the figures (`kgen.cli.plan`)
     DIR/log.csv                     loss and validation loss of each part
@@ -40,7 +41,7 @@ def run(args, session, command, build, wanted, shape, known=None):
     for line in folders.said(args.folder, pictures):
         session.say(line)
     training, held_out = folders.parted(pictures, args.seed)
-    number = len(training.images)
+    number, lora = len(training.images), getattr(args, "lora", None)
     plan = plans.Plan(
         command=command,
         model=str(args.model),
@@ -50,8 +51,9 @@ def run(args, session, command, build, wanted, shape, known=None):
         pictures=number,
         held_out=len(held_out.images),
         batch_size=min(args.batch_size, number),
-        learning_rate=args.learning_rate or plans.default_rate(command, number),
+        learning_rate=args.learning_rate or plans.default_rate(command, number, lora),
         seed=args.seed,
+        lora=lora,
     )
     found = plans.of_before(args.output, plan)
     if found is not None and args.steps is not None:
@@ -122,9 +124,10 @@ class _Work:
         data = self._batches(self.training, plan, "latents").repeat()
         validation = self._batches(self.held_out, plan, "latents_held_out", shuffle=False)
         resume = output / "resume"
+        log = keras.callbacks.CSVLogger(output / "log.csv", append=True)
         callbacks = [
             _rate(plan),
-            keras.callbacks.CSVLogger(output / "log.csv", append=True),
+            log,
             SampleGrid(
                 output / "samples",
                 self._conditions() or len(self.shown.images),
@@ -146,6 +149,7 @@ class _Work:
                     verbose=self.session.verbose,
                 )
         except KeyboardInterrupt:
+            log.on_train_end()  # closes its file
             plan.seconds += time.monotonic() - began
             plan.write(output)
             raise KeyboardInterrupt(
@@ -156,6 +160,9 @@ class _Work:
         self._sheet("after")
         self._side_by_side()
         try:
+            if plan.lora is not None:
+                model.save_lora(output / "lora.safetensors")
+                model.merge_lora()
             model.save_to_preset(output)
         except (OSError, ValueError) as error:
             raise CommandError(f"{output} cannot be written: {error}") from error

@@ -1,4 +1,4 @@
-"""Conditions: what a generative model is given beside the noise."""
+"""Conditioners, which encode the condition of a model: labels, text, vectors or pictures."""
 
 from kgen.conditioning.clip_text import CLIPText
 from kgen.conditioning.clip_tower import CLIPTower

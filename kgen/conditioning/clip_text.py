@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from kgen.conditioning.clip_tower import CLIPTower
-from kgen.conditioning.conditioner import Conditioner
+from kgen.conditioning.conditioner import Conditioner, size_of_pictures
 from kgen.serialization import serializable
 from kgen.tensors import fingerprint
 
@@ -79,7 +79,8 @@ class CLIPText(Conditioner):
 
         Args:
             values: see the class.
-            size: None for the size of the conditioner, or `(height, width)` of what is to be drawn.
+            size: `(height, width)` of what is to be drawn; None for that of `pictures_of`, and
+                outside of it for that of the conditioner.
 
         Returns:
             A dictionary: `"token_ids"` int32 `[B, L]`, with several towers `"token_ids_2"` and so
@@ -150,9 +151,27 @@ class CLIPText(Conditioner):
             specs["sizes"] = tf.TensorSpec([None, 6], tf.float32, "sizes")
         return specs
 
+    def networks(self):
+        """Returns the towers, which can have a LoRA."""
+        names = ["text_encoder" if i == 0 else f"text_encoder_{i + 1}" for i in range(9)]
+        return dict(zip(names, self.towers))
+
+    def word_tables(self):
+        """Returns the `NewWords` of each tower, or None before there are any."""
+        return [tower.new_words for tower in self.towers]
+
+    def word_widths(self):
+        """Returns how many numbers a vector of a word has in each tower."""
+        return [tower.width for tower in self.towers]
+
+    def add_word(self, word, *, like=None, vectors=1, seed=0):
+        """Adds a word to each tower, whose vectors are to be trained; as of `TextEncoder`."""
+        options = {"like": like, "vectors": vectors, "seed": seed}
+        return [tower.add_word(word, **options) for tower in self.towers]
+
     def resources(self):
         """Returns the tokenizers, whose tables a SavedModel needs."""
-        return [tower.tokenizer for tower in self.towers]
+        return [tower.text.tokenizer for tower in self.towers]
 
     def fingerprint(self):
         """Returns the sha256 of all that a condition depends on: weights, vocabulary, options."""
@@ -165,7 +184,7 @@ class CLIPText(Conditioner):
         return keys if self.sizes is None else [*keys, "sizes"]
 
     def _numbers(self, size=None):
-        height, width = self.size if size is None else size
+        height, width = size or size_of_pictures() or self.size
         return np.array([[height, width, 0, 0, height, width]], "float32")
 
     def _condition(self, tokens, pooled):

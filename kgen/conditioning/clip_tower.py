@@ -26,7 +26,9 @@ from keras import layers
 
 from kgen.checks import check_count, check_one_of
 from kgen.conditioning.clip_words import MARKS, clip_ids
+from kgen.conditioning.new_words import NewWords, begin_at, token_embedding, with_new_words
 from kgen.conditioning.prompts import as_strings
+from kgen.layer_tree import freeze
 from kgen.serialization import serializable
 
 LENGTH = 77  # of a window, marks included
@@ -53,6 +55,7 @@ class CLIPTower(layers.Layer):
         length: ids in a window, marks included.
         windows: number of windows that a prompt is laid out in, one after the other and each
             encoded by itself; prompts that are longer are truncated.
+        words: None, or `{word: number of vectors}` of words that were learned (`add_word`).
         **kwargs: `name`, `dtype` and `trainable` of a Keras layer.
 
     Call arguments:
@@ -81,6 +84,7 @@ class CLIPTower(layers.Layer):
         pad=MARKS[1],
         length=LENGTH,
         windows=1,
+        words=None,
         **kwargs,
     ):
         import keras_hub
@@ -120,14 +124,14 @@ class CLIPTower(layers.Layer):
         tokenizer = keras_hub.models.CLIPTokenizer(
             vocabulary={token: i for i, token in enumerate(vocabulary)}, merges=list(merges)
         )
-        self._text = _Text(tokenizer, pad)
+        self.text = _Text(tokenizer, pad)
         self.end = tokenizer.end_token_id
+        self.new_words = None
+        if words:
+            self.new_words = NewWords(self._token_embedding(), words, name="new_words")
         self.built = True
-
-    @property
-    def tokenizer(self):
-        """The tokenizer, whose tables a SavedModel needs."""
-        return self._text.tokenizer
+        if not self.trainable:
+            freeze(self)
 
     def tokenize(self, prompts) -> tf.Tensor:
         """Cuts prompts into ids. Needs TensorFlow Text's operations in the process that runs it.
@@ -153,6 +157,21 @@ class CLIPTower(layers.Layer):
                 )
         return ids
 
+    def add_word(self, word, *, like=None, vectors=1, seed=0):
+        """Adds a word, whose vectors are to be trained; as of `TextEncoder`."""
+        embedding = self._token_embedding()
+        ids = None
+        if like is not None:
+            ids = clip_ids(self.text.tokenizer, as_strings(like), self.text.pad).values.numpy()
+            if not len(ids):
+                raise ValueError(f"`like` must be a word. Received: like={like!r}.")
+        if self.new_words is None:
+            self.new_words = NewWords(embedding, name="new_words")
+        variable = self.new_words.add(word, vectors)
+        self._init_arguments.value["words"] = self.new_words.numbers()
+        begin_at(variable, embedding.embeddings, ids, seed)
+        return variable
+
     def call(self, token_ids, training=False):
         """Encodes ids; see the class."""
         rows = tf.reshape(token_ids, [-1, self.length])
@@ -171,21 +190,31 @@ class CLIPTower(layers.Layer):
 
     def _tokenize(self, prompts):
         """Ids `[B, windows length]`, and how many pieces each prompt has, `[B]`."""
-        tokenizer, room = self.tokenizer, self.length - 2
-        pieces = clip_ids(tokenizer, prompts, self._text.pad)
+        tokenizer, room = self.text.tokenizer, self.length - 2
+        words = {} if self.new_words is None else self.new_words.ids()
+        pieces = with_new_words(self._pieces, words)(prompts)
         flat = pieces.to_tensor(-1, shape=[None, self.windows * room])
         rows = tf.reshape(flat, [-1, room])
         filled = tf.reduce_sum(tf.cast(rows >= 0, tf.int32), axis=1, keepdims=True)
         rows = tf.pad(rows, [[0, 0], [1, 1]])
         place = tf.range(self.length)[tf.newaxis]
-        pad = tokenizer.token_to_id(self._text.pad)
+        pad = tokenizer.token_to_id(self.text.pad)
         rows = tf.where(place > filled, tf.where(place == filled + 1, self.end, pad), rows)
         rows = tf.where(place == 0, tokenizer.start_token_id, rows)
         return tf.reshape(rows, [-1, self.windows * self.length]), pieces.row_lengths()
 
+    def _pieces(self, prompts):
+        return clip_ids(self.text.tokenizer, prompts, self.text.pad)
+
+    def _token_embedding(self):
+        return token_embedding(self.backbone, self.backbone.vocabulary_size)
+
 
 class _Text:
-    """A tokenizer and its padding token, in a plain object that no tracker walks."""
+    """A tokenizer and its padding token, in a plain object that no tracker walks.
+
+    Keras would write the tokenizer's files into a `.keras` file; the configuration has them.
+    """
 
     def __init__(self, tokenizer, pad):
         self.tokenizer = tokenizer

@@ -24,6 +24,8 @@ References:
 """
 
 import abc
+import contextlib
+import contextvars
 
 import keras
 import numpy as np
@@ -32,6 +34,7 @@ import tensorflow as tf
 from kgen.tensors import fingerprint
 
 KEYS = ("pooled", "tokens", "mask", "picture")  # what a condition may hold
+_SIZE = contextvars.ContextVar("size", default=None)
 
 
 class Conditioner(keras.layers.Layer, abc.ABC):
@@ -41,10 +44,12 @@ class Conditioner(keras.layers.Layer, abc.ABC):
         batch_key: the entry of a batch that the conditioner reads, such as `"prompts"`.
         forms: what a server may take in the place of the values, see `signature`: a dictionary
             from names to endings of the functions of such a server.
+        adapted: whether a few weights inside are trained though the conditioner is frozen.
     """
 
     batch_key = None
     forms = {}
+    adapted = False
 
     def __call__(self, values, training=False):
         """Returns the condition of values, of rows, or of what is a condition already."""
@@ -160,6 +165,44 @@ class Conditioner(keras.layers.Layer, abc.ABC):
     def fingerprint(self):
         """Returns the sha256 of all that a condition depends on: by default the weights."""
         return fingerprint(self.weights)
+
+    @property
+    def changes(self):
+        """Whether training changes what the conditioner returns."""
+        return bool(self.trainable) or self.adapted
+
+    def networks(self):
+        """Returns the networks inside that can have a LoRA, by their names in files."""
+        return {}
+
+    def adapt(self, on):
+        """Is called when a few weights inside begin to be trained, and when they no longer are."""
+        self.adapted = on
+        self.clear_cache()
+
+
+@contextlib.contextmanager
+def pictures_of(size):
+    """Within it, conditions are those of pictures of a size, for conditioners that encode it.
+
+    Args:
+        size: `(height, width)` in pixels, or None for the conditioner's own.
+
+    Example:
+        >>> with pictures_of((64, 48)):
+        ...     size_of_pictures()
+        (64, 48)
+    """
+    token = _SIZE.set(size)
+    try:
+        yield
+    finally:
+        _SIZE.reset(token)
+
+
+def size_of_pictures():
+    """Returns the size of the pictures that conditions are made for, or None."""
+    return _SIZE.get()
 
 
 def is_condition(values):

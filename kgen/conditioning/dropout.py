@@ -1,12 +1,12 @@
-"""Condition dropout: one network learns the conditional and the unconditional model.
+"""Condition dropout, by which one network learns the conditional and the unconditional model.
 
-In each training batch every example keeps its condition with probability 1 - p and has it replaced
-by the null condition with probability p, independently of its neighbours:
+In training, the condition of each example is replaced by the null condition with probability p,
+independently of the other examples:
 
     cond_i  <-  null_i  if u_i < p  else  cond_i,        u_i ~ U[0, 1)
 
-All tensors of an example's condition are replaced together. U[0, 1) never reaches 1, so p = 0 keeps
-and p = 1 drops every example exactly.
+All tensors of an example's condition are replaced together. U[0, 1) excludes 1, so p = 1 replaces
+every condition.
 
 References:
   Classifier-free guidance: Ho and Salimans (2022), algorithm 1, https://arxiv.org/abs/2207.12598.
@@ -21,10 +21,10 @@ def drop_condition(cond, null_cond, rate, seed):
     """Replaces the condition of a random share of the examples by the null condition.
 
     Args:
-        cond: dictionary of tensors `[B, ...]`.
-        null_cond: dictionary of the same keys, each tensor `[B, ...]` or `[1, ...]`.
+        cond: a dictionary of tensors `[B, ...]`.
+        null_cond: a dictionary with the same keys, of tensors `[B, ...]` or `[1, ...]`.
         rate: probability of a replacement, in [0, 1].
-        seed: int32 pair.
+        seed: an int32 pair.
 
     Returns:
         A dictionary like `cond`.

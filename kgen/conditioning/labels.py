@@ -1,4 +1,4 @@
-"""Class labels as a condition: one learned vector for each class, and one for none.
+"""Class labels as a condition: one learned vector per class, and one for the null condition.
 
     cond = {"pooled": table[label]},    null = {"pooled": table[num_classes]}
 
@@ -19,14 +19,14 @@ class Labels(Conditioner):
     """A table of class embeddings.
 
     Args:
-        num_classes: how many classes there are; labels are 0 to `num_classes - 1`.
+        num_classes: number of classes; labels are 0 to `num_classes - 1`.
         width: width of an embedding.
-        names: None, or the names of the classes, which may then be given in place of labels.
+        names: None, or the names of the classes, which are then accepted as labels too.
         **kwargs: `name` and `dtype` of a Keras layer.
 
     Raises:
-        ValueError: if `num_classes` or `width` is less than 1, or `names` are not one for each
-            class, all different.
+        ValueError: if `num_classes` or `width` is less than 1, or `names` are not one distinct name
+            per class.
 
     Example:
         >>> Labels(10, 8)(tf.constant([3, 1]))["pooled"].shape
@@ -57,12 +57,12 @@ class Labels(Conditioner):
         """Returns labels as an integer tensor `[B]`.
 
         Args:
-            values: a label, or integers of any type `[B]`; names of classes where there are names.
+            values: a label, integers of any type `[B]`, or names of classes.
 
         Raises:
-            TypeError: if they are not integers.
-            ValueError: if they are not one for each example, or one is out of range.
-            tf.errors.InvalidArgumentError: for the latter inside of a compiled function.
+            TypeError: if the labels are not integers.
+            ValueError: if the labels have another shape, or one is out of range.
+            tf.errors.InvalidArgumentError: if one is out of range, in a compiled function.
         """
         if isinstance(values, (str, bytes)) or _all_strings(values):
             values = self._of_names([values] if isinstance(values, (str, bytes)) else values)
@@ -91,12 +91,12 @@ class Labels(Conditioner):
         return {"pooled": tf.gather(self.table, rows)}
 
     def null(self, batch_size):
-        """Returns the embedding of no class, `batch_size` times."""
+        """Returns the embedding of the null condition, `batch_size` times."""
         rows = tf.gather(self.table, tf.fill([batch_size], self.num_classes))
         return {"pooled": tf.cast(rows, self.compute_dtype)}  # as `call`, which Keras casts
 
     def signature(self, form=None):
-        """Returns the one tensor that a server takes: int32 `[B]`."""
+        """Returns the inputs of an export: int32 `[B]`."""
         return {"labels": tf.TensorSpec([None], tf.int32, "labels")}
 
     def _of_names(self, values):

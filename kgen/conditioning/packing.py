@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from kgen.conditioning.bert_words import BertPieces
 from kgen.conditioning.clip_words import clip_ids
+from kgen.conditioning.new_words import with_new_words
 
 
 class Packer:
@@ -20,9 +21,10 @@ class Packer:
     Args:
         tokenizer: a `keras_hub.tokenizers.Tokenizer` with an end mark.
         length: L, the marks included.
+        words: None, or `{word: ids}` of new words.
     """
 
-    def __init__(self, tokenizer, length):
+    def __init__(self, tokenizer, length, words=None):
         import keras_hub
 
         self.tokenizer = tokenizer
@@ -34,6 +36,7 @@ class Packer:
             self._pieces = functools.partial(clip_ids, tokenizer)
         elif isinstance(tokenizer, keras_hub.tokenizers.WordPieceTokenizer) and tokenizer.split:
             self._pieces = BertPieces(tokenizer)
+        self._cut = with_new_words(self._pieces, words)
         # No id where every text has known pieces (those of bytes), or it cannot be known.
         self.unknown = getattr(self._pieces, "unknown", -1)
 
@@ -43,7 +46,7 @@ class Packer:
         Returns:
             Ids int32 `[B, L]`, mask bool `[B, L]` and the number of pieces before truncation `[B]`.
         """
-        pieces = tf.cast(self._pieces(prompts), tf.int32)
+        pieces = tf.cast(self._cut(prompts), tf.int32)
         column = tf.ones_like(prompts, tf.int32)[:, tf.newaxis]
         ids = tf.concat([pieces[:, : self.room], column * self.tokenizer.end_token_id], axis=1)
         if self.start is not None:

@@ -1,9 +1,9 @@
-"""A picture as a condition: what a low-resolution, grey or damaged picture is to become.
+"""Pictures as a condition, such as low-resolution, grey or damaged ones to be restored.
 
     cond = {"picture": the picture, at the size of the noisy value},    null = {"picture": 0}
 
-The network concatenates it to its input (`UNet(..., picture=channels)`), so the two are compared
-position by position. Of a latent diffusion model that is the size of its latents.
+The network concatenates it to its input (`UNet(..., picture=channels)`), so it must have the size
+of the noisy value; for a latent diffusion model that of its latents.
 
 References:
   super-resolution: Saharia et al. (2021), https://arxiv.org/abs/2104.07636, section 2.
@@ -23,13 +23,13 @@ METHODS = ("area", "bicubic", "bilinear", "lanczos3", "nearest")
 
 @serializable
 class Picture(Conditioner):
-    """Pictures, brought to the size of the noisy value.
+    """A conditioner for pictures, which are resized to the size of the noisy value.
 
     Args:
-        shape: `(height, width, channels)` of the pictures that are given.
-        size: `(height, width)` that they are resized to; None leaves them.
-        method: how, as of `tf.image.resize`.
-        batch_key: the entry of a batch that holds the pictures.
+        shape: `(height, width, channels)` of the input pictures.
+        size: `(height, width)` to which they are resized; None for no resizing.
+        method: a method of `tf.image.resize`.
+        batch_key: the key of the pictures in a batch.
         **kwargs: `name` and `dtype` of a Keras layer.
 
     Raises:
@@ -58,7 +58,7 @@ class Picture(Conditioner):
 
     @property
     def channels(self):
-        """Number of channels that join the input of the network."""
+        """The number of channels that are concatenated to the input of the network."""
         return self.shape[-1]
 
     def prepare(self, values):
@@ -68,8 +68,8 @@ class Picture(Conditioner):
             values: one picture or `[B, H, W, C]`, uint8 or floats in [-1, 1].
 
         Raises:
-            TypeError: if they are not numbers of such a type.
-            ValueError: if the shape is another one, or a value is out of range.
+            TypeError: if the pictures have another dtype.
+            ValueError: if the pictures have another shape, or a value is out of range.
         """
         values = values if tf.is_tensor(values) else np.asarray(values)
         dtype = tf.as_dtype(values.dtype)
@@ -107,5 +107,5 @@ class Picture(Conditioner):
         return {"picture": tf.zeros([batch_size, *self.size, self.channels], self.compute_dtype)}
 
     def signature(self, form=None):
-        """Returns the one tensor that a server takes: float32 `[B, H, W, C]`."""
+        """Returns the inputs of an export: float32 `[B, H, W, C]`."""
         return {self.batch_key: tf.TensorSpec([None, *self.shape], tf.float32, self.batch_key)}

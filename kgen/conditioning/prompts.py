@@ -1,22 +1,22 @@
-"""Prompts at the door: every accepted form becomes a string tensor `[B]`, the rest an error."""
+"""Validation of prompts, and their conversion to a string tensor `[B]`."""
 
 import numpy as np
 import tensorflow as tf
 
 
 def as_strings(prompts, name="prompts"):
-    """Makes a string tensor of prompts.
+    """Validates prompts and converts them to a string tensor.
 
     Args:
         prompts: a string, a list of strings, or a string array or tensor of rank 0 or 1.
-        name: of the argument, for the messages.
+        name: name of the argument, for messages.
 
     Returns:
         A string tensor `[B]`.
 
     Raises:
         TypeError: if a prompt is not a string.
-        ValueError: if there is none, or the rank is higher.
+        ValueError: if there is no prompt, or the rank is higher.
 
     Example:
         >>> as_strings("a red heart").numpy().tolist()

@@ -1,7 +1,7 @@
-"""Several conditions at once: a text and a class, a class and a low-resolution picture.
+"""Several conditions at once, such as a text and a class.
 
-Conditions of one kind are joined: `pooled` vectors side by side, `tokens` behind one another,
-`picture` channels side by side.
+Conditions with the same key are concatenated: `pooled` vectors and `picture` channels on the last
+axis, `tokens` along the sequence.
 """
 
 import tensorflow as tf
@@ -14,18 +14,19 @@ AXES = {"pooled": -1, "tokens": 1, "mask": 1, "picture": -1}
 
 @serializable
 class Several(Conditioner):
-    """A dictionary of conditioners.
+    """A conditioner that combines several conditioners.
 
-    Values are dictionaries by the names of the conditioners; what is left out of `generate` takes
-    its null condition. In training each example keeps or loses all of its conditions together.
+    Values are dictionaries by the names of the conditioners; `generate` uses the null condition for
+    missing ones. In training, the conditions of an example are dropped together.
 
     Args:
-        conditioners: a dictionary of `Conditioner`s; each reads the entry of a batch of its own
-            `batch_key`, and `prepare` the entry of its name.
+        conditioners: a dictionary of `Conditioner`s by name. In a batch, the values of each are the
+            entry of its own `batch_key`.
         **kwargs: `name` and `dtype` of a Keras layer.
 
     Raises:
-        ValueError: if there is none, or two read the same entry of a batch.
+        TypeError: if one is not a `Conditioner`.
+        ValueError: if there is no conditioner, or two have the same `batch_key`.
 
     Example:
         >>> from kgen.conditioning import Labels, Vector
@@ -74,7 +75,7 @@ class Several(Conditioner):
         """Returns rows by name.
 
         Raises:
-            ValueError: for a name of no conditioner, or if all are missing.
+            ValueError: if a name is not that of a conditioner, or all are missing.
         """
         if not isinstance(values, dict) or not values or not set(values) <= set(self.conditioners):
             received = sorted(values) if isinstance(values, dict) else repr(values)
@@ -97,7 +98,7 @@ class Several(Conditioner):
         return _joined(one.null(batch_size) for one in self.conditioners.values())
 
     def signature(self, form=None):
-        """Returns the tensors that a server takes, those of all conditioners."""
+        """Returns the inputs of an export, those of all conditioners."""
         specs = {}
         for name, one in self.conditioners.items():
             own = one.signature()
@@ -120,7 +121,7 @@ class Several(Conditioner):
         return [found for one in self.conditioners.values() for found in one.resources()]
 
     def fingerprint(self):
-        """Returns the fingerprints of the conditioners, behind one another."""
+        """Returns the concatenated fingerprints of the conditioners."""
         return "".join(one.fingerprint() for one in self.conditioners.values())
 
 

@@ -38,12 +38,14 @@ import tensorflow as tf
 
 from kgen.conditioning import text_presets, text_saving, tokenizers
 from kgen.conditioning.conditioner import Conditioner
+from kgen.conditioning.new_words import NewWords, begin_at, token_embedding
 from kgen.conditioning.packing import Packer
 from kgen.conditioning.prompts import as_strings
 from kgen.conditioning.unknown_words import warn_of_unknown
 from kgen.files.folders import named_folder, now_opened
 from kgen.files.text import reason
 from kgen.serialization import serializable
+from kgen.tensors import fingerprint
 
 ACTIVATIONS = (None, "gelu_erf")
 POOLINGS = ("mean", "last")
@@ -61,6 +63,7 @@ class TextEncoder(Conditioner):
         activation: `"gelu_erf"` for the exact GELU in the feed-forward blocks, None to leave them.
         pooling: `"mean"` of the real tokens, or `"last"`, the end mark's.
         normalize: whether `pooled` is scaled to length 1.
+        words: None, or `{word: number of vectors}` of words that were learned (`add_word`).
         **kwargs: options of a Keras layer, such as `name`.
 
     Call arguments:
@@ -95,6 +98,7 @@ class TextEncoder(Conditioner):
         activation=None,
         pooling="mean",
         normalize=True,
+        words=None,
         **kwargs,
     ):
         kwargs.setdefault("dtype", "float32")
@@ -125,24 +129,14 @@ class TextEncoder(Conditioner):
         self.parts = _Parts(backbone, tokenizer)
         if trainable:
             self.trained_backbone = backbone
-        packer = Packer(tokenizer, sequence_length)
-        self._compiled = _Compiled(
-            packer=packer,
-            tokenize=tf.function(
-                packer.__call__, input_signature=[tf.TensorSpec([None], tf.string)]
-            ),
-            encode=tf.function(
-                self.encode,
-                input_signature=[
-                    tf.TensorSpec([None, None], tf.int32),
-                    tf.TensorSpec([None, None], tf.bool),
-                ],
-            ),
-        )
+        self.new_words = None
+        if words:
+            self.new_words = NewWords(self._token_embedding(), words, name="new_words")
         self._cache = _Cache()
+        self._compile()
         self._origin = None
         with tf.init_scope():
-            self._null_ids, self._null_mask = packer.empty()
+            self._null_ids, self._null_mask = self._compiled.packer.empty()
         self.built = True
 
     @classmethod
@@ -227,7 +221,54 @@ class TextEncoder(Conditioner):
         sums = text_presets.published_sums(self.parts.backbone, self.parts.tokenizer)
         for value in sums.values():
             digest.update(value.encode())
+        if self.new_words is not None:
+            digest.update(json.dumps(self.new_words.ids()).encode())
+            digest.update(fingerprint(self.new_words.weights).encode())
         return digest.hexdigest()
+
+    def networks(self):
+        """Returns the backbone, which can have a LoRA."""
+        return {"text_encoder": self.parts.backbone}
+
+    def adapt(self, on):
+        """Lets gradients reach a few weights of a frozen encoder, or no longer."""
+        super().adapt(on)
+        self._compile()
+
+    def word_tables(self):
+        """Returns a list of the `NewWords`, or of None before there are any."""
+        return [self.new_words]
+
+    def word_widths(self):
+        """Returns a list of how many numbers a vector of a word has."""
+        return [self._token_embedding().output_dim]
+
+    def add_word(self, word, *, like=None, vectors=1, seed=0):
+        """Adds a word, whose vectors are to be trained.
+
+        Args:
+            word: how it is written in prompts.
+            like: None, or a text whose pieces its vectors begin at the mean of.
+            vectors: how many it has.
+            seed: of its vectors without `like`.
+
+        Returns:
+            A list of the variable of its vectors, `[vectors, D]`.
+
+        Raises:
+            TypeError: if the word is no string.
+            ValueError: if it is empty, has a space, or is there already, or if `like` has no piece
+                that the vocabulary knows.
+        """
+        embedding = self._token_embedding()
+        ids = None if like is None else self._known_pieces(like)
+        if self.new_words is None:
+            self.new_words = NewWords(embedding, name="new_words")
+        variable = self.new_words.add(word, vectors)
+        begin_at(variable, embedding.embeddings, ids, seed)
+        self.clear_cache()
+        self._compile()
+        return [variable]
 
     def tokenize(self, prompts):
         """Cuts prompts into ids. Needs TensorFlow Text's operations in the process that runs it.
@@ -279,7 +320,7 @@ class TextEncoder(Conditioner):
         )
         tokens = tf.cast(_sequence_output(outputs), tf.float32)
         tokens *= tf.cast(mask, tf.float32)[:, :, tf.newaxis]
-        if self.frozen:
+        if self.frozen and not self.adapted:
             tokens = tf.stop_gradient(tokens)
         return {"tokens": tokens, "mask": mask, "pooled": self._pool(tokens, mask)}
 
@@ -319,6 +360,8 @@ class TextEncoder(Conditioner):
             return []
         ids, mask = values["token_ids"], values["padding_mask"]
         most = self.parts.tokenizer.vocabulary_size() - 1
+        if self.new_words is not None:
+            most = max(most, *(i for ids in self.new_words.ids().values() for i in ids))
         return [
             (tf.reduce_all((ids >= 0) & (ids <= most)), f"`token_ids` must be in [0, {most}]."),
             (
@@ -354,7 +397,7 @@ class TextEncoder(Conditioner):
             The condition as numpy arrays with N rows.
         """
         prompts = [prompt.decode("utf-8") for prompt in as_strings(prompts).numpy()]
-        rows = self._cache.rows if self.frozen else {}
+        rows = self._cache.rows if self.frozen and not self.adapted else {}
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in rows]
         if missing:
             rows |= self._run(missing, batch_size, progress)
@@ -384,6 +427,7 @@ class TextEncoder(Conditioner):
             **self._origin,
             "sequence_length": self.sequence_length,
             "trainable": not self.frozen,
+            **({} if self.new_words is None else {"words": self.new_words.numbers()}),
         }
 
     @classmethod
@@ -421,6 +465,37 @@ class TextEncoder(Conditioner):
         encoder = cls._load(preset, folder, **options)
         text_presets.check_sums(_sums(config), encoder._origin, preset)
         return encoder
+
+    def _compile(self):
+        """Compiles what is called often, anew after words or weights have come."""
+        words = None if self.new_words is None else self.new_words.ids()
+        packer = Packer(self.parts.tokenizer, self.sequence_length, words)
+        row = [None, None]
+        self._compiled = _Compiled(
+            packer=packer,
+            tokenize=tf.function(
+                packer.__call__, input_signature=[tf.TensorSpec([None], tf.string)]
+            ),
+            encode=tf.function(
+                self.encode,
+                input_signature=[tf.TensorSpec(row, tf.int32), tf.TensorSpec(row, tf.bool)],
+            ),
+        )
+
+    def _token_embedding(self):
+        return token_embedding(self.parts.backbone, self.parts.tokenizer.vocabulary_size())
+
+    def _known_pieces(self, text):
+        """The ids of a text that the vocabulary knows, without marks."""
+        packer = self._compiled.packer
+        ids, _, lengths = (part.numpy()[0] for part in packer(as_strings(text)))
+        start = 0 if packer.start is None else 1
+        ids = [
+            i for i in ids[start : start + min(int(lengths), packer.room)] if i != packer.unknown
+        ]
+        if not ids:
+            raise ValueError(f"`like` must be a word that the encoder knows. Received: {text!r}.")
+        return ids
 
     def _run(self, prompts, batch_size, progress):
         """Runs the network, shortest prompts first: `{prompt: (real tokens, pooled)}`."""
@@ -484,10 +559,10 @@ def _named(config, place):
     """What a config names: a preset, its folder if it has one, and the options of the encoder."""
     options = {key: value for key, value in config.items() if key not in text_presets.SUMS}
     preset, given = options.pop("preset", None), place.given
-    if set(options) - {"name", "sequence_length", "trainable"} or not _sums(config):
+    if set(options) - {"name", "sequence_length", "trainable", "words"} or not _sums(config):
         raise ValueError(
             f"{place.source} must give a TextEncoder a preset, its sums, and no other options than "
-            f"name, sequence_length and trainable. Received: {sorted(config)}."
+            f"name, sequence_length, trainable and words. Received: {sorted(config)}."
         )
     if given is not None:
         return given, text_presets.locate(given), options

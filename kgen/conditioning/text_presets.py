@@ -149,7 +149,7 @@ def load_published(source):
         for path in source.glob("*.json"):
             read_json(inside(source, path.name), tokenizers.MAX_VOCABULARY_BYTES)
         headers = [read_header(inside(source, p.name)) for p in source.glob("*.safetensors")]
-        shapes = [shape for header in headers for _, shape in header.values()]
+        shapes = [tensor.shape for tensors, _ in headers for tensor in tensors.values()]
         limit = budget(shapes, source, elements=sum(map(math.prod, shapes)))
     try:
         with limit:

@@ -1,4 +1,4 @@
-"""Numbers as a condition: attributes, coordinates, the label of a regression.
+"""Vectors of numbers as a condition, such as attributes, coordinates or a regression target.
 
     cond = {"pooled": W v + b},    null = {"pooled": a learned vector}
 
@@ -16,15 +16,14 @@ from kgen.serialization import serializable
 
 @serializable
 class Vector(Conditioner):
-    """A linear embedding of vectors of numbers.
+    """A conditioner that embeds vectors of numbers linearly.
 
-    Numbers should be of the order of one: subtract their mean and divide by their standard
-    deviation beforehand.
+    The numbers should be standardised: subtract their mean and divide by their standard deviation.
 
     Args:
-        size: D, how many numbers an example has.
+        size: D, the length of a vector.
         width: width of the embedding.
-        batch_key: the entry of a batch that holds the numbers.
+        batch_key: the key of the vectors in a batch.
         **kwargs: `name` and `dtype` of a Keras layer.
 
     Raises:
@@ -55,11 +54,11 @@ class Vector(Conditioner):
         """Returns numbers as float32 `[B, D]`.
 
         Args:
-            values: `[B, D]`, or `[D]` of one example; with D = 1 also `[B]`.
+            values: `[B, D]`, or `[D]` for one example; with D = 1 also `[B]`.
 
         Raises:
-            TypeError: if they are not numbers.
-            ValueError: if the shape is another one, or a number is not finite.
+            TypeError: if the values are not numbers.
+            ValueError: if the values have another shape, or one is not finite.
         """
         values = values if tf.is_tensor(values) else np.asarray(values)
         dtype = tf.as_dtype(values.dtype)
@@ -92,5 +91,5 @@ class Vector(Conditioner):
         return {"pooled": tf.tile(row[tf.newaxis], [batch_size, 1])}
 
     def signature(self, form=None):
-        """Returns the one tensor that a server takes: float32 `[B, D]`."""
+        """Returns the inputs of an export: float32 `[B, D]`."""
         return {self.batch_key: tf.TensorSpec([None, self.size], tf.float32, self.batch_key)}

@@ -1,4 +1,4 @@
-"""Input pipelines: `tf.data` over pictures of one's own and over data sets of TFDS."""
+"""Input pipelines: `tf.data` data sets of your own pictures and of TensorFlow Datasets."""
 
 from kgen.data import emoji, folder, grey
 

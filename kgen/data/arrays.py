@@ -1,9 +1,9 @@
-"""Batches of pictures, in memory or read when they are due, ready for `fit`.
+"""Batches of pictures for `fit`, from memory or read on demand.
 
-What a pixel is depends on the likelihood, so `values` must say it, for a level g in 0..255:
+The range of the data depends on the likelihood. `values` is the conversion of a level g in 0..255:
 
-    "binary"   x ~ Bernoulli(g / 255), drawn anew each epoch; drawn once, from `seed`, where not
-               shuffled, so that an evaluation is the same every time
+    "binary"   x ~ Bernoulli(g / 255), drawn again in each epoch; without shuffling drawn once, from
+               `seed`, so that evaluations are reproducible
     "unit"     x = g / 255, in [0, 1]
     "signed"   x = g / 127.5 - 1, in [-1, 1]
 
@@ -11,6 +11,10 @@ Reference:
   Salakhutdinov and Murray (2008), https://doi.org/10.1145/1390156.1390266 (binarised by sampling).
 """
 
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import numpy as np
 import tensorflow as tf
 
 from kgen.checks import check_count, check_one_of
@@ -18,26 +22,34 @@ from kgen.checks import check_count, check_one_of
 VALUES = ("binary", "unit", "signed")
 
 
-def batches(images, columns=None, *, values="signed", batch_size=32, shuffle=True, seed=0):
+def batches(
+    images: np.ndarray,
+    columns: Mapping[str, np.ndarray | tf.RaggedTensor] | None = None,
+    *,
+    values: Literal["binary", "unit", "signed"] = "signed",
+    batch_size: int = 32,
+    shuffle: bool = True,
+    seed: int = 0,
+) -> tf.data.Dataset:
     """Returns the batches of an array of pictures.
 
     Args:
         images: uint8 `[N, H, W, C]`.
-        columns: what else a batch has, a dictionary of arrays `[N, ...]`, such as `"labels"`; of a
-            `tf.RaggedTensor` `[N, None]` (several captions of a picture) one value is drawn from
-            each row, anew each epoch, or once from `seed` where not shuffled.
-        values: `"binary"`, `"unit"` or `"signed"`.
-        batch_size: pictures in a batch, a positive integer.
-        shuffle: whether to shuffle (and binarise) anew each epoch.
-        seed: integer from which the order and the binarisation follow.
+        columns: further entries of the batches, a dictionary of arrays `[N, ...]`, such as
+            `"labels"`; from each row of a `tf.RaggedTensor` `[N, None]` (several captions of a
+            picture) one value is drawn, again in each epoch, or once without shuffling.
+        values: `"binary"`, `"unit"` or `"signed"`; see the module.
+        batch_size: number of pictures in a batch, a positive integer.
+        shuffle: whether to shuffle (and binarise) again in each epoch.
+        seed: integer seed of the order, the binarisation and the drawn captions.
 
     Returns:
-        A `tf.data.Dataset` of known length, of float32 `[B, H, W, C]`, or with `columns` of
-        dictionaries that hold them as `"images"`.
+        A `tf.data.Dataset` of known length, of float32 `[B, H, W, C]`; with `columns`, of
+        dictionaries whose entry `"images"` are the pictures.
 
     Raises:
-        TypeError: if `batch_size` is no number.
-        ValueError: if an argument is none of the above.
+        TypeError: if `batch_size` is not a number.
+        ValueError: if an argument has another value.
 
     Example:
         >>> import numpy as np
@@ -47,7 +59,7 @@ def batches(images, columns=None, *, values="signed", batch_size=32, shuffle=Tru
     """
     images = tf.constant(images)
 
-    def take(index):
+    def take(index: tf.Tensor) -> tf.Tensor:
         return tf.gather(images, index)
 
     return batches_of(
@@ -61,24 +73,33 @@ def batches(images, columns=None, *, values="signed", batch_size=32, shuffle=Tru
     )
 
 
-def batches_of(take, count, columns=None, *, values, batch_size, shuffle, seed):
-    """Returns batches of pictures that a function takes by their numbers.
+def batches_of(
+    take: Callable[[tf.Tensor], tf.Tensor],
+    count: int,
+    columns: Mapping[str, np.ndarray | tf.RaggedTensor] | None = None,
+    *,
+    values: Literal["binary", "unit", "signed"],
+    batch_size: int,
+    shuffle: bool,
+    seed: int,
+) -> tf.data.Dataset:
+    """Returns batches of pictures that a function returns for their indices.
 
     Args:
-        take: a function of tensors: numbers `[B]` to uint8 `[B, H, W, C]`.
-        count: number of pictures, N.
-        columns: as of `batches`, like the others.
-        values: `"binary"`, `"unit"` or `"signed"`.
-        batch_size: pictures in a batch.
-        shuffle: whether to shuffle.
-        seed: integer.
+        take: a function of tensors, from indices `[B]` to uint8 `[B, H, W, C]`.
+        count: N, the number of pictures.
+        columns: see `batches`.
+        values: see `batches`.
+        batch_size: see `batches`.
+        shuffle: see `batches`.
+        seed: see `batches`.
 
     Returns:
-        As `batches`.
+        A `tf.data.Dataset`; see `batches`.
 
     Raises:
-        TypeError: as `batches`.
-        ValueError: as `batches`.
+        TypeError: see `batches`.
+        ValueError: see `batches`.
     """
     check_one_of("values", values, VALUES)
     check_count("batch_size", batch_size)
@@ -93,7 +114,7 @@ def batches_of(take, count, columns=None, *, values, batch_size, shuffle, seed):
     draws = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=bool(shuffle))
     rows = tf.data.Dataset.zip(order.batch(batch_size), draws.batch(2, drop_remainder=True))
 
-    def batch(index, draw):
+    def batch(index: tf.Tensor, draw: tf.Tensor) -> tf.Tensor | dict[str, tf.Tensor]:
         x = tf.cast(take(index), tf.float32)
         if values == "binary":
             x = tf.cast(tf.random.stateless_uniform(tf.shape(x), draw) * 255 < x, tf.float32)
@@ -108,8 +129,8 @@ def batches_of(take, count, columns=None, *, values, batch_size, shuffle, seed):
     return made.with_options(options).prefetch(tf.data.AUTOTUNE)
 
 
-def _rows(column, index, draw):
-    """Rows of a column; of a ragged one a value of each, drawn from two integers."""
+def _rows(column: np.ndarray | tf.RaggedTensor, index: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
+    """Returns rows of a column; of a ragged column, one random value per row."""
     if not isinstance(column, tf.RaggedTensor):
         return tf.gather(column, index)
     starts, lengths = tf.gather(column.row_starts(), index), tf.gather(column.row_lengths(), index)

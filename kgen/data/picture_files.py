@@ -1,13 +1,12 @@
-"""Picture files from strangers: of seven formats, of a size that is read from their headers.
+"""Safe reading of untrusted picture files: of seven formats, and of limited size.
 
-Pillow knows sixty formats, some of which start another program, and decides by the first bytes and
-not by the name. Here the first bytes must be those of
+Pillow reads sixty formats, some of which start another program, and it recognises them by the first
+bytes and not by the name. Here the first bytes must be those of
 
-    AVIF (where Pillow has it), BMP, GIF, JPEG, PNG, TIFF, WebP
+    AVIF (if Pillow supports it), BMP, GIF, JPEG, PNG, TIFF, WebP
 
-and Pillow is asked for that format alone. A picture takes 4 bytes of memory a pixel, whatever its
-file has; what a file has besides pixels (profiles, comments, tables of strips) is read as well, so
-that is limited too.
+and Pillow may open the file as that format only. A picture takes 4 bytes of memory per pixel. Other
+content of a file (profiles, comments, tables of strips) is read too, and limited as well.
 
 References:
   https://www.w3.org/TR/png-3 (chunks), https://www.w3.org/Graphics/JPEG/itu-t81.pdf (markers, B.1),
@@ -20,12 +19,18 @@ import io
 import mmap
 import struct
 import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from kgen.files.text import check_regular
+from kgen.types import Path
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MAX_PIXELS = 64_000_000
-MAX_OTHER_BYTES = 4 * 2**20  # of a file, besides its pixels
-MAX_SCANS = 100  # of a JPEG file, each of which passes over the whole picture
+MAX_OTHER_BYTES = 4 * 2**20  # largest number of bytes of a file besides its pixels
+MAX_SCANS = 100  # largest number of scans of a JPEG file, each of which decodes the whole picture
 _SIGNATURES = (
     (b"\x89PNG\r\n\x1a\n", "PNG"),
     (b"\xff\xd8\xff", "JPEG"),
@@ -35,25 +40,27 @@ _SIGNATURES = (
     (b"II", "TIFF"),
     (b"MM", "TIFF"),
 )
-_TIFF_BYTES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)  # of a value of each type
+_TIFF_BYTES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)  # size of a value by type
 
 
 @contextlib.contextmanager
-def open_picture(path, max_pixels=MAX_PIXELS, offset=0, length=None):
-    """Opens a picture with Pillow, once its header has been checked.
+def open_picture(
+    path: Path, max_pixels: int = MAX_PIXELS, offset: int = 0, length: int | None = None
+) -> Iterator["Image.Image"]:
+    """Checks the header of a picture file and opens it with Pillow, as a context manager.
 
     Args:
         path: the file.
         max_pixels: largest number of pixels.
-        offset: first byte of the picture in it.
-        length: bytes of the picture, or None for the whole file.
+        offset: offset of the picture in the file, in bytes.
+        length: length of the picture in bytes, or None for the whole file.
 
     Yields:
-        A `PIL.Image.Image`, whose pixels are not yet read.
+        A `PIL.Image.Image`, whose pixels are not read yet.
 
     Raises:
-        OSError: if it cannot be read.
-        ValueError: if it is of another format, or too large.
+        OSError: if the file cannot be read.
+        ValueError: if the picture has another format or is too large.
     """
     from PIL import Image
 
@@ -81,20 +88,20 @@ def open_picture(path, max_pixels=MAX_PIXELS, offset=0, length=None):
 
 
 class Gate:
-    """Lets threads pass while the pixels of all that are inside stay below a number.
+    """A semaphore that limits the total number of pixels which threads decode at once.
 
     Args:
-        most: that number; one picture alone may have more.
+        most: largest total number of pixels; a single picture may have more.
     """
 
-    def __init__(self, most):
+    def __init__(self, most: int) -> None:
         self._most = most
         self._inside = 0
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
-    def passed(self, pixels):
-        """Within it, the picture of so many pixels is inside."""
+    def passed(self, pixels: int) -> Iterator[None]:
+        """A context that waits for, and then holds, a number of pixels."""
         with self._changed:
             self._changed.wait_for(lambda: not self._inside or self._inside + pixels <= self._most)
             self._inside += pixels
@@ -106,8 +113,8 @@ class Gate:
                 self._changed.notify_all()
 
 
-def _checked_kind(data):
-    """The format of a picture, whose other bytes are few."""
+def _checked_kind(data: bytes) -> str:
+    """Returns the format of a picture, and checks the number of bytes besides its pixels."""
     kind = _kind(data)
     others = _OTHERS[kind](data)
     if others > MAX_OTHER_BYTES:
@@ -115,7 +122,7 @@ def _checked_kind(data):
     return kind
 
 
-def _kind(data):
+def _kind(data: bytes) -> str:
     kind = next((kind for start, kind in _SIGNATURES if data[: len(start)] == start), None)
     if kind == "WEBP" and data[8:12] != b"WEBP":
         kind = None
@@ -133,14 +140,14 @@ def _kind(data):
     return kind
 
 
-def _has_avif():
+def _has_avif() -> bool:
     from PIL import features
 
     return features.check("avif")
 
 
-def _avif(data):
-    """Bytes of the boxes that hold no pixels; raises an error if they are not whole."""
+def _avif(data: bytes) -> int:
+    """Returns the size of the boxes without pixels; raises an error if one is incomplete."""
     others, place = 0, 0
     while place + 8 <= len(data):
         length, name = struct.unpack(">L4s", data[place : place + 8])
@@ -155,8 +162,8 @@ def _avif(data):
     return others
 
 
-def _png(data):
-    """Bytes of the chunks that hold no pixels; raises an error if there are too many chunks."""
+def _png(data: bytes) -> int:
+    """Returns the size of the chunks without pixels; raises an error if there are too many."""
     others, place, left = 0, 8, 4096 + len(data) // 256
     while place + 8 <= len(data) and others <= MAX_OTHER_BYTES:
         length, name = struct.unpack(">L4s", data[place : place + 8])
@@ -169,8 +176,8 @@ def _png(data):
     return others
 
 
-def _jpeg(data):
-    """Bytes before the first scan; raises an error if there are too many scans."""
+def _jpeg(data: bytes) -> int:
+    """Returns the size before the first scan; raises an error if there are too many scans."""
     place, scans = 0, 0
     while (place := data.find(b"\xff\xda", place)) >= 0 and scans <= MAX_SCANS:
         place, scans = place + 2, scans + 1
@@ -194,8 +201,8 @@ def _jpeg(data):
     return place if place >= 0 else len(data)
 
 
-def _gif(data):
-    """Bytes before the first frame."""
+def _gif(data: bytes) -> int:
+    """Returns the size of the data before the first frame."""
     place = 13 + (3 * 2 ** ((data[10] & 7) + 1) if data[10] & 0x80 else 0)
     while place + 2 <= len(data) and data[place] == 0x21 and place <= MAX_OTHER_BYTES:
         place += 2
@@ -205,8 +212,8 @@ def _gif(data):
     return place
 
 
-def _webp(data):
-    """Bytes of the chunks of profiles and descriptions."""
+def _webp(data: bytes) -> int:
+    """Returns the size of the chunks of profiles and metadata."""
     others, place = 0, 12
     while place + 8 <= len(data) and others <= MAX_OTHER_BYTES:
         name, length = struct.unpack("<4sL", data[place : place + 8])
@@ -216,8 +223,8 @@ def _webp(data):
     return others
 
 
-def _tiff(data):
-    """Bytes of the values that the first directory refers to."""
+def _tiff(data: bytes) -> int:
+    """Returns the size of the values that the first directory refers to."""
     order = "<" if data[:2] == b"II" else ">"
     big = struct.unpack(order + "H", data[2:4])[0] == 43
     place = struct.unpack(order + ("Q" if big else "L"), data[8:16] if big else data[4:8])[0]

@@ -1,73 +1,80 @@
 """The log likelihood of a diffusion model by its probability flow.
 
-In y = z / alpha and the log-SNR l the flow is free of the scaling (`kgen.solvers.solver`),
+In y = z / alpha and the log-SNR l the flow does not depend on the scaling
+(`kgen.solvers.dormand_prince`),
 
     dy/dl = -(y - x_hat) / 2,       d log p(y) / dl = (D - tr d x_hat / dy) / 2
 
-so that, walking from the data (l_max) to the noise (l_min),
+so that, integrated from the data (l_max) to the noise (l_min),
 
     log p(y_0) = log p(y_1) - integral over l from l_max to l_min of 1/2 (D - tr dx_hat/dy) dl
     log p(z_0) = log p(y_0) - D log alpha_0
 
-with p(y_1) = N(0, (alpha_1^2 + sigma_1^2) / alpha_1^2). The trace is exact, one backward pass a
-dimension, or estimated with Rademacher vectors v by v^T (dx_hat/dy) v, fixed along the path
-(Hutchinson). Path and integral are found together by `kgen.solvers.DormandPrince`, with steps of
-its own for each example: a value does not depend on the other examples of a batch.
+with p(y_1) = N(0, (alpha_1^2 + sigma_1^2) / alpha_1^2). The trace is exact, at the cost of one
+backward pass per dimension, or estimated with Rademacher vectors v by v^T (dx_hat/dy) v, fixed
+along the path (Hutchinson). The path and the integral are computed together by
+`kgen.solvers.DormandPrince`., with separate steps for each example: a value does
+not depend on the other examples of its batch.
 
-Discrete data x in {0, ..., 255}, put into [-1, 1], have a density only after noise u that fills the
-bins, and then (`dequantize`, and `kgen.metrics.bits_per_dim` with the width of a bin)
+Discrete data x in {0, ..., 255}, scaled to [-1, 1], have a density after noise u is added that
+fills the bins. For a dequantisation q(u | x),
 
-    log P(x) >= E_u[ log p(x + u) - log q(u | x) ],      q even: the second term is the bin's width
+    log P(x) >= E_u[ log p(x + u) - log q(u | x) ]
 
-or after noise that is learned (`kgen.VariationalDequantization`).
+For uniform q (`dequantize`) the second term is the log of the bin width, which
+`kgen.metrics.bits_per_dim` takes as `bin_width`; `kgen.VariationalDequantization` learns q.
 
 References:
   Song et al. (2021), https://arxiv.org/abs/2011.13456, eq. 39-40 and appendix D.2.
   Grathwohl et al. (2019), https://arxiv.org/abs/1810.01367, section 3.1 (Hutchinson's estimate).
-  Theis et al. (2016), https://arxiv.org/abs/1511.01844, section 3.1 (even dequantisation).
+  Theis et al. (2016), https://arxiv.org/abs/1511.01844, section 3.1 (uniform dequantisation).
 """
 
 import tensorflow as tf
 
 from kgen.checks import check_count
+from kgen.diffusion.process import GaussianDiffusion
 from kgen.gaussian import Gaussian
 from kgen.solvers.dormand_prince import DormandPrince, integrate
 from kgen.tensors import as_seed, expand_to, fold_in, sum_event, uniform
+from kgen.types import Denoise, Seed, TensorLike
 
 
 def log_likelihood(
-    denoise,
-    process,
-    x,
+    denoise: Denoise,
+    process: GaussianDiffusion,
+    x: TensorLike,
     *,
-    solver=None,
-    num_probes=None,
-    rtol=1e-5,
-    atol=1e-5,
-    max_steps=1000,
-    seed=0,
-):
-    """Log density of `x` as values at t = 0 under the model that a denoiser defines.
+    solver: DormandPrince | None = None,
+    num_probes: int | None = None,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    max_steps: int = 1000,
+    seed: Seed = 0,
+) -> tf.Tensor:
+    """Returns the log density of `x`, as values at t = 0, under the probability flow of a denoiser.
 
     Args:
         denoise: a function of `z` `[B, ...]` and `t` `[B, 1, ...]`, which broadcasts against it,
             that returns `x_hat` `[B, ...]`; such as a `Denoiser`.
         process: a `GaussianDiffusion`.
-        x: values at t = 0, `[B, ...]`: data with the noise of t = 0, or data if that is small.
+        x: values at t = 0, `[B, ...]`: data with the noise of t = 0, or data if that noise is
+            small.
         solver: a `DormandPrince`; None for one with the tolerances below.
-        num_probes: None for the exact trace, or the number of random vectors of its estimate.
+        num_probes: None for the exact trace, or the number of random vectors with which it is
+            estimated.
         rtol: relative tolerance of the integration.
-        atol: absolute tolerance.
-        max_steps: number of steps after which it gives up.
-        seed: integer or int32 pair, of the random vectors.
+        atol: absolute tolerance of the integration.
+        max_steps: largest number of steps of the integration; more are an error.
+        seed: seed of the random vectors, an integer or an int32 pair.
 
     Returns:
         A tensor `[B]`, in nats.
 
     Raises:
-        TypeError: if `solver` is something else.
-        ValueError: if a number is not positive, or `x` not finite.
-        tf.errors.InvalidArgumentError: if `max_steps` do not suffice, or an estimate is not
+        TypeError: if `solver` is neither a `DormandPrince` nor None.
+        ValueError: if a number is not positive, or `x` is not finite.
+        tf.errors.InvalidArgumentError: if `max_steps` steps are not enough, or an estimate is not
             finite.
 
     Example:
@@ -92,9 +99,9 @@ def log_likelihood(
     start, end = (process.log_snr(tf.constant(t, dtype)) for t in (0.0, 1.0))
     alpha_0, _ = process.alpha_sigma_of(start)
 
-    # A function that stays one: a step has seven stages, each of which would trace it anew.
+    # Not inlined, since each of the seven stages of a step would trace it again.
     @tf.function(experimental_attributes={"_noinline": True})
-    def slope(log_snr, state):
+    def slope(log_snr: tf.Tensor, state: list[tf.Tensor]) -> list[tf.Tensor]:
         y = state[0]
         t = expand_to(process.schedule.time(log_snr), y)
         alpha, _ = process.alpha_sigma_of(expand_to(log_snr, y))
@@ -102,7 +109,7 @@ def log_likelihood(
             tape.watch(y)
             x_hat = denoise(alpha * y, t)
 
-        def one(v):
+        def one(v: tf.Tensor) -> tf.Tensor:
             return sum_event(tape.gradient(x_hat, y, v) * v)
 
         trace = tf.reduce_sum(tf.map_fn(one, probes), axis=0)
@@ -118,13 +125,13 @@ def log_likelihood(
     return log_p + change - size * tf.math.log(alpha_0)
 
 
-def dequantize(x, seed, grey_levels=256):
-    """Adds even noise as wide as a bin to discrete data.
+def dequantize(x: TensorLike, seed: Seed, grey_levels: int = 256) -> tf.Tensor:
+    """Adds uniform noise of the width of a bin to discrete data.
 
     Args:
-        x: values evenly spaced in [-1, 1], `[B, ...]`.
+        x: values on a grid of equal spacing in [-1, 1], `[B, ...]`.
         seed: an integer or an int32 pair.
-        grey_levels: how many different values there are.
+        grey_levels: number of values of the grid.
 
     Returns:
         A tensor of the shape of `x`, in [-1 - w / 2, 1 + w / 2] with w = 2 / (grey_levels - 1).
@@ -138,8 +145,10 @@ def dequantize(x, seed, grey_levels=256):
     return x + uniform(tf.shape(x), as_seed(seed), -half, half, dtype=x.dtype)
 
 
-def _probes(shape, size, num_probes, seed, dtype):
-    """The vectors of the trace, `[P, B, ...]`: all unit vectors, or random signs."""
+def _probes(
+    shape: tf.Tensor, size: int, num_probes: int | None, seed: tf.Tensor, dtype: tf.DType
+) -> tf.Tensor:
+    """Returns the vectors of the trace, `[P, B, ...]`: all unit vectors, or random signs."""
     if num_probes is None:
         unit = tf.eye(size, dtype=dtype)
         return tf.map_fn(lambda v: tf.broadcast_to(tf.reshape(v, shape[1:]), shape), unit)

@@ -1,4 +1,4 @@
-"""The forward process, what predictions mean, and the denoiser: what diffusion models share."""
+"""The parts of diffusion models: noise schedules, forward process, denoiser, losses, guidance."""
 
 from kgen.diffusion import prediction, times, weighting
 from kgen.diffusion.closed_form_schedules import EDMLogSNR, FlowLogSNR, PolynomialLogSNR

@@ -1,14 +1,15 @@
-"""The denoiser: a network, the process whose noise it removes, and what its output means.
+"""The denoiser: a network with its forward process and its prediction type.
 
-Solvers and guidance know nothing of networks and prediction types; all they use is a function
+Solvers and guidance are independent of networks and prediction types; they use a function
 
     denoise(z, t) -> x_hat,    an estimate of E[x given z_t = z]
 
-A `Denoiser` is such a function. It gives the network the noisy value at unit variance,
-z / sqrt(d^2 alpha^2 + sigma^2) for data of standard deviation d, together with the log-SNR, and
-reads the clean data off the output (`kgen.diffusion.prediction`). d is sigma_data for EDM's
-prediction, whose c_in this is, and else 1. Under the scaling "vp" the variance is one already;
-under the others a network sees the same numbers as under "vp".
+A `Denoiser` is such a function. It calls the network with the log-SNR and with the noisy value
+scaled to unit variance, z / sqrt(d^2 alpha^2 + sigma^2) for data of standard deviation d, and
+converts the output to an estimate of the clean data (`kgen.diffusion.prediction`). d is sigma_data
+for the prediction "edm", for which this scaling is EDM's c_in, and 1 otherwise. Under the scaling
+"vp" the variance is one already; under the others the input of the network is the same as under
+"vp".
 
 The loss is the denoising term of the bound, weighted:
 
@@ -21,6 +22,9 @@ References:
   Kingma et al. (2021), https://arxiv.org/abs/2107.00630, eq. 17 (the loss).
   Karras et al. (2022), https://arxiv.org/abs/2206.00364, table 1 (c_in).
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -35,25 +39,27 @@ from kgen.diffusion.prediction import (
     to_x,
 )
 from kgen.diffusion.process import GaussianDiffusion
-from kgen.diffusion.times import draw_noise_levels
+from kgen.diffusion.times import TrainingTimes, draw_noise_levels
 from kgen.diffusion.weighting import error_factor
 from kgen.serialization import serializable
 from kgen.symbolic import call
 from kgen.tensors import expand_to, normal, sum_event
+from kgen.types import Condition, Network, Prediction, TensorLike, Weighting
 
 
 @serializable
 class Denoiser(keras.layers.Layer):
-    """A network that denoises the values of a process.
+    """A layer that estimates the clean data from a noisy value and its time.
 
-    A Keras layer, so that the weights of the network, and of a learned schedule, are found, saved
-    and rebuilt.
+    It is a Keras layer, so that the weights of the network and of a learned schedule are tracked,
+    saved and loaded.
 
     Args:
-        network: a network of any kind (`kgen.symbolic`), called as `network(z, log_snr, cond)`,
-            `log_snr` being float32 `[B]`; returns an array of the shape of `z`.
+        network: a network of any kind (`kgen.symbolic`), called as `network(z, log_snr, cond)` with
+            `log_snr` of shape `[B]`, float32; returns a tensor of the shape of `z`.
         process: a `GaussianDiffusion`.
-        prediction: what the output of the network means, a key of `PREDICTION_TYPES`.
+        prediction: what the network predicts, a key of
+            `kgen.diffusion.prediction.PREDICTION_TYPES`.
         **kwargs: `name` of a Keras layer.
 
     Call arguments:
@@ -78,7 +84,13 @@ class Denoiser(keras.layers.Layer):
         TensorShape([2, 3])
     """
 
-    def __init__(self, network, process, prediction="v", **kwargs):
+    def __init__(
+        self,
+        network: Network,
+        process: GaussianDiffusion,
+        prediction: Prediction = "v",
+        **kwargs: Any,
+    ) -> None:
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         check_one_of("prediction", prediction, PREDICTION_TYPES)
@@ -87,16 +99,18 @@ class Denoiser(keras.layers.Layer):
         self.network = network
         self.process = process
         self.prediction = prediction
-        # An attribute of its own, or Keras would not find its weights inside of the process.
+        # Keras tracks attributes of the layer itself, not those of the process.
         learned = isinstance(process.schedule, keras.layers.Layer)
         self.learned_schedule = process.schedule if learned else None
         self.built = True
 
-    def __call__(self, z, t, cond=None, training=False):
+    def __call__(
+        self, z: TensorLike, t: TensorLike, cond: Condition = None, training: bool = False
+    ) -> tf.Tensor:
         """Returns x_hat; see the class.
 
-        This takes the place of the call of a Keras layer, which would cast float64 values to the
-        layer's own type and refuse a number for the time.
+        This overrides the call of a Keras layer, which would cast float64 values to the layer's
+        dtype and reject a Python number for the time.
         """
         z = tf.convert_to_tensor(z)
         dtype = tf.float64 if z.dtype == tf.float64 else tf.float32
@@ -108,12 +122,16 @@ class Denoiser(keras.layers.Layer):
         alpha, sigma = self.process.alpha_sigma_of(expand_to(log_snr, z))
         return tf.cast(to_x(self.prediction, output, value, alpha, sigma), z.dtype)
 
-    def call(self, z, t, cond=None, training=False):
-        """As calling the layer itself."""
+    def call(
+        self, z: TensorLike, t: TensorLike, cond: Condition = None, training: bool = False
+    ) -> tf.Tensor:
+        """Returns x_hat, as calling the layer does."""
         return self(z, t, cond, training)
 
-    def output_of(self, z, log_snr, cond=None, training=False):
-        """Runs the network.
+    def output_of(
+        self, z: tf.Tensor, log_snr: tf.Tensor, cond: Condition = None, training: bool = False
+    ) -> tf.Tensor:
+        """Returns the output of the network at noisy values.
 
         Args:
             z: noisy values, `[B, ...]`, float32 or float64.
@@ -131,18 +149,27 @@ class Denoiser(keras.layers.Layer):
         output = call(self.network, inputs, training)
         return tf.cast(output, tf.float64 if z.dtype == tf.float64 else tf.float32)
 
-    def score(self, z, t, cond=None):
+    def score(self, z: TensorLike, t: TensorLike, cond: Condition = None) -> tf.Tensor:
         """Returns the score, the gradient of log q(z_t) at `z`, `[B, ...]`."""
         return self.process.score(z, self(z, t, cond), t)
 
-    def score_of(self, z, log_snr, cond=None, training=False):
-        """Returns the score at a log-SNR `[B]`, without the detour over x_hat."""
+    def score_of(
+        self, z: tf.Tensor, log_snr: tf.Tensor, cond: Condition = None, training: bool = False
+    ) -> tf.Tensor:
+        """Returns the score at a log-SNR `[B]`, computed from the estimate of the noise."""
         alpha, sigma = (expand_to(a, z) for a in self.process.alpha_sigma_of(log_snr))
         output = self.output_of(z, log_snr, cond, training)
         return -to_eps(self.prediction, output, z, alpha, sigma) / sigma
 
-    def error(self, x, eps, log_snr, cond=None, training=False):
-        """Returns |eps - eps_hat|^2 at one noise level for each example.
+    def error(
+        self,
+        x: tf.Tensor,
+        eps: tf.Tensor,
+        log_snr: tf.Tensor,
+        cond: Condition = None,
+        training: bool = False,
+    ) -> tf.Tensor:
+        """Returns the squared error |eps - eps_hat|^2 at one noise level per example.
 
         Args:
             x: data, `[B, ...]`.
@@ -160,9 +187,16 @@ class Denoiser(keras.layers.Layer):
         return sum_event(error_scale(self.prediction, alpha, sigma) * error**2)
 
     def loss(
-        self, x, cond, seeds, *, weighting="elbo", times="stratified", training=False
+        self,
+        x: tf.Tensor,
+        cond: Condition,
+        seeds: Sequence[tf.Tensor],
+        *,
+        weighting: Weighting = "elbo",
+        times: TrainingTimes = "stratified",
+        training: bool = False,
     ) -> tf.Tensor:
-        """Returns the weighted denoising term of each example.
+        """Returns the training loss of each example: the weighted denoising term.
 
         Args:
             x: data, `[B, ...]`.

@@ -4,21 +4,21 @@ Classifier-free guidance replaces the conditional estimate c and the uncondition
 
     x_hat = (1 - s) u + s c = u + s (c - u)
 
-with s = 1 plain conditional sampling, s = 0 unconditional, s > 1 toward what the condition adds. In
-terms of scores this follows log p(z) + s log p(cond given z). The estimates of x, eps and the score
-are affine in one another, so the same combination holds for each. A negative prompt takes the place
-of the empty condition: the estimate moves away from it. Autoguidance takes a weaker model of the
-same condition in the place of u.
+s = 0 is unconditional sampling, s = 1 conditional sampling, and s > 1 amplifies the effect of the
+condition. In terms of scores this is the gradient of log p(z) + s log p(cond given z). The
+estimates of x, eps and the score are affine in one another, so the same combination holds for each.
+A negative prompt replaces the empty condition: the estimate moves away from it. Autoguidance
+replaces u by the estimate of a weaker model with the same condition.
 
 Classifier guidance adds the gradient of a classifier of noisy data. By Tweedie's formula, x_hat =
-(z + sigma^2 score) / alpha, so a term in the score is sigma^2 / alpha times it in x_hat:
+(z + sigma^2 score) / alpha, so a term of the score is multiplied by sigma^2 / alpha in x_hat:
 
     x_hat = c + s (sigma^2 / alpha) grad_z log p(cond given z)
 
-Every guidance that a model's `generate` takes is a function `guidance(denoise, cond, null_cond,
-scale) -> denoise(z, t)`. `functools.partial(classifier_free, rescale=0.7)` is one, and so are the
-results of `autoguidance` and `classifier_guidance`. `generate` draws some examples at a time: a
-guidance that tells them apart has a method `of_examples(indices)`, which returns that of a part.
+The argument `guidance` of a model's `generate` is a function `guidance(denoise, cond, null_cond,
+scale) -> denoise(z, t)`, such as `functools.partial(classifier_free, rescale=0.7)` or the result of
+`autoguidance` or `classifier_guidance`. `generate` draws examples in batches: a guidance that
+depends on the example has a method `of_examples(indices)`, which returns the guidance for a batch.
 
 References:
   classifier_free: Ho and Salimans (2022), https://arxiv.org/abs/2207.12598, eq. 6 (w is s - 1).
@@ -29,15 +29,20 @@ References:
   dynamic_threshold: Saharia et al. (2022), https://arxiv.org/abs/2205.11487, section 2.3.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
 from kgen.checks import check_interval
+from kgen.diffusion.process import GaussianDiffusion
 from kgen.tensors import expand_to
+from kgen.types import ConditionalDenoise, Denoise, Guidance, TensorLike
 
 
-def condition(denoise, cond):
-    """Binds a condition: `denoise(z, t, cond)` becomes a function of `z` and `t`.
+def condition(denoise: ConditionalDenoise, cond: Any) -> Denoise:
+    """Binds a condition: turns `denoise(z, t, cond)` into a function of `z` and `t`.
 
     Example:
         >>> bound = condition(lambda z, t, cond: z + cond, 2.0)
@@ -45,27 +50,35 @@ def condition(denoise, cond):
         3.0
     """
 
-    def conditioned(z, t):
+    def conditioned(z: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
         return denoise(z, t, cond)
 
     return conditioned
 
 
-def classifier_free(denoise, cond, null_cond, scale, *, rescale=0.0, interval=None, threshold=None):
-    """Makes a guided denoiser of a conditional one.
+def classifier_free(
+    denoise: ConditionalDenoise,
+    cond: Any,
+    null_cond: Any,
+    scale: TensorLike,
+    *,
+    rescale: float = 0.0,
+    interval: Sequence[float] | None = None,
+    threshold: float | None = None,
+) -> Denoise:
+    """Applies classifier-free guidance to a conditional denoiser.
 
     Args:
         denoise: a function of `z`, `t` and a condition.
         cond: the condition.
         null_cond: the empty condition, or a negative one.
-        scale: a number or a scalar tensor. 1 is the conditional denoiser, bit for bit, and its
-            unconditional branch is not run; 0 is the unconditional one, bit for bit.
-        rescale: in [0, 1], how far the guided estimate is brought back to the standard deviation
-            of the conditional one; against overexposed pictures at large scales.
+        scale: the guidance scale, a number or a scalar tensor. 1 is exactly the conditional
+            denoiser, without a call of the unconditional one; 0 is exactly the unconditional one.
+        rescale: from 0 (off) to 1, how far the guided estimate is rescaled to the standard
+            deviation of the conditional one; avoids overexposed pictures at large scales.
         interval: None, or a pair of times (low, high) outside of which there is no guidance.
-        threshold: None, or the quantile of `dynamic_threshold`, by which the guided estimate is
-            kept in [-1, 1]. Where there is no guidance, at a scale of 1 or outside of `interval`,
-            there is no threshold either: the conditional denoiser stays as it is.
+        threshold: None, or the quantile of `dynamic_threshold`, which is applied to the guided
+            estimate; not without guidance, at a scale of 1 or outside of `interval`.
 
     Returns:
         A function `denoise(z, t) -> x_hat`.
@@ -82,10 +95,10 @@ def classifier_free(denoise, cond, null_cond, scale, *, rescale=0.0, interval=No
     if threshold is not None:
         check_interval("threshold", threshold, "(0, 1]")
 
-    def guided(z, t):
+    def guided(z: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
         conditional = denoise(z, t, cond)
 
-        def combine():
+        def combine() -> tf.Tensor:
             x_hat = _extrapolate(denoise(z, t, null_cond), conditional, scale)
             if rescale:
                 ratio = _spread(conditional) / _spread(x_hat)
@@ -99,7 +112,7 @@ def classifier_free(denoise, cond, null_cond, scale, *, rescale=0.0, interval=No
         at = tf.cast(t, tf.float32)
         off |= (at < low) | (at > high)  # of each example, where each has a time of its own
 
-        def where_on():
+        def where_on() -> tf.Tensor:
             return tf.where(expand_to(off, conditional), conditional, combine())
 
         return tf.cond(tf.reduce_all(off), lambda: conditional, where_on)
@@ -107,12 +120,12 @@ def classifier_free(denoise, cond, null_cond, scale, *, rescale=0.0, interval=No
     return guided
 
 
-def autoguidance(weak):
-    """Makes a guidance from a weaker model of the same data.
+def autoguidance(weak: ConditionalDenoise) -> Guidance:
+    """Makes a guidance that moves away from the estimate of a weaker model of the same data.
 
     Args:
         weak: a function of `z`, `t` and a condition: the denoiser of a smaller model, or of one
-            that was trained for less long.
+            that was trained for fewer steps.
 
     Returns:
         A function `guidance(denoise, cond, null_cond, scale)`; `null_cond` is not used.
@@ -123,8 +136,10 @@ def autoguidance(weak):
         [2.0]
     """
 
-    def guidance(denoise, cond, null_cond, scale):
-        def guided(z, t):
+    def guidance(
+        denoise: ConditionalDenoise, cond: Any, null_cond: Any, scale: TensorLike
+    ) -> Denoise:
+        def guided(z: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
             strong = denoise(z, t, cond)
             off = tf.equal(tf.cast(scale, tf.float32), 1)
             return tf.cond(
@@ -136,20 +151,22 @@ def autoguidance(weak):
     return guidance
 
 
-def classifier_guidance(process, log_prob, labels=None):
+def classifier_guidance(
+    process: GaussianDiffusion, log_prob: Callable[..., tf.Tensor], labels: TensorLike | None = None
+) -> Guidance:
     """Makes a guidance from a classifier of noisy data.
 
     Args:
         process: a `GaussianDiffusion`.
         log_prob: a function of `z` `[B, ...]` and a scalar `t` that returns `[B]`, the log
-            probability of the class that each example is to have. A Keras classifier trained on
-            noisy data is one such function away: take its log-softmax at the labels.
-        labels: None; or an array, one row for each of the examples of `generate`: `log_prob` is
-            then also given those of its B examples.
+            probability of the wanted class of each example: for a Keras classifier, its log-softmax
+            at the labels.
+        labels: None; or an array with one row for each example of `generate`, of which `log_prob`
+            then receives the rows of its batch as a third argument.
 
     Returns:
-        A function `guidance(denoise, cond, null_cond, scale)` for conditional models (which it
-        pushes further) and unconditional ones; 0 is off.
+        A function `guidance(denoise, cond, null_cond, scale)`, for conditional and unconditional
+        models; the scale 0 is off.
 
     Example:
         >>> from kgen.diffusion import CosineLogSNR, GaussianDiffusion
@@ -162,9 +179,11 @@ def classifier_guidance(process, log_prob, labels=None):
     if labels is not None:
         labels = tf.convert_to_tensor(labels)
 
-    def toward(*labels):
-        def guidance(denoise, cond, null_cond, scale):
-            def guided(z, t):
+    def toward(*labels: tf.Tensor) -> Guidance:
+        def guidance(
+            denoise: ConditionalDenoise, cond: Any, null_cond: Any, scale: TensorLike
+        ) -> Denoise:
+            def guided(z: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
                 x_hat = denoise(z, t, cond)
                 with tf.GradientTape() as tape:
                     tape.watch(z)
@@ -185,15 +204,15 @@ def classifier_guidance(process, log_prob, labels=None):
     return of_all
 
 
-def dynamic_threshold(denoise, quantile=0.995):
-    """Keeps estimates of pictures in range at large scales of guidance.
+def dynamic_threshold(denoise: Denoise, quantile: float = 0.995) -> Denoise:
+    """Limits estimates to [-1, 1] by dynamic thresholding, for large guidance scales.
 
-    Each estimate is clipped to [-s, s] and divided by s, s being the quantile of its absolute
-    values, or 1 where that is less.
+    Each estimate is clipped to [-s, s] and divided by s, where s is a quantile of its absolute
+    values, but at least 1.
 
     Args:
         denoise: a function of `z` and `t`, for data in [-1, 1].
-        quantile: in (0, 1]; 1 never clips, only scales.
+        quantile: in (0, 1]; 1 scales without clipping.
 
     Returns:
         A function `denoise(z, t) -> x_hat`.
@@ -207,19 +226,19 @@ def dynamic_threshold(denoise, quantile=0.995):
     """
     check_interval("quantile", quantile, "(0, 1]")
 
-    def thresholded(z, t):
+    def thresholded(z: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
         return _limited(denoise(z, t), quantile)
 
     return thresholded
 
 
-def clip(denoise, low=-1.0, high=1.0):
-    """Keeps estimates in the range of the data.
+def clip(denoise: Denoise, low: float = -1.0, high: float = 1.0) -> Denoise:
+    """Clips the estimates of a denoiser to the range of the data.
 
     Args:
         denoise: a function of `z` and `t`.
-        low: least value of the data.
-        high: greatest value of the data.
+        low: smallest value of the data.
+        high: largest value of the data.
 
     Returns:
         A function `denoise(z, t) -> x_hat`.
@@ -229,13 +248,13 @@ def clip(denoise, low=-1.0, high=1.0):
         [[1.0, -0.75]]
     """
 
-    def clipped(z, t):
+    def clipped(z: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
         return tf.clip_by_value(denoise(z, t), low, high)
 
     return clipped
 
 
-def _limited(x_hat, quantile):
+def _limited(x_hat: tf.Tensor, quantile: float) -> tf.Tensor:
     sizes = tf.sort(tf.reshape(tf.abs(x_hat), [tf.shape(x_hat)[0], -1]), axis=-1)
     rank = tf.cast(tf.shape(sizes)[1] - 1, tf.float32) * quantile
     limit = tf.maximum(sizes[:, tf.cast(tf.math.ceil(rank), tf.int32)], 1)
@@ -243,17 +262,17 @@ def _limited(x_hat, quantile):
     return tf.clip_by_value(x_hat, -limit, limit) / limit
 
 
-def _extrapolate(base, estimate, scale):
+def _extrapolate(base: tf.Tensor, estimate: tf.Tensor, scale: TensorLike) -> tf.Tensor:
     s = tf.cast(scale, estimate.dtype)
     return (1 - s) * base + s * estimate
 
 
-def _spread(x):
-    """Standard deviation over the event, `[B]`."""
+def _spread(x: tf.Tensor) -> tf.Tensor:
+    """Returns the standard deviation over the event, `[B]`."""
     return tf.math.reduce_std(tf.reshape(x, [tf.shape(x)[0], -1]), axis=-1)
 
 
-def _check(rescale, interval):
+def _check(rescale: float, interval: Sequence[float] | None) -> None:
     check_interval("rescale", rescale, "[0, 1]")
     if interval is not None and not (np.size(interval) == 2 and interval[0] < interval[1]):
         raise ValueError(

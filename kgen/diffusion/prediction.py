@@ -1,6 +1,6 @@
-"""Prediction types: what the output of a denoising network stands for.
+"""Prediction types: what the output of a denoising network represents.
 
-The noisy value and the output of a network are two linear views of the clean data and the noise,
+The noisy value and the output of a network are both linear in the clean data and the noise,
 
     z      = alpha x + sigma eps
     output = c_x   x + c_eps eps
@@ -11,12 +11,12 @@ is one solve of this 2x2 system. With the determinant d = c_eps alpha - c_x sigm
     x   = (c_eps z - sigma output) / d
     eps = (alpha output - c_x z) / d
 
-At a given z an error e of the output is therefore an error alpha e / d of eps, and all prediction
-types measure the same thing up to a factor:
+At a given z, an error e of the output is an error alpha e / d of eps, so that the squared errors of
+all prediction types agree up to a factor:
 
     |eps - eps_hat|^2 = (alpha / d)^2 |output - target|^2
 
-The preconditioning of EDM is such a row too. With d = sigma_data and n^2 = d^2 alpha^2 + sigma^2,
+The preconditioning of EDM is also such a row. With d = sigma_data and n^2 = d^2 alpha^2 + sigma^2,
 
     x_hat = c_skip z + c_out output,    c_skip = d^2 alpha / n^2,    c_out = sigma d / n
 
@@ -34,13 +34,20 @@ References:
   flow (the velocity eps - x): Lipman et al. (2022), https://arxiv.org/abs/2210.02747, section 4.1.
 """
 
+from collections.abc import Callable
+
+import tensorflow as tf
+
 from kgen.checks import check_one_of
+from kgen.types import Prediction
 
-SIGMA_DATA = {"edm": 0.5, "edm_unit": 1.0}  # standard deviation of the data, of pictures 0.5
+SIGMA_DATA = {"edm": 0.5, "edm_unit": 1.0}  # standard deviation of the data; 0.5 for pictures
 
 
-def _edm(data_std):
-    def row(alpha, sigma):
+def _edm(data_std: float) -> Callable:
+    def row(
+        alpha: float | tf.Tensor, sigma: float | tf.Tensor
+    ) -> tuple[float | tf.Tensor, float | tf.Tensor]:
         norm = ((data_std * alpha) ** 2 + sigma**2) ** 0.5
         return sigma / (data_std * norm), -data_std * alpha / norm
 
@@ -57,13 +64,15 @@ PREDICTION_TYPES = {
 }
 
 
-def coefficients(prediction, alpha, sigma):
+def coefficients(
+    prediction: Prediction, alpha: float | tf.Tensor, sigma: float | tf.Tensor
+) -> tuple[float | tf.Tensor, float | tf.Tensor]:
     """Returns the pair (c_x, c_eps) of a prediction type.
 
     Args:
         prediction: a key of `PREDICTION_TYPES`.
-        alpha: size of the signal.
-        sigma: size of the noise.
+        alpha: signal level, a number or a tensor.
+        sigma: noise level, a number or a tensor.
 
     Returns:
         Two numbers or tensors of the shape of `alpha`.
@@ -79,8 +88,8 @@ def coefficients(prediction, alpha, sigma):
     return PREDICTION_TYPES[prediction](alpha, sigma)
 
 
-def data_std(prediction):
-    """Returns the standard deviation of the data that a prediction type reckons with.
+def data_std(prediction: Prediction) -> float:
+    """Returns the standard deviation of the data that a prediction type assumes.
 
     Example:
         >>> data_std("edm"), data_std("edm_unit"), data_std("v")
@@ -89,8 +98,14 @@ def data_std(prediction):
     return SIGMA_DATA.get(prediction, 1.0)
 
 
-def target(prediction, x, eps, alpha, sigma):
-    """Returns what the network should output, `c_x x + c_eps eps`, `[B, ...]`.
+def target(
+    prediction: Prediction,
+    x: float | tf.Tensor,
+    eps: float | tf.Tensor,
+    alpha: float | tf.Tensor,
+    sigma: float | tf.Tensor,
+) -> float | tf.Tensor:
+    """Returns the regression target of the network, `c_x x + c_eps eps`, `[B, ...]`.
 
     Example:
         >>> target("flow", 2.0, 0.5, 0.6, 0.8)
@@ -100,8 +115,14 @@ def target(prediction, x, eps, alpha, sigma):
     return c_x * x + c_eps * eps
 
 
-def to_x(prediction, output, z, alpha, sigma):
-    """Returns the clean data that the output means at `z`, `[B, ...]`.
+def to_x(
+    prediction: Prediction,
+    output: float | tf.Tensor,
+    z: float | tf.Tensor,
+    alpha: float | tf.Tensor,
+    sigma: float | tf.Tensor,
+) -> float | tf.Tensor:
+    """Converts an output of the network at `z` to an estimate of the clean data, `[B, ...]`.
 
     Example:
         >>> to_x("x", 2.0, z=1.6, alpha=0.6, sigma=0.8)
@@ -111,8 +132,14 @@ def to_x(prediction, output, z, alpha, sigma):
     return (c_eps * z - sigma * output) / (c_eps * alpha - c_x * sigma)
 
 
-def to_eps(prediction, output, z, alpha, sigma):
-    """Returns the noise that the output means at `z`, `[B, ...]`.
+def to_eps(
+    prediction: Prediction,
+    output: float | tf.Tensor,
+    z: float | tf.Tensor,
+    alpha: float | tf.Tensor,
+    sigma: float | tf.Tensor,
+) -> float | tf.Tensor:
+    """Converts an output of the network at `z` to an estimate of the noise, `[B, ...]`.
 
     Example:
         >>> to_eps("eps", 0.5, z=1.6, alpha=0.6, sigma=0.8)
@@ -122,7 +149,9 @@ def to_eps(prediction, output, z, alpha, sigma):
     return (alpha * output - c_x * z) / (c_eps * alpha - c_x * sigma)
 
 
-def error_scale(prediction, alpha, sigma):
+def error_scale(
+    prediction: Prediction, alpha: float | tf.Tensor, sigma: float | tf.Tensor
+) -> float | tf.Tensor:
     """Returns the factor such that `|eps - eps_hat|^2 = factor * |output - target|^2`.
 
     Example:

@@ -1,9 +1,9 @@
-"""The Gaussian forward process: a schedule of log-SNR seen through a scaling.
+"""The Gaussian forward process: a noise schedule combined with a scaling of signal and noise.
 
     z_t = alpha_t x + sigma_t eps,    l = log_snr(t) = log(alpha^2 / sigma^2)
 
-The schedule gives l; a scaling is one function, log alpha of l, since log sigma = log alpha - l /
-2:
+The schedule determines l. The scaling determines alpha and sigma from l; it is one function, that
+from l to log alpha, since log sigma = log alpha - l / 2:
 
     vp       alpha^2 + sigma^2 = 1      log alpha = -softplus(-l) / 2
     ve       alpha = 1                  log alpha = 0
@@ -11,14 +11,14 @@ The schedule gives l; a scaling is one function, log alpha of l, since log sigma
     sub_vp   sigma = 1 - alpha^2        log alpha = -asinh(exp(-l / 2) / 2)
 
 (sub_vp: with h = sigma / alpha = exp(-l / 2), alpha^2 + h alpha = 1, so 1 / alpha = h/2 +
-sqrt(h^2/4 + 1).) For s < t all conditionals follow from l_t - l_s < 0, without a difference of
-nearly equal numbers:
+sqrt(h^2/4 + 1).) For s < t the conditional distributions follow from l_t - l_s < 0, without
+subtracting nearly equal numbers:
 
     q(z_t | z_s)    = N( (alpha_t / alpha_s) z_s,           sigma_t^2 (1 - exp(l_t - l_s)) )
     q(z_s | z_t, x) = N( alpha_s x + k (z_t - alpha_t x),   sigma_s^2 (1 - exp(l_t - l_s)) ),
                       k = (alpha_s / alpha_t) exp(l_t - l_s)
 
-and the same process as a stochastic differential equation is dz = f z dt + g dw with
+As a stochastic differential equation the process is dz = f z dt + g dw with
 
     f = d log(alpha) / dt,    g^2 = -sigma^2 dl/dt.
 
@@ -41,6 +41,7 @@ from kgen.diffusion.schedule import NoiseSchedule
 from kgen.gaussian import Gaussian
 from kgen.serialization import serializable
 from kgen.tensors import derivative, expand_to
+from kgen.types import Scaling, TensorLike
 
 SCALINGS = {
     "vp": lambda log_snr: -tf.nn.softplus(-log_snr) / 2,
@@ -57,12 +58,12 @@ class GaussianDiffusion:
 
     Args:
         schedule: a `NoiseSchedule`.
-        scaling: `"vp"`, `"ve"`, `"sub_vp"` or `"flow"`; None for what the schedule belongs to, or
-            `"vp"` if it belongs to none.
+        scaling: `"vp"`, `"ve"`, `"sub_vp"` or `"flow"`; None for the scaling that the schedule was
+            published for, or `"vp"` if there is none.
 
     Raises:
-        ValueError: for an unknown scaling, or for one of `"vp"` and `"sub_vp"` where the schedule
-            is that of the other.
+        ValueError: for an unknown scaling, or if one of `"vp"` and `"sub_vp"` is combined with the
+            schedule of the other.
         TypeError: if `schedule` is not a `NoiseSchedule`.
 
     Example:
@@ -75,46 +76,51 @@ class GaussianDiffusion:
     """
 
     schedule: NoiseSchedule
-    scaling: str | None = None
+    scaling: Scaling | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.schedule, NoiseSchedule):
             raise TypeError(f"`schedule` must be a NoiseSchedule. Received: {self.schedule!r}.")
         if self.scaling is None:
             object.__setattr__(self, "scaling", self.schedule.scaling or "vp")
         check_one_of("scaling", self.scaling, SCALINGS)
-        # The log-SNRs of the two equations differ, so that one is not seen through the other.
+        # The two differential equations have different log-SNRs.
         if {self.scaling, self.schedule.scaling} == {"vp", "sub_vp"}:
             raise ValueError(
                 f"`scaling` must be None or {self.schedule.scaling!r} for {self.schedule!r}. "
                 f"Received: scaling={self.scaling!r}."
             )
 
-    def log_snr(self, t):
+    def log_snr(self, t: TensorLike) -> tf.Tensor:
         """Returns log(alpha^2 / sigma^2) at `t`, of the shape of `t`."""
         return self.schedule.log_snr(t)
 
-    def log_alpha_sigma_of(self, log_snr):
+    def log_alpha_sigma_of(self, log_snr: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns (log alpha, log sigma) at a log-SNR."""
         log_alpha = SCALINGS[self.scaling](log_snr)
         return log_alpha, log_alpha - log_snr / 2
 
-    def alpha_sigma_of(self, log_snr):
+    def alpha_sigma_of(self, log_snr: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns (alpha, sigma) at a log-SNR."""
         log_alpha, log_sigma = self.log_alpha_sigma_of(log_snr)
         return tf.exp(log_alpha), tf.exp(log_sigma)
 
-    def log_std_of(self, log_snr, data_std=1.0):
-        """Returns log sqrt(d^2 alpha^2 + sigma^2), the spread of z for data of spread d."""
+    def log_std_of(self, log_snr: tf.Tensor, data_std: float = 1.0) -> tf.Tensor:
+        """Returns log sqrt(d^2 alpha^2 + sigma^2), the log deviation of z for data of deviation d.
+
+        Args:
+            log_snr: log-SNR, of any shape.
+            data_std: d, the standard deviation of the data.
+        """
         _, log_sigma = self.log_alpha_sigma_of(log_snr)
         return log_sigma + tf.nn.softplus(log_snr + 2 * math.log(data_std)) / 2
 
-    def alpha_sigma(self, t):
+    def alpha_sigma(self, t: TensorLike) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns (alpha, sigma) at the time `t`, each of the shape of `t`."""
         return self.alpha_sigma_of(self.log_snr(t))
 
-    def marginal(self, x, t):
-        """Returns q(z_t | x).
+    def marginal(self, x: TensorLike, t: TensorLike) -> Gaussian:
+        """Returns q(z_t | x), the distribution of noisy values of `x`.
 
         Args:
             x: data, `[B, ...]`.
@@ -127,7 +133,7 @@ class GaussianDiffusion:
         log_alpha, log_sigma = self.log_alpha_sigma_of(self._log_snr_for(t, x))
         return Gaussian(tf.exp(log_alpha) * x, log_sigma)
 
-    def transition(self, z_s, s, t):
+    def transition(self, z_s: TensorLike, s: TensorLike, t: TensorLike) -> Gaussian:
         """Returns q(z_t | z_s), one step toward noise.
 
         Args:
@@ -145,7 +151,7 @@ class GaussianDiffusion:
         mean = tf.exp(log_alpha_t - log_alpha_s) * z_s
         return Gaussian(mean, log_sigma_t + _log_fraction_left(log_snr_s, log_snr_t) / 2)
 
-    def posterior(self, z_t, x, s, t):
+    def posterior(self, z_t: TensorLike, x: TensorLike, s: TensorLike, t: TensorLike) -> Gaussian:
         """Returns q(z_s | z_t, x), one step toward the data `x`.
 
         Args:
@@ -166,11 +172,11 @@ class GaussianDiffusion:
         mean = tf.exp(log_alpha_s) * x + gain * (z_t - tf.exp(log_alpha_t) * x)
         return Gaussian(mean, log_sigma_s + _log_fraction_left(log_snr_s, log_snr_t) / 2)
 
-    def prior(self, like):
+    def prior(self, like: TensorLike) -> Gaussian:
         """Returns N(0, alpha(1)^2 + sigma(1)^2), where sampling starts (data of unit variance).
 
         Args:
-            like: a floating tensor whose shape and dtype to take, or a shape (then float32).
+            like: a floating-point tensor of the same shape and dtype; or a shape, for float32.
 
         Returns:
             A `Gaussian` of that shape.
@@ -181,21 +187,21 @@ class GaussianDiffusion:
             mean = tf.zeros(like)
         return Gaussian(mean, self.log_std_of(self.log_snr(tf.ones([], mean.dtype))))
 
-    def drift(self, t):
-        """Returns f = d log(alpha) / dt of dz = f z dt + g dw, of the shape of `t`."""
+    def drift(self, t: TensorLike) -> tf.Tensor:
+        """Returns the drift f = d log(alpha) / dt of dz = f z dt + g dw, of the shape of `t`."""
         return derivative(SCALINGS[self.scaling], self.log_snr(t)) * self.schedule.slope(t)
 
-    def diffusion_coefficient(self, t):
-        """Returns g = sigma sqrt(-d log_snr / dt) of dz = f z dt + g dw, of the shape of `t`."""
+    def diffusion_coefficient(self, t: TensorLike) -> tf.Tensor:
+        """Returns g = sigma sqrt(-d log_snr/dt) of dz = f z dt + g dw, of the shape of `t`."""
         _, sigma = self.alpha_sigma(t)
         return sigma * tf.sqrt(-self.schedule.slope(t))
 
-    def score(self, z, x_hat, t):
+    def score(self, z: TensorLike, x_hat: TensorLike, t: TensorLike) -> tf.Tensor:
         """Returns the score (alpha x_hat - z) / sigma^2 of q(z_t), with `x_hat` = E[x given z].
 
         Args:
             z: noisy values, `[B, ...]`.
-            x_hat: the denoised values, `[B, ...]`.
+            x_hat: the denoiser's estimate at `z`, `[B, ...]`.
             t: times, scalar or `[B]`.
 
         Returns:
@@ -205,17 +211,17 @@ class GaussianDiffusion:
         alpha, sigma = self.alpha_sigma_of(self._log_snr_for(t, z))
         return (alpha * tf.cast(x_hat, z.dtype) - z) / sigma**2
 
-    def _log_snr_for(self, t, like):
-        """The log-SNR at `t` in the precision of `like` and ready to broadcast against it."""
+    def _log_snr_for(self, t: TensorLike, like: tf.Tensor) -> tf.Tensor:
+        """Returns the log-SNR at `t`, in the dtype of `like` and broadcastable against it."""
         t = tf.cast(t, like.dtype) if tf.is_tensor(t) else tf.convert_to_tensor(t, like.dtype)
         return expand_to(self.log_snr(t), like)
 
 
-def _log_fraction_left(log_snr_s, log_snr_t):
-    """log(1 - SNR(t) / SNR(s)): the part of the variance that a step between the two draws anew."""
+def _log_fraction_left(log_snr_s: tf.Tensor, log_snr_t: tf.Tensor) -> tf.Tensor:
+    """Returns log(1 - SNR(t) / SNR(s)), the share of the variance that a step from s to t adds."""
     return tf.math.log(-tf.math.expm1(log_snr_t - log_snr_s))
 
 
-def _at_least_float32(value):
+def _at_least_float32(value: TensorLike) -> tf.Tensor:
     value = tf.convert_to_tensor(value)
     return tf.cast(value, tf.float32) if value.dtype.size < 4 else value

@@ -1,17 +1,17 @@
-"""Score matching: how a score is learned where its values are not known.
+"""Score matching: losses that train a model of the score without knowing the true score.
 
 At the noise level t let s(z) be the model of grad log q(z_t), and J its Jacobian. Up to a constant
-that the model cannot change, 1/2 E |s - grad log q|^2 is each of
+that does not depend on the model, 1/2 E |s - grad log q|^2 equals the expectation of each of
 
-    dsm        1/2 |s + eps / sigma|^2              the target is that of q(z_t | x)
+    dsm        1/2 |s + eps / sigma|^2              the target is the score of q(z_t | x)
     implicit   1/2 |s|^2 + tr J                     exact, D backward passes
-    sliced     1/2 (v.s)^2 + v.J v                  one random direction v, signs
-    sliced_vr  1/2 |s|^2 + v.J v                    the first term without its variance
+    sliced     1/2 (v.s)^2 + v.J v                  one random direction v of signs
+    sliced_vr  1/2 |s|^2 + v.J v                    with the exact first term, of less variance
 
 In expectation over v with E[v v^T] = I all of them agree. `dsm` is the denoising loss of diffusion
-(`kgen.diffusion.loss`); the others need nothing of q but samples, so they also hold where the data
-are their own only samples. Each is weighted by sigma^2 w(l) (-dl/dt), so that a weighting means the
-same for all: "elbo" is the likelihood weighting g^2, "simple" is sigma^2.
+models (`kgen.diffusion.Denoiser.loss`); the others need only samples of q, and no conditional
+score. Each is multiplied by sigma^2 w(l) (-dl/dt), so that a weighting has the same meaning for
+all: "elbo" is the likelihood weighting g^2, "simple" is sigma^2.
 
 References:
   implicit: Hyvarinen (2005), https://jmlr.org/papers/v6/hyvarinen05a.html, theorem 1.
@@ -20,19 +20,32 @@ References:
   weighting: Song et al. (2021), https://arxiv.org/abs/2101.09258, theorem 1.
 """
 
+from collections.abc import Sequence
+from typing import Literal
+
 import tensorflow as tf
 
-from kgen.diffusion.times import draw_noise_levels
+from kgen.diffusion.denoiser import Denoiser
+from kgen.diffusion.times import TrainingTimes, draw_noise_levels
 from kgen.diffusion.weighting import error_factor
 from kgen.tensors import expand_to, normal, sum_event, uniform
+from kgen.types import Condition, Weighting
 
 OBJECTIVES = ("dsm", "implicit", "sliced", "sliced_vr")
 
 
 def implicit_score_matching(
-    denoiser, x, cond, seeds, *, objective, weighting="simple", times="stratified", training=False
-):
-    """Returns the weighted loss of each example, which needs no target.
+    denoiser: Denoiser,
+    x: tf.Tensor,
+    cond: Condition,
+    seeds: Sequence[tf.Tensor],
+    *,
+    objective: Literal["implicit", "sliced", "sliced_vr"],
+    weighting: Weighting = "simple",
+    times: TrainingTimes = "stratified",
+    training: bool = False,
+) -> tf.Tensor:
+    """Returns the weighted implicit or sliced score matching loss of each example.
 
     Args:
         denoiser: a `Denoiser`.

@@ -1,28 +1,28 @@
-"""Times: the random ones of training and the grids of sampling.
+"""Random times for training, and time grids for sampling.
 
 Training estimates an integral over t in [0, 1] from B draws with density p, each divided by p(t):
 
     uniform        t ~ U(0, 1), p = 1
-    stratified     t_i = (u + k_i / B) mod 1 with one u ~ U(0, 1) and k the numbers 0 to B - 1 in
-                   random order, p = 1: the same mean, less variance
+    stratified     t_i = (u + k_i / B) mod 1 with one u ~ U(0, 1) and k a random permutation of 0 to
+                   B - 1, p = 1: the same mean with less variance
     logit_normal   logit t ~ N(mean, std^2), p(t) = N(logit t; mean, std^2) / (t (1 - t))
     importance     l = log_snr(t) ~ U, p(t) = (-dl/dt) / (l_max - l_min): the density proportional
-                   to g^2 / sigma^2, which leaves no factor on the error of eps in the bound
+                   to g^2 / sigma^2, which cancels the factor on the error of eps in the bound
     cosine         the angle a = arctan(sigma / alpha) ~ U between the ends of the schedule, as the
                    cosine schedule has it: p(l) in proportion to 1 / cosh(l / 2)
     log_normal     log(sigma / alpha) = -l / 2 ~ N(mean, std^2) between the ends of the schedule
 
-The order is random because batches may be sorted: without it each class of a batch would have a
-part of the time to itself, and the estimate of a class would swing with u.
+The order is random because batches may be sorted: otherwise each class of a batch would be trained
+on one part of the times in each step.
 
-Sampling runs through n + 1 times from `start` (1, or less for editing) to 0, equidistant in some
-coordinate:
+Sampling uses a grid of n + 1 times from `start` (1, or less for editing) to 0, equally spaced in
+one of these coordinates:
 
-    log_snr   the log-SNR itself; where exponential integrators have their order
+    log_snr   the log-SNR; exponential integrators have their order on this grid
     t         the time of the schedule
-    karras    sigma^(1 / rho) with sigma = exp(-l / 2) the noise of the variance-exploding picture
+    karras    sigma^(1 / rho) with sigma = exp(-l / 2), the noise level under the scaling "ve"
 
-The number of steps may be a tensor: one compiled function serves every number of steps.
+The number of steps may be a tensor, so that one compiled function serves every number of steps.
 
 References:
   stratified: Kingma et al. (2021), https://arxiv.org/abs/2107.00630, appendix I.1.
@@ -35,27 +35,40 @@ References:
 
 import dataclasses
 import math
+from typing import TypeAlias
 
 import tensorflow as tf
 
 from kgen.checks import check_count, check_interval, check_one_of
+from kgen.diffusion.process import GaussianDiffusion
 from kgen.serialization import serializable
 from kgen.tensors import normal, split, uniform
+from kgen.types import TensorLike, TimeGrid, TimeSampler
 
 
-def _uniform(process, batch_size, seed):
+def _uniform(
+    process: GaussianDiffusion, batch_size: int | tf.Tensor, seed: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     t = uniform([batch_size], seed)
     return t, tf.ones_like(t)
 
 
-def _stratified(process, batch_size, seed):
+def _stratified(
+    process: GaussianDiffusion, batch_size: int | tf.Tensor, seed: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     start_seed, order_seed = split(seed, 2)
     order = tf.cast(tf.argsort(uniform([batch_size], order_seed)), tf.float32)
     t = tf.math.floormod(uniform([], start_seed) + order / tf.cast(batch_size, tf.float32), 1.0)
     return t, tf.ones_like(t)
 
 
-def _logit_normal(process, batch_size, seed, mean=0.0, std=1.0):
+def _logit_normal(
+    process: GaussianDiffusion,
+    batch_size: int | tf.Tensor,
+    seed: tf.Tensor,
+    mean: float = 0.0,
+    std: float = 1.0,
+) -> tuple[tf.Tensor, tf.Tensor]:
     noise = normal([batch_size], seed)
     logit = mean + std * noise
     log_density = -0.5 * noise**2 - math.log(std * math.sqrt(2 * math.pi))
@@ -63,14 +76,18 @@ def _logit_normal(process, batch_size, seed, mean=0.0, std=1.0):
     return tf.sigmoid(logit), tf.exp(log_density + log_jacobian)
 
 
-def _importance(process, batch_size, seed):
+def _importance(
+    process: GaussianDiffusion, batch_size: int | tf.Tensor, seed: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     share, _ = _stratified(process, batch_size, seed)
     high, low = process.log_snr(0.0), process.log_snr(1.0)
     t = process.schedule.time((1 - share) * high + share * low)
     return t, -process.schedule.slope(t) / (high - low)
 
 
-def _cosine(process, batch_size, seed):
+def _cosine(
+    process: GaussianDiffusion, batch_size: int | tf.Tensor, seed: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     share, _ = _stratified(process, batch_size, seed)
     start, end = (tf.atan(tf.exp(-process.log_snr(t) / 2)) for t in (0.0, 1.0))
     t = process.schedule.time(-2 * tf.math.log(tf.tan((1 - share) * start + share * end)))
@@ -79,11 +96,17 @@ def _cosine(process, batch_size, seed):
     return t, density
 
 
-def _log_normal(process, batch_size, seed, mean=-1.2, std=1.2):
+def _log_normal(
+    process: GaussianDiffusion,
+    batch_size: int | tf.Tensor,
+    seed: tf.Tensor,
+    mean: float = -1.2,
+    std: float = 1.2,
+) -> tuple[tf.Tensor, tf.Tensor]:
     share, _ = _stratified(process, batch_size, seed)
     ends = [(-process.log_snr(t) / 2 - mean) / std for t in (0.0, 1.0)]
     low, high = (0.5 * (1 + tf.math.erf(end / math.sqrt(2))) for end in ends)
-    # Not beyond the ends, where the inverse would be infinite in float32.
+    # Clipped to the ends, beyond which the inverse may be infinite in float32.
     noise = tf.clip_by_value(tf.math.ndtri(low + share * (high - low)), ends[0], ends[1])
     t = process.schedule.time(-2 * (mean + std * noise))
     density = tf.exp(-0.5 * noise**2) / (std * math.sqrt(2 * math.pi) * (high - low))
@@ -103,10 +126,10 @@ TIME_SAMPLERS = {
 @serializable
 @dataclasses.dataclass(frozen=True)
 class BoundSteps:
-    """The steps of a bound with T levels: times 1/T, 2/T, ... 1, drawn uniformly.
+    """The timesteps of a discrete-time bound: 1/T, 2/T, ... 1, drawn uniformly.
 
     Args:
-        num: T.
+        num: the number of timesteps T.
 
     Example:
         >>> BoundSteps(1000).num
@@ -115,11 +138,18 @@ class BoundSteps:
 
     num: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_count("num", self.num)
 
-    def draw(self, process, batch_size, seed):
-        """Returns log-SNR, the slope that makes the sum over levels a mean, and density, `[B]`."""
+    def draw(
+        self, process: GaussianDiffusion, batch_size: int | tf.Tensor, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Draws timesteps.
+
+        Returns:
+            The log-SNR; the slope with which the loss estimates the sum over timesteps; and the
+            density of the draw; each `[B]`.
+        """
         share, density = _stratified(process, batch_size, seed)
         i = tf.minimum(tf.floor(share * self.num), self.num - 1)
         log_snr_s, log_snr = process.log_snr(i / self.num), process.log_snr((i + 1) / self.num)
@@ -129,10 +159,10 @@ class BoundSteps:
 @serializable
 @dataclasses.dataclass(frozen=True)
 class NoiseLevels:
-    """The noise levels of a score model: L times from 0 to 1 with both ends, drawn uniformly.
+    """The noise levels of a score model: L equally spaced times from 0 to 1, drawn uniformly.
 
     Args:
-        num: L, at least 2.
+        num: the number of noise levels L, at least 2.
 
     Example:
         >>> NoiseLevels(10).num
@@ -141,19 +171,27 @@ class NoiseLevels:
 
     num: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_count("num", self.num)
         check_interval("num", self.num, "[2, inf)")
 
-    def draw(self, process, batch_size, seed):
-        """Returns log-SNR, its slope and the density of the draw, each `[B]`."""
+    def draw(
+        self, process: GaussianDiffusion, batch_size: int | tf.Tensor, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Draws noise levels; returns the log-SNR, its slope and the density, each `[B]`."""
         share, density = _stratified(process, batch_size, seed)
         t = tf.minimum(tf.floor(share * self.num), self.num - 1) / (self.num - 1)
         return process.log_snr(t), process.schedule.slope(t), density
 
 
-def draw_noise_levels(times, process, batch_size, seed):
-    """Draws a noise level for each example of a training batch.
+# What a `Denoiser` draws its training times by.
+TrainingTimes: TypeAlias = TimeSampler | BoundSteps | NoiseLevels
+
+
+def draw_noise_levels(
+    times: TrainingTimes, process: GaussianDiffusion, batch_size: int | tf.Tensor, seed: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Draws one noise level per example of a training batch.
 
     Args:
         times: a key of `TIME_SAMPLERS`, `BoundSteps(T)` or `NoiseLevels(L)`.
@@ -162,8 +200,8 @@ def draw_noise_levels(times, process, batch_size, seed):
         seed: an int32 pair.
 
     Returns:
-        The log-SNR, its slope (of `BoundSteps` that of the sum over levels) and the density of the
-        draw, each `[B]`.
+        The log-SNR, its slope (for `BoundSteps` see `BoundSteps.draw`) and the density of the draw,
+        each `[B]`.
     """
     if hasattr(times, "draw"):
         return times.draw(process, batch_size, seed)
@@ -171,8 +209,14 @@ def draw_noise_levels(times, process, batch_size, seed):
     return process.log_snr(t), process.schedule.slope(t), density
 
 
-def sample_times(kind, process, batch_size, seed, **options):
-    """Draws training times.
+def sample_times(
+    kind: TimeSampler,
+    process: GaussianDiffusion,
+    batch_size: int | tf.Tensor,
+    seed: tf.Tensor,
+    **options: float,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Draws training times and returns their density.
 
     Args:
         kind: a key of `TIME_SAMPLERS`.
@@ -182,7 +226,7 @@ def sample_times(kind, process, batch_size, seed, **options):
         **options: `mean` and `std` of `"logit_normal"` and `"log_normal"`.
 
     Returns:
-        The times `[B]` and the density `[B]` they were drawn from, float32.
+        The times `[B]` and the density they were drawn from, `[B]`, float32.
 
     Raises:
         ValueError: for an unknown kind.
@@ -198,44 +242,56 @@ def sample_times(kind, process, batch_size, seed, **options):
     return TIME_SAMPLERS[kind](process, batch_size, seed, **options)
 
 
-def _in_log_snr(process, start, fraction):
+def _in_log_snr(process: GaussianDiffusion, start: tf.Tensor, fraction: tf.Tensor) -> tf.Tensor:
     start, end = _ends(process, start, fraction.dtype)
     return process.schedule.time((1 - fraction) * start + fraction * end)
 
 
-def _in_t(process, start, fraction):
+def _in_t(process: GaussianDiffusion, start: tf.Tensor, fraction: tf.Tensor) -> tf.Tensor:
     return (1 - fraction) * start
 
 
-def _karras(process, start, fraction, rho=7.0):
+def _karras(
+    process: GaussianDiffusion, start: tf.Tensor, fraction: tf.Tensor, rho: float = 7.0
+) -> tf.Tensor:
     start, end = _ends(process, start, fraction.dtype)
     root = (1 - fraction) * tf.exp(-start / (2 * rho)) + fraction * tf.exp(-end / (2 * rho))
     return process.schedule.time(-2 * rho * tf.math.log(root))
 
 
-def _ends(process, start, dtype):
+def _ends(
+    process: GaussianDiffusion, start: tf.Tensor, dtype: str | tf.DType
+) -> tuple[tf.Tensor, tf.Tensor]:
     return process.log_snr(start), process.log_snr(tf.zeros([], dtype))
 
 
 TIME_GRIDS = {"log_snr": _in_log_snr, "t": _in_t, "karras": _karras}
 
 
-def time_grid(process, num_steps, kind="log_snr", dtype="float32", start=1.0, **options):
-    """Returns the times of a sampling run, from `start` down to 0.
+def time_grid(
+    process: GaussianDiffusion,
+    num_steps: int | tf.Tensor,
+    kind: TimeGrid = "log_snr",
+    dtype: str | tf.DType = "float32",
+    start: TensorLike = 1.0,
+    **options: float,
+) -> tf.Tensor:
+    """Returns the time grid of a sampling run, from `start` down to 0.
 
     Args:
         process: a `GaussianDiffusion`.
         num_steps: number of steps, an integer or an int32 scalar tensor, at least 1.
-        kind: a key of `TIME_GRIDS`.
+        kind: coordinate in which the times are equally spaced, a key of `TIME_GRIDS`.
         dtype: float32 or float64.
         start: first time, a number or a scalar tensor in (0, 1].
         **options: `rho` of `"karras"`.
 
     Returns:
-        A decreasing tensor `[num_steps + 1]`, exactly `start` first and exactly 0 last.
+        A decreasing tensor `[num_steps + 1]`, whose first entry is exactly `start` and whose last
+        is exactly 0.
 
     Raises:
-        TypeError: if `num_steps` is no number.
+        TypeError: if `num_steps` is not a number.
         ValueError: for an unknown kind, or unless `num_steps` is an integer of at least 1.
 
     Example:

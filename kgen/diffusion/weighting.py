@@ -1,9 +1,9 @@
-"""Weightings: how much each noise level counts in the training loss.
+"""Weightings: the weight of each noise level in the training loss.
 
     loss = 1/2 E_t[ w(l) (-dl/dt) |eps - eps_hat|^2 / p(t) ],    t ~ p,    l = log_snr(t)
 
-With w = 1 this is the diffusion term of the evidence lower bound (the likelihood weighting of score
-models). A w that is a function of l alone gives a loss that does not depend on the schedule.
+With w = 1 this is the denoising term of the evidence lower bound (the likelihood weighting of score
+models). If w is a function of l alone, the loss does not depend on the schedule between its ends.
 
     elbo          w = 1
     sigmoid       w = sigmoid(bias - l)
@@ -18,14 +18,15 @@ models). A w that is a function of l alone gives a loss that does not depend on 
     logit_normal  w = p(l) (1 + SNR^-1/2)^2           the mean of |u - u_hat|^2 over
                                                       logit t ~ N(mean, std^2)
 
-In the last two -l / 2, which is log sigma where alpha = 1 and logit t on the straight path of flow
-matching, is normal with density p(l) = N(-l / 2; mean, std^2) / 2. There the published density of
-the times *is* the weighting. As every loss here is divided by the density of its draws, `times`
-decides the variance alone: `times="log_normal"` with `"edm"`, and `times="logit_normal"` with
-`"logit_normal"`, leave the published loss, each draw with the published factor.
+In the last two, -l / 2 is normally distributed, with density p(l) = N(-l / 2; mean, std^2) / 2 of
+the log-SNR; -l / 2 is log sigma where alpha = 1, and logit t on the straight path of flow matching.
+The published density of the training times is then part of the weighting: since every loss here is
+divided by the density of its draws, `times` affects the variance only. `times="log_normal"` with
+`"edm"`, and `times="logit_normal"` with `"logit_normal"`, give the published losses, sampled as
+published.
 
-Rows of `WEIGHTINGS` are the product w (-dl/dt), so that none of those that are stated as a factor
-on the error itself is ever divided by the slope.
+The functions in `WEIGHTINGS` return the product w (-dl/dt), so that weightings that are published
+as a factor on the error itself are not divided by the slope and multiplied again.
 
 References:
   Kingma and Gao (2023), https://arxiv.org/abs/2303.00848, section 3 and table 1 (sigmoid: bias 2).
@@ -44,27 +45,36 @@ import math
 import tensorflow as tf
 
 from kgen.checks import check_one_of
+from kgen.types import Weighting
 
 
-def _min_snr(log_snr, slope, gamma=5.0):
+def _min_snr(log_snr: tf.Tensor, slope: tf.Tensor, gamma: float = 5.0) -> tf.Tensor:
     return tf.exp(tf.minimum(math.log(gamma) - log_snr, 0))
 
 
-def _density(log_snr, mean, std):
-    """The density of the log-SNR where -log_snr / 2 ~ N(mean, std^2)."""
+def _density(log_snr: tf.Tensor, mean: float, std: float) -> tf.Tensor:
+    """Returns the density of the log-SNR for -log_snr / 2 ~ N(mean, std^2)."""
     deviation = (-log_snr / 2 - mean) / std
     return tf.exp(-0.5 * deviation**2) / (2 * std * math.sqrt(2 * math.pi))
 
 
-def _edm(log_snr, slope, sigma_data=0.5, mean=-1.2, std=1.2):
+def _edm(
+    log_snr: tf.Tensor,
+    slope: tf.Tensor,
+    sigma_data: float = 0.5,
+    mean: float = -1.2,
+    std: float = 1.2,
+) -> tf.Tensor:
     return -slope * _density(log_snr, mean, std) * (1 + tf.exp(-log_snr) / sigma_data**2)
 
 
-def _logit_normal(log_snr, slope, mean=0.0, std=1.0):
+def _logit_normal(
+    log_snr: tf.Tensor, slope: tf.Tensor, mean: float = 0.0, std: float = 1.0
+) -> tf.Tensor:
     return -slope * _density(log_snr, mean, std) * (1 + tf.exp(-log_snr / 2)) ** 2
 
 
-def _sigmoid(log_snr, slope, bias=2.0):
+def _sigmoid(log_snr: tf.Tensor, slope: tf.Tensor, bias: float = 2.0) -> tf.Tensor:
     return -slope * tf.sigmoid(bias - log_snr)
 
 
@@ -80,11 +90,13 @@ WEIGHTINGS = {
     "sigmoid": _sigmoid,
 }
 
-# The weightings that are functions of the log-SNR alone, whatever the schedule.
+# The weightings that are functions of the log-SNR alone, for every schedule.
 OF_LOG_SNR = ("edm", "edm_unit", "elbo", "logit_normal", "sigmoid")
 
 
-def error_factor(weighting, log_snr, slope, **options):
+def error_factor(
+    weighting: Weighting, log_snr: tf.Tensor, slope: tf.Tensor, **options: float
+) -> tf.Tensor:
     """Returns w(log_snr) (-dl/dt), the factor on the squared error of eps.
 
     Args:
@@ -108,8 +120,10 @@ def error_factor(weighting, log_snr, slope, **options):
     return WEIGHTINGS[weighting](log_snr, slope, **options)
 
 
-def weight(weighting, log_snr, slope, **options):
-    """Returns w(log_snr), `[B]`; see `error_factor`, which training uses.
+def weight(
+    weighting: Weighting, log_snr: tf.Tensor, slope: tf.Tensor, **options: float
+) -> tf.Tensor:
+    """Returns w(log_snr), `[B]`; training uses `error_factor`, which does not divide by the slope.
 
     Example:
         >>> weight("elbo", tf.constant([3.0]), tf.constant([-20.0])).numpy().tolist()

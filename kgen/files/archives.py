@@ -1,12 +1,12 @@
-"""Zip archives that are nothing else, and the arrays in them.
+"""Strict reading of zip archives, and of the arrays in them.
 
-A zip file is read from its end, so a file can be a zip and something else at once, and two entries
-can be one and the same bytes. Here a file is a zip only if
+A zip file is read from its end, so a file can be a zip archive and something else at once, and two
+entries can share the same bytes. Here a file is accepted as an archive only if it consists of
 
     entry | entry | ... | directory of the entries | end
 
-is all of it, in that order, without bytes before, between or behind that no entry owns. Nothing is
-inflated that the directory does not declare, and no more of it than declared.
+in that order, without other bytes before, between or after. Only entries of the directory are
+decompressed, and only up to their declared size.
 
 References:
   https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, sections 4.3.6 to 4.3.16.
@@ -19,13 +19,15 @@ import re
 import struct
 import zipfile
 import zlib
+from typing import Self
 
 import numpy as np
 
 from kgen.files.text import check_regular
+from kgen.types import Path
 
 MAX_ENTRIES = 20_000
-MAX_EXPANSION = 100  # what an archive of more than _FREE_BYTES may grow by, inflated
+MAX_EXPANSION = 100  # largest ratio of decompressed size, if above _FREE_BYTES, to file size
 _FREE_BYTES = 64 * 2**20
 _DAMAGE = (EOFError, KeyError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _HEADER = re.compile(
@@ -35,17 +37,21 @@ _HEADER = re.compile(
 
 
 class Archive:
-    """A zip file, opened for reading; a context manager.
+    """A zip file that is validated and opened for reading; a context manager.
 
     Args:
         path: the file.
 
+    Attributes:
+        entries: the entries of the archive, `{name: zipfile.ZipInfo}`.
+        size: size of the file in bytes.
+
     Raises:
         OSError: if the file cannot be read.
-        ValueError: if it is no zip file, or anything besides.
+        ValueError: if the file is not a zip archive, or holds other bytes too.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: Path) -> None:
         self.path = path
         check_regular(path)
         self.size = os.path.getsize(path)
@@ -62,31 +68,31 @@ class Archive:
             self._file.close()
             raise
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._zip.close()
         self._file.close()
 
-    def read(self, name, limit):
-        """The bytes of an entry of at most `limit` bytes.
+    def read(self, name: str, limit: int) -> bytes:
+        """Returns the bytes of an entry.
 
         Raises:
-            ValueError: if it is larger, missing or damaged.
+            ValueError: if the entry has more than `limit` bytes, is missing or is damaged.
         """
         info = self._info(name)
         if info.file_size > limit:
             raise ValueError(f"{self.path} is refused: {name} must have at most {limit} bytes.")
         return self._read(name, info.file_size)
 
-    def _info(self, name):
+    def _info(self, name: str) -> zipfile.ZipInfo:
         if name not in self.entries:
             raise ValueError(f"{self.path} is damaged: it must hold {name}.")
         return self.entries[name]
 
-    def _read(self, name, size, offset=0):
-        """Bytes of an entry; all that are left must be `size`."""
+    def _read(self, name: str, size: int, offset: int = 0) -> bytes:
+        """Returns the bytes of an entry from `offset`, of which there must be exactly `size`."""
         try:
             with self._zip.open(name) as stream:
                 if offset:
@@ -98,8 +104,8 @@ class Archive:
         except _DAMAGE as error:
             raise ValueError(f"{self.path} is damaged, in the part {name}: {error}.") from error
 
-    def _check_frame(self):
-        """Checks the first and the last record; returns where the directory begins."""
+    def _check_frame(self) -> int:
+        """Checks the first and the last record; returns the offset of the directory."""
         tail = self._at(max(self.size - 22, 0), 22)
         if self._at(0, 4) != b"PK\3\4" or len(tail) < 22 or tail[:4] != b"PK\5\6":
             raise ValueError(
@@ -126,7 +132,7 @@ class Archive:
             )
         return start
 
-    def _check_entries(self, start):
+    def _check_entries(self, start: int) -> None:
         if len(self.entries) != len(self._zip.infolist()):
             raise ValueError(f"{self.path} is damaged: two of its entries have the same name.")
         end, inflated, descriptor = 0, 0, 0
@@ -152,7 +158,7 @@ class Archive:
                 + (info.compress_size)
             )
             inflated += info.file_size
-            descriptor = 24 if info.flag_bits & 8 else 0  # its sizes may stand behind an entry
+            descriptor = 24 if info.flag_bits & 8 else 0  # the sizes may follow the entry
         if not end <= start <= end + descriptor:
             raise ValueError(f"{self.path} is damaged: its entries do not end at its directory.")
         if inflated > max(_FREE_BYTES, MAX_EXPANSION * self.size):
@@ -160,23 +166,26 @@ class Archive:
                 f"{self.path} is refused: its {self.size} bytes would inflate to {inflated}."
             )
 
-    def _at(self, offset, size):
+    def _at(self, offset: int, size: int) -> bytes:
         self._file.seek(offset)
         return self._file.read(size)
 
 
 class ArrayArchive(Archive):
-    """An `.npz` file: the headers of its arrays are read, and the arrays one by one.
+    """An `.npz` file whose headers are read at once, and whose arrays are read one by one.
+
+    Args:
+        path: the file.
 
     Attributes:
-        headers: `{name: (shape, dtype, whether columns come first, bytes of the header)}`.
+        headers: `{name: (shape, dtype, whether in Fortran order, size of the header in bytes)}`.
 
     Raises:
         OSError: if the file cannot be read.
         ValueError: if an entry is not an array of plain numbers of the size that it declares.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: Path) -> None:
         try:
             super().__init__(path)
         except ValueError as error:
@@ -190,14 +199,14 @@ class ArrayArchive(Archive):
             self.__exit__()
             raise
 
-    def array(self, name):
-        """Reads one array."""
+    def array(self, name: str) -> np.ndarray:
+        """Reads the array `name`."""
         shape, dtype, columns_first, skipped = self.headers[name]
         size = math.prod(shape) * dtype.itemsize
         data = self._read(f"{name}.npy", size, offset=skipped)
         return np.frombuffer(data, dtype).reshape(shape, order="F" if columns_first else "C")
 
-    def _header(self, name):
+    def _header(self, name: str) -> tuple[tuple[int, ...], np.dtype, bool, int]:
         bad = ValueError(
             f"{self.path} is damaged or not a weights file: it must be an archive of arrays, "
             f"without pickled objects. Received: the entry {name}."

@@ -1,13 +1,14 @@
-"""A model is built within what its file of weights holds: a limit on the variables it may make.
+"""A limit on the variables that a model may create, by the arrays in its weights file.
 
-A configuration of a hundred bytes can describe a layer of a billion weights. It is not built to
-find that out. TensorFlow asks here before it makes a variable; its shape is known before its
-values, and must be the shape of an array in the file, not more often than the file has such arrays:
+A configuration of a hundred bytes can describe a layer of a billion weights. To reject it before
+the memory is allocated, every creation of a TensorFlow variable is intercepted: the shape of the
+variable, which is known before its values, must be the shape of an array in the file, and there may
+be no more variables of a shape than arrays:
 
     Dense(10**9) after 8 channels -> kernel [8, 10**9] -> no such array in the file -> an error
 
-Averages of weights, which are made anew and not read, have the shapes of the weights again. Small
-variables, such as counters and seeds, may be made besides.
+Averaged weights are not read from the file, but have the shapes of the weights. A limited number of
+small variables, such as counters and seeds, is allowed in addition.
 """
 
 import collections
@@ -15,37 +16,41 @@ import contextlib
 import contextvars
 import inspect
 import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-_SMALL = 16  # elements of a variable that needs no array in the file
-_MOST_SMALL = 4096  # such variables
+_SMALL = 16  # largest number of elements of a variable that needs no array in the file
+_MOST_SMALL = 4096  # largest number of such variables
 _INNERMOST = contextvars.ContextVar("budget", default=None)
 
 
 @contextlib.contextmanager
-def budget(shapes, source, copies=1, elements=0):
-    """Within it, variables must have the shapes of arrays in a file.
+def budget(
+    shapes: Iterable[Sequence[int]], source: object, copies: int = 1, elements: int = 0
+) -> Iterator[None]:
+    """Limits the variables that are created in a context to the shapes of the arrays in a file.
 
-    Initial values of weights that the file will overwrite are zeros, which are quicker to make
-    than random numbers. An inner budget takes the place of an outer one.
+    Weights that the file will overwrite are initialised with zeros, which is faster than with
+    random numbers. An inner budget replaces an outer one.
 
     Args:
         shapes: shapes of the arrays in the file.
-        source: the file, for the message.
-        copies: how many variables there may be for an array.
-        elements: of variables of other shapes together, for files whose arrays are put together or
-            cut on loading.
+        source: the file, for messages.
+        copies: number of variables that are allowed per array.
+        elements: total number of elements that variables of other shapes may have, for files whose
+            arrays are joined or split on loading.
 
     Raises:
-        ValueError: where a variable is made that is not among them.
+        ValueError: if a variable is created that exceeds the budget.
     """
     left = collections.Counter({tuple(s): n * copies for s, n in _counted(shapes).items()})
     rest, small, graph, key = elements, _MOST_SMALL, tf.Graph(), object()
 
-    def create(next_creator, **kwargs):
+    def create(next_creator: Callable, **kwargs: Any) -> Any:
         nonlocal rest, small
         if _INNERMOST.get() is not key:
             return next_creator(**kwargs)
@@ -74,24 +79,24 @@ def budget(shapes, source, copies=1, elements=0):
         _INNERMOST.reset(token)
 
 
-def _counted(shapes):
+def _counted(shapes: Iterable[Sequence[int]]) -> collections.Counter:
     return collections.Counter(tuple(int(n) for n in shape) for shape in shapes)
 
 
-def _shape(value, graph):
-    """The shape of an initial value, and whether it is still to be computed."""
+def _shape(value: Any, graph: tf.Graph) -> tuple[tuple[int, ...] | None, bool]:
+    """Returns the shape of an initial value, and whether the value is not computed yet."""
     if not callable(value):
         return tuple(np.shape(value)), False
-    # Keras' own functions belong to a variable that knows its shape.
+    # Keras' initial value is a closure of a variable, which has the shape.
     owner = inspect.getclosurevars(value).nonlocals.get("self") if _is_plain(value) else None
     if isinstance(owner, keras.Variable):
         return tuple(owner.shape), True
     try:
-        with graph.as_default():  # nothing is computed
+        with graph.as_default():  # only the shape is inferred
             return tuple(tf.convert_to_tensor(value()).shape), True
-    except Exception:  # a user's function may need numbers
+    except Exception:  # a user's function may need eager values
         return None, True
 
 
-def _is_plain(value):
+def _is_plain(value: Any) -> bool:
     return inspect.isfunction(value) and not inspect.iscoroutinefunction(value)

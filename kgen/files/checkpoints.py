@@ -1,15 +1,16 @@
-"""Checkpoints of TensorFlow: an index of names, types, shapes and places, and files of numbers.
+"""Validation of TensorFlow checkpoints, which have an index and data files.
 
     ckpt-7.index    ckpt-7.data-00000-of-00001
 
-TensorFlow makes a tensor of the shape that the index says. So the index is read first, by itself,
-and compared with the variables that are to be filled and with the sizes of the files.
+TensorFlow allocates tensors of the shapes in the index. So the index is read first and compared
+with the variables to restore and with the sizes of the data files.
 """
 
 import glob
 import math
 import os
 import pathlib
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -19,16 +20,16 @@ MAX_INDEX_BYTES = 64 * 2**20
 MAX_TEXT_BYTES = 64 * 2**20  # of the description of the objects
 
 
-def check_checkpoint(prefix, variables):
-    """Checks that a checkpoint holds variables of a training and little else.
+def check_checkpoint(prefix: str, variables: Sequence[tuple]) -> None:
+    """Checks that the tensors of a checkpoint fit the variables of a training.
 
     Args:
         prefix: the path of the checkpoint, without `.index`.
-        variables: pairs of the shape and the type of each.
+        variables: pairs of the shape and the dtype of each variable.
 
     Raises:
         OSError: if a file cannot be read.
-        ValueError: if a file is damaged, or holds tensors that no variable has the shape of.
+        ValueError: if a file is damaged, or a tensor fits no variable.
     """
     index, files = f"{prefix}.index", glob.glob(f"{glob.escape(prefix)}.data-?????-of-?????")
     for path in (index, *files):
@@ -40,7 +41,7 @@ def check_checkpoint(prefix, variables):
     try:
         reader = tf.train.load_checkpoint(prefix)
         shapes, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
-    except Exception as error:  # TensorFlow has many kinds of errors for damage
+    except Exception as error:  # TensorFlow raises many kinds of errors for damaged files
         raise ValueError(f"{prefix} is damaged: {reason(error)}.") from error
     known = {(tuple(shape), tf.as_dtype(dtype)) for shape, dtype in variables}
     total = 0
@@ -53,7 +54,7 @@ def check_checkpoint(prefix, variables):
         if shape and (tuple(shape), dtype) not in known:
             raise ValueError(
                 f"{prefix} is refused: {name:.200} of shape {tuple(shape)} and type {dtype.name} "
-                "is no variable of this training."
+                "is not a variable of this training."
             )
         total += math.prod(shape) * dtype.size
     held = sum(os.path.getsize(path) for path in files)

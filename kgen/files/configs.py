@@ -1,20 +1,22 @@
-"""Configurations of Keras: which classes and functions one may name.
+"""Validation of Keras configurations: the classes, functions and sizes that they may name.
 
 Keras rebuilds an object from a dictionary that names its class:
 
     {"module": "keras.layers", "class_name": "Dense", "registered_name": null, "config": {...}}
 
-Here every such name is looked up first, in the way that Keras will, and the class must be of a kind
-that models are made of: a layer, an operation, a loss, an initializer and the like of Keras, a
-backbone or a layer of KerasHub, or a class that kgen or the user has registered. What is left out
-brings code or data of its own (`Lambda`, `TFSMLayer`, lookups with their vocabularies), or takes
-memory that no weight accounts for (spectrograms). Nothing is imported to look a name up.
+Here every such name is resolved first, as Keras resolves it, and the class must be a part of
+models: a layer, an operation, a loss, an initializer or the like of Keras, a backbone or a layer of
+KerasHub, or a class that kgen or the user has registered. Classes that bring code or data of their
+own are not allowed (`Lambda`, `TFSMLayer`, lookups with vocabularies), nor those whose memory is
+not bounded by their weights (spectrograms). Resolving a name imports nothing.
 """
 
 import math
 import re
 import sys
 import types
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -52,36 +54,38 @@ FUNCTIONS += ("optimizers", "regularizers")
 VALUES = ("__bytes__", "__ellipsis__", "__keras_tensor__", "__numpy__", "__slice__", "__tensor__")
 DTYPES = ("bool", "float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64")
 DTYPES += ("uint8", "uint16", "uint32", "uint64")
-LARGEST = 2**20  # number in a configuration; loops of Python are as long
-LARGEST_SHAPE = 2**26  # values of an example: 64 megapixels
-MAX_VALUES = 250_000  # Keras takes up to 40 microseconds for each
+LARGEST = 2**20  # largest number in a configuration, which may be the length of a Python loop
+LARGEST_SHAPE = 2**26  # largest number of values in an example: 64 megapixels
+MAX_VALUES = 250_000  # Keras takes up to 40 microseconds per value
 _FREE_VALUES = 20_000
-_VALUES_PER_ARRAY = 200  # a layer with its neighbours that have no weights has about 100
-_LARGEST_STEPS = 2**53  # in the settings of a training, which nothing loops over
+_VALUES_PER_ARRAY = 200  # a layer, with neighbours without weights, has about 100
+_LARGEST_STEPS = 2**53  # in the configuration of `compile`, over which no loop runs
 _LONGEST_SHAPE = 32
 _REPEATED = re.compile("layers|blocks|depth|repeat|stages|experts")
-_MOST = {"max_scores": 2**32}  # how much a layer may hold at once, which bounds it and no loop
+_MOST = {"max_scores": 2**32}  # a limit of memory, not the length of a loop
 _UNBOUNDED = ("seed", "shared_object_id")
 _NAMES = ("class_name", "module", "registered_name", "spec_name")
 _LOOKUPS = ("deserialize", "get", "serialize")
 
 
-def check_config(config, source, shapes=None):
+def check_config(
+    config: Any, source: object, shapes: Sequence[Sequence[int]] | None = None
+) -> None:
     """Checks, before anything is built, that a configuration names known classes and no code.
 
-    Keras' safe mode refuses code too; this looks at all of a configuration at once and names the
-    file. A class with a method `check_config(config)` of its own is asked too: so a text encoder
-    compares the sums of its files.
+    Keras' safe mode rejects code too; this checks the whole configuration at once and names the
+    file. A class may have a method `check_config(config)`, which is then called: a text encoder
+    compares the checksums of its files.
 
     Args:
-        config: what a JSON file holds.
-        source: where it is from, for the message.
-        shapes: shapes of the arrays of the weights, or None if they are not known. No number that
-            is no part of a shape may be larger than all their sides, and no number of layers or
-            blocks larger than that of the arrays.
+        config: the parsed content of a JSON file.
+        source: the file, for messages.
+        shapes: shapes of the arrays of the weights, or None if they are not known. Numbers outside
+            of shapes are limited by the largest size of an array (or `LARGEST`, if greater), and
+            numbers of layers or blocks by the number of arrays.
 
     Raises:
-        ValueError: if it names something else, or holds a number or a shape that no model has.
+        ValueError: if the configuration names another class or function, or exceeds a limit.
     """
     asked, known = [], {}
     largest = max((n for shape in shapes or () for n in shape), default=1)
@@ -130,16 +134,21 @@ def check_config(config, source, shapes=None):
         cls.check_config(inner)
 
 
-def _repeats(key):
-    """Whether a number says how many parts there are, and not which one."""
-    return key not in ("input_layers", "output_layers") and _REPEATED.search(str(key))
+def _repeats(key: object) -> bool:
+    """Returns whether a key names a number of repeated parts, and not an index."""
+    indices = key in ("input_layers", "output_layers")
+    return not indices and _REPEATED.search(str(key)) is not None
 
 
-def check_no_code(config, source):
-    """Checks that a configuration that is not read brings no code, for those that read it.
+def check_no_code(config: Any, source: object) -> None:
+    """Checks that a configuration which kgen does not use itself brings no code to other readers.
+
+    Args:
+        config: the parsed content of a JSON file.
+        source: the file, for messages.
 
     Raises:
-        ValueError: if it does.
+        ValueError: if the configuration names a class that brings code.
     """
     waiting = [config]
     while waiting:
@@ -153,8 +162,8 @@ def check_no_code(config, source):
             waiting += value.values() if isinstance(value, dict) else value
 
 
-def resolve(node):
-    """The class or function that Keras will take for a node of a configuration, or None."""
+def resolve(node: dict) -> Any:
+    """Returns the class or function that Keras resolves a node of a configuration to, or None."""
     name, module = node.get("class_name"), node.get("module")
     if name == "function":
         name = node.get("config")
@@ -177,11 +186,11 @@ def resolve(node):
     return vars(loaded).get(name) if loaded is not None and root in PACKAGES else None
 
 
-def _registered(name):
+def _registered(name: object) -> Any:
     return keras.saving.get_registered_object(name) if isinstance(name, str) else None
 
 
-def _check_node(node, source, known):
+def _check_node(node: dict, source: object, known: dict[int, bool]) -> Any:
     """Checks the names of one node, and returns its class."""
     name, module = node.get("class_name"), node.get("module")
     texts = all(isinstance(v, (str, type(None))) for v in (module, node.get("registered_name")))
@@ -205,8 +214,8 @@ def _check_node(node, source, known):
     return found
 
 
-def allowed(found):
-    """Whether a configuration may name a class or a function."""
+def allowed(found: Any) -> bool:
+    """Returns whether a configuration may name a class or function, given as an object."""
     root = str(getattr(found, "__module__", "")).partition(".")[0]
     if root in ("keras_hub", "keras_nlp"):
         import keras_hub
@@ -226,11 +235,11 @@ def allowed(found):
         public = (vars(getattr(keras, group)) for group in FUNCTIONS)
         named = {id(f) for group in public for n, f in group.items() if n not in _LOOKUPS}
         return callable(found) and id(found) in named
-    # kgen's own classes, and what the user has registered.
+    # Registered classes: those of kgen and of the user.
     return any(found is item for item in keras.saving.get_custom_objects().values())
 
 
-def _check_value(node, source):
+def _check_value(node: dict, source: object) -> None:
     inner = node.get("config")
     if node["class_name"] in ("__numpy__", "__tensor__", "__keras_tensor__") and (
         not isinstance(inner, dict) or inner.get("dtype") not in DTYPES
@@ -238,17 +247,17 @@ def _check_value(node, source):
         raise ValueError(f"{source} is refused: {node['class_name']} must have one of {DTYPES}.")
 
 
-def _check_text(text, source):
-    """A name of a registered class, alone, makes an object of it too."""
+def _check_text(text: str, source: object) -> None:
+    """Checks a string, since Keras makes an object from the bare name of a registered class."""
     found = keras.saving.get_custom_objects().get(text)
     if found is not None and isinstance(found, type) and not allowed(found):
         raise ValueError(
-            f"{source} is unsafe to load: it must not name {text!r:.200}, which is no part of a "
+            f"{source} is unsafe to load: it must not name {text!r:.200}, which is not part of a "
             "model."
         )
 
 
-def _check_shape(shape, key, source):
+def _check_shape(shape: list, key: object, source: object) -> None:
     sizes = [size for size in shape if isinstance(size, int)]
     if (
         len(sizes) > _LONGEST_SHAPE

@@ -1,8 +1,9 @@
-"""Which folders a file may name, and writing files in one step.
+"""The folders that an untrusted file may refer to, checksums, and flushing files to disk.
 
-A configuration may name a folder, such as that of a text encoder. It is opened only where it lies
-in the folder of the file itself or beside that, under a plain name, unless the caller names another
-one. While a file is loaded, `opened` says where that is; outside of it nothing is opened at all.
+A configuration may name a folder, such as that of a text encoder. The folder is opened only if it
+lies in the folder of the file or beside it, under a plain name, or if the caller names another
+one. The context `opened` defines these folders while a file is loaded; outside of it no folder is
+opened.
 """
 
 import contextlib
@@ -11,6 +12,10 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from kgen.types import Path
 
 _OPENED = contextvars.ContextVar("opened", default=None)
 
@@ -21,8 +26,8 @@ class Opened:
 
     Args:
         source: the file, for messages.
-        folders: where a folder that it names may lie, the first one before the others.
-        given: what the caller names in place of it, or None.
+        folders: folders in which a named folder may lie, in order of preference.
+        given: the folder that the caller names instead, or None.
     """
 
     source: object
@@ -31,8 +36,8 @@ class Opened:
 
 
 @contextlib.contextmanager
-def opened(source, folders, given=None):
-    """Within it, a configuration may name folders that lie in `folders`; see `Opened`."""
+def opened(source: object, folders: Iterable[Path], given: Any = None) -> Iterator[None]:
+    """A context in which a configuration may name folders that lie in `folders`; see `Opened`."""
     token = _OPENED.set(Opened(source, tuple(folders), given))
     try:
         yield
@@ -40,22 +45,22 @@ def opened(source, folders, given=None):
         _OPENED.reset(token)
 
 
-def now_opened():
-    """What is being loaded, an `Opened`, or None."""
+def now_opened() -> Opened | None:
+    """Returns the file that is being loaded, an `Opened`, or None."""
     return _OPENED.get()
 
 
-def named_folder(name, place):
-    """The folder of that name where a file may name one.
+def named_folder(name: object, place: Opened) -> pathlib.Path:
+    """Returns the path of a folder that a file names.
 
-    Of a path, as earlier versions wrote it, the last part is the name.
+    Earlier versions wrote paths, of which the last part is used as the name.
 
     Args:
-        name: what the file says.
-        place: an `Opened`.
+        name: the name in the file.
+        place: the file, an `Opened`.
 
     Raises:
-        ValueError: if it is no plain name, or of no folder there.
+        ValueError: if `name` is not a plain name, or there is no such folder.
     """
     plain = name.replace("\\", "/").rpartition("/")[2] if isinstance(name, str) else None
     if plain and plain.strip(". ") and "\0" not in plain and len(plain) < 256:
@@ -70,12 +75,12 @@ def named_folder(name, place):
     )
 
 
-def inside(folder, name):
-    """The path of a file of a folder, which no link may lead out of.
+def inside(folder: Path, name: str) -> pathlib.Path:
+    """Returns the path of a file in a folder, and checks that it is not a link to the outside.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is a link that leads out of the folder, or no regular file.
+        ValueError: if it is a link that leads out of the folder, or not a regular file.
     """
     path = pathlib.Path(folder) / name
     if not path.exists():
@@ -87,14 +92,14 @@ def inside(folder, name):
     return path
 
 
-def sha256(path):
-    """The sha256 of a file, read in pieces."""
+def sha256(path: Path) -> str:
+    """Returns the sha256 digest of a file, which is read in chunks."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def flush(path):
-    """Sees to it that a file or the entries of a folder are on the disk."""
+def flush(path: Path) -> None:
+    """Flushes a file, or the entries of a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

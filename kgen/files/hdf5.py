@@ -1,13 +1,13 @@
-"""HDF5 files of plain arrays, as Keras writes weights: groups, and arrays in one piece each.
+"""Validation of HDF5 files of plain arrays, as Keras writes weights: groups and contiguous arrays.
 
-HDF5 can do much more, and each of it is a way to something that a file of weights has no use for:
+A weights file needs none of the other features of HDF5, each of which can be abused:
 
-    links into other files, external and virtual arrays     files outside of the folder
-    filters                                                  libraries loaded by number, bombs
-    chunks, and arrays that were never written               gigabytes of nothing
-    strings and objects of variable length                   pointers
+    links into other files, external and virtual arrays     read files outside of the folder
+    filters                                                  load libraries, decompression bombs
+    chunks, and arrays that were never written               declare gigabytes without data
+    strings and objects of variable length                   hold pointers
 
-So all of it is refused, from headers alone, before an array is read.
+So they are rejected, by headers alone, before an array is read.
 
 References:
   https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html (the file format).
@@ -15,31 +15,38 @@ References:
 
 import os
 import zipfile
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+
+from kgen.types import Path
+
+if TYPE_CHECKING:
+    import h5py
 
 MAX_OBJECTS = 50_000
 _MAX_DEPTH = 64
 _MAX_ATTRIBUTES = 16
 _MAX_ATTRIBUTE_BYTES = 2**16
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_PIECE = 2**22  # elements checked at once
+_PIECE = 2**22  # number of elements that are checked at once
 
 
-def check_hdf5(file, source):
-    """Checks an HDF5 file of arrays, and lists them.
+def check_hdf5(file: Path | BinaryIO, source: object) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Checks an HDF5 file of arrays, and returns their shapes and kinds.
 
     Args:
-        file: a path, or an open file.
-        source: what to call it in messages.
+        file: a path, or an open binary file.
+        source: name of the file, for messages.
 
     Returns:
-        `{name: (shape, kind)}` of the arrays; a kind is `"float"`, or another type of numpy's.
+        `{name: (shape, kind)}`, where the kind is `"float"` or the name of another numpy dtype.
 
     Raises:
-        OSError: if it cannot be read.
-        ValueError: if it is no HDF5 file, holds anything but plain arrays, or a number that is not
-            finite in float32.
+        OSError: if the file cannot be read.
+        ValueError: if it is not an HDF5 file, holds anything but plain arrays, or holds a number
+            that is not finite in float32.
     """
     import h5py
 
@@ -59,7 +66,7 @@ def check_hdf5(file, source):
         raise ValueError(f"{source} is damaged: {line}.") from error
 
 
-def _first(file, count):
+def _first(file: Any, count: int) -> bytes:
     if hasattr(file, "read"):
         file.seek(0)
         data = file.read(count)
@@ -69,14 +76,16 @@ def _first(file, count):
         return stream.read(count)
 
 
-def _size(file):
+def _size(file: Any) -> int:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     return size
 
 
-def _arrays(root, source, size):
-    """Walks the groups, following no link, and yields the arrays."""
+def _arrays(
+    root: "h5py.File", source: object, size: int
+) -> Iterator[tuple[str, tuple[tuple[int, ...], str]]]:
+    """Traverses the groups without following links; yields the name, shape and kind of arrays."""
     import h5py
 
     seen, waiting, objects, held = set(), [("", root, 0)], 0, 0
@@ -107,17 +116,17 @@ def _arrays(root, source, size):
                     raise ValueError(f"{source} is refused: {path} is there under two names.")
                 seen.add(address)
                 held += _check_layout(dataset, path, source)
-                if held > size:  # the same bytes in many arrays
+                if held > size:  # arrays share their bytes
                     raise ValueError(
                         f"{source} is refused: {path} declares more than the file holds."
                     )
                 _check_attributes(dataset, path, source)
                 yield path[1:], (dataset.shape, _check_values(dataset, path, source))
             else:
-                raise ValueError(f"{source} is refused: {path} is no array.")
+                raise ValueError(f"{source} is refused: {path} is not an array.")
 
 
-def _check_attributes(thing, path, source):
+def _check_attributes(thing: "h5py.Group | h5py.Dataset", path: str, source: object) -> None:
     import h5py
 
     if len(thing.attrs) > _MAX_ATTRIBUTES:
@@ -129,11 +138,11 @@ def _check_attributes(thing, path, source):
         if attribute.get_storage_size() > _MAX_ATTRIBUTE_BYTES or not (
             text or isinstance(numbers, (h5py.h5t.TypeFloatID, h5py.h5t.TypeIntegerID))
         ):
-            raise ValueError(f"{source} is refused: the attribute {name} of {path} is no text.")
+            raise ValueError(f"{source} is refused: the attribute {name} of {path} is not a text.")
 
 
-def _check_layout(dataset, path, source):
-    """Refuses all but one piece of numbers in this file; returns its bytes."""
+def _check_layout(dataset: "h5py.Dataset", path: str, source: object) -> int:
+    """Checks that an array is one contiguous block in this file; returns its size in bytes."""
     import h5py
 
     if dataset.shape is None or dataset.dtype.kind not in "biufV" or dataset.dtype.hasobject:
@@ -151,9 +160,9 @@ def _check_layout(dataset, path, source):
     return dataset.nbytes
 
 
-def _check_values(dataset, path, source):
-    """Returns the kind of the numbers, which must be finite in float32."""
-    half = dataset.dtype.kind == "V"  # bfloat16, which HDF5 does not know
+def _check_values(dataset: "h5py.Dataset", path: str, source: object) -> str:
+    """Checks that the numbers are finite in float32; returns their kind."""
+    half = dataset.dtype.kind == "V"  # bfloat16, which HDF5 does not have
     if half and (dataset.dtype.itemsize != 2 or dataset.attrs.get("dtype") != "bfloat16"):
         raise ValueError(f"{source} is refused: {path} must be an array of numbers.")
     if not half and dataset.dtype.kind != "f":

@@ -1,14 +1,17 @@
-"""Files of whole models, `.keras`, which Keras reads once they are checked.
+"""Safe loading of whole models from `.keras` files.
 
-    config.json         the configuration the model is rebuilt from
+    config.json         the configuration from which the model is rebuilt
     metadata.json       the version of Keras
-    model.weights.h5    all weights, those of the optimizer among them
+    model.weights.h5    all weights, including those of the optimizer
 
-A `.keras` file is a zip archive of these three and nothing else.
+A `.keras` file is a zip archive of exactly these three files. It is validated, and then loaded by
+Keras.
 """
 
 import collections
 import io
+import pathlib
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -20,33 +23,42 @@ from kgen.files.configs import check_config
 from kgen.files.folders import opened
 from kgen.files.hdf5 import check_hdf5
 from kgen.files.text import MAX_CONFIG_BYTES, parse_json, reason
+from kgen.types import Path
 
 _PARTS = ("config.json", "metadata.json", "model.weights.h5")
 
 
-def load_model(path, compile=True, *, text_encoder=None, max_config_bytes=MAX_CONFIG_BYTES):
-    """Loads the model that `model.save("name.keras")` wrote, in safe mode.
+def load_model(
+    path: Path,
+    compile: bool = True,
+    *,
+    text_encoder: Any = None,
+    max_config_bytes: int = MAX_CONFIG_BYTES,
+) -> keras.Model:
+    """Loads a model that `model.save("name.keras")` wrote, in safe mode.
 
-    `keras.saving.load_model` does too, but for the checks of `docs/security.md`, and does not open
-    text encoders: a `.keras` file names the folder of one, which must lie beside it.
+    In contrast to `keras.saving.load_model` it makes the checks of `docs/security.md`, and it loads
+    text encoders: a `.keras` file names the folder of its text encoder, which must lie beside it.
 
     Args:
-        path: the file.
-        compile: whether the model is compiled again, if it was.
-        text_encoder: as of `from_preset`.
-        max_config_bytes: largest size of the configuration in it.
+        path: the `.keras` file.
+        compile: whether to compile the model as it was when it was saved.
+        text_encoder: see `kgen.from_preset`.
+        max_config_bytes: largest size of the configuration in the file.
 
     Returns:
-        The model.
+        A `keras.Model`.
 
     Raises:
-        TypeError: if `path` is no path.
+        TypeError: if `path` is not a path.
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged or unsafe.
+        ValueError: if the file is damaged or unsafe.
     """
     path = check_path("path", path)
     if not path.is_file():
-        raise FileNotFoundError(f"`path` must be a `.keras` file. Received: {path}, which is none.")
+        raise FileNotFoundError(
+            f"`path` must be a `.keras` file. Received: {path}, which is not a file."
+        )
     if path.suffix != ".keras":
         raise ValueError(f"`path` must end in .keras. Received: {path}.")
     with Archive(path) as archive:
@@ -74,7 +86,7 @@ def load_model(path, compile=True, *, text_encoder=None, max_config_bytes=MAX_CO
     return model
 
 
-def _loaded(path, compile):
+def _loaded(path: pathlib.Path, compile: bool) -> keras.Model:
     try:
         return keras.saving.load_model(path, compile=compile)
     except OSError:
@@ -83,8 +95,10 @@ def _loaded(path, compile):
         raise ValueError(f"{path} cannot be loaded: {reason(error)}.") from error
 
 
-def _check_kinds(model, arrays, path):
-    """Checks that arrays are of the types of the weights of their shape, and no more than these."""
+def _check_kinds(
+    model: keras.Model, arrays: dict[str, tuple[tuple[int, ...], str]], path: pathlib.Path
+) -> None:
+    """Checks that every array has the shape and dtype of a weight, and none is left over."""
     kinds, counts = collections.defaultdict(set), collections.Counter()
     optimizers = [v for v in vars(model).values() if isinstance(v, keras.optimizers.Optimizer)]
     of_optimizers = [variable for optimizer in optimizers for variable in optimizer.variables]
@@ -101,4 +115,4 @@ def _check_kinds(model, arrays, path):
         of_training = not optimizers and name.partition("/")[0].endswith("optimizer")
         counts[shape] -= not of_training
         if shape and counts[shape] < 0:
-            raise ValueError(f"{path} is damaged: {name} is no weight of its model.")
+            raise ValueError(f"{path} is damaged: {name} is not a weight of its model.")

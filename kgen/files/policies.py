@@ -1,26 +1,29 @@
-"""Dtype policies in a Keras configuration: in which precision a model is rebuilt.
+"""Replacing the dtype policies in a Keras configuration, to rebuild a model in another precision.
 
-A network is trained either in one precision, mostly float32, or in a half one, mixed or not, with
-some layers in float32 on purpose, such as its output. To rebuild it in another precision,
+A network is trained in one precision, usually float32, or in half precision, mixed or not, with
+some layers such as its output in float32. To rebuild it in another precision,
 
-    a network with half policies        has those replaced; its float32 layers stay
-    a network without                   has all replaced, but for its outputs: they stay float32
-                                        under a half policy, as in networks that train in one
+    in a network with half policies     these are replaced; its float32 layers stay
+    in a network without                all policies are replaced, but under a half policy its
+                                        outputs stay float32, as in networks that train in one
 
-A model of kgen is not one network but holds several, each of which is treated by itself. Layers
-that fix their own precision when they are built, as embeddings of time do, keep it.
+A model of kgen consists of several networks, which are treated separately. Layers that choose their
+precision when they are built, such as embeddings of time, keep it.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 HALF = ("bfloat16", "float16", "mixed_bfloat16", "mixed_float16")
-OWN = "kgen>"  # how Keras calls the package of a class of kgen
+OWN = "kgen>"  # prefix of the registered names of kgen's classes
 SIZES = ("units", "filters", "kernel_size", "depth_multiplier")  # arguments of layers with a kernel
 
 
-def in_dtype(config, dtype):
+def in_dtype(config: Any, dtype: str) -> Any:
     """Returns the configuration of a model in another precision.
 
     Args:
-        config: what `keras.saving.serialize_keras_object` returned; it is not changed.
+        config: the result of `keras.saving.serialize_keras_object`, which is not changed.
         dtype: name of a Keras policy.
 
     Example:
@@ -42,8 +45,8 @@ def in_dtype(config, dtype):
     return _replaced(config, ("float32",), dtype, dtype in HALF)
 
 
-def _replaced(config, old, dtype, keep_outputs=False):
-    """The configuration with every policy that is one of `old` replaced by `dtype`."""
+def _replaced(config: Any, old: Sequence[str], dtype: str, keep_outputs: bool = False) -> Any:
+    """Returns the configuration with every policy in `old` replaced by `dtype`."""
     if isinstance(config, list):
         return [_replaced(item, old, dtype, keep_outputs) for item in config]
     if not isinstance(config, dict):
@@ -66,10 +69,10 @@ def _replaced(config, old, dtype, keep_outputs=False):
     return result
 
 
-def _output_layers(config):
-    """Names of the layers that make the outputs of a Sequential or functional model.
+def _output_layers(config: Any) -> set[str]:
+    """Returns the names of the output layers of a Sequential or functional model.
 
-    From each output back to the first layer with a kernel.
+    These are the layers from each output back to the first layer with a kernel.
     """
     layers = config.get("layers")
     if not isinstance(layers, list):
@@ -94,17 +97,17 @@ def _output_layers(config):
     return {name for name in kept if "layers" not in by_name[name].get("config", {})}
 
 
-def _layer_name(layer):
-    """The name of a serialised layer."""
+def _layer_name(layer: Any) -> str | None:
+    """Returns the name of a serialised layer."""
     inner = layer.get("config") if isinstance(layer, dict) else None
     return inner.get("name") if isinstance(inner, dict) else None
 
 
-def _sources(layer):
-    """Names of the layers whose outputs a serialised layer takes."""
+def _sources(layer: Any) -> list[str]:
+    """Returns the names of the layers whose outputs are the inputs of a serialised layer."""
     found = []
 
-    def visit(value):
+    def visit(value: Any) -> None:
         if isinstance(value, dict):
             history = value.get("keras_history")
             if isinstance(history, list) and history:
@@ -119,7 +122,7 @@ def _sources(layer):
     return found
 
 
-def _texts(value):
+def _texts(value: Any) -> list:
     if isinstance(value, (list, tuple)):
         return [text for item in value for text in _texts(item)]
     if isinstance(value, dict):
@@ -127,8 +130,8 @@ def _texts(value):
     return [value]
 
 
-def _names(config):
-    """The names of all policies in a configuration."""
+def _names(config: Any) -> list[str | None]:
+    """Returns the names of all policies in a configuration."""
     if isinstance(config, list):
         return [name for item in config for name in _names(item)]
     if not isinstance(config, dict):
@@ -137,8 +140,8 @@ def _names(config):
     return own + [name for value in config.values() for name in _names(value)]
 
 
-def _name(policy):
-    """The name of a policy, which Keras writes as a text or as an object."""
+def _name(policy: Any) -> str | None:
+    """Returns the name of a policy, which Keras writes as a string or as an object."""
     inner = policy.get("config") if isinstance(policy, dict) else None
     name = inner.get("name") if isinstance(inner, dict) else policy
     return name if isinstance(name, str) else None

@@ -1,10 +1,10 @@
-"""Files of TensorFlow's data sets: TFRecord files and the description that lies beside them.
+"""Validation of data sets of TensorFlow Datasets: TFRecord files and their description.
 
-A TFRecord file is a chain of records, and a reader takes the memory that a record says it needs:
+A TFRecord file is a sequence of records, and a reader allocates the length that a record declares:
 
     uint64 length | uint32 checksum | length bytes | uint32 checksum
 
-The description, `features.json`, names the Python classes that read it.
+The description, `features.json`, names the Python classes that read the records.
 
 References:
   https://www.tensorflow.org/tutorials/load_data/tfrecord (the format).
@@ -13,19 +13,21 @@ References:
 import os
 import pathlib
 import struct
+from typing import Any
 
 from kgen.files.text import check_regular, read_json
+from kgen.types import Path
 
 MAX_RECORD_BYTES = 64 * 2**20
 _FEATURES = "tensorflow_datasets.core.features."
 
 
-def check_data_set(folder):
+def check_data_set(folder: Path) -> None:
     """Checks a folder that TensorFlow Datasets has prepared.
 
     Raises:
         OSError: if a file cannot be read.
-        ValueError: if a file is damaged, or names other classes than those of TensorFlow Datasets.
+        ValueError: if a file is damaged, or names classes outside of TensorFlow Datasets.
     """
     folder = pathlib.Path(folder)
     for path in sorted(folder.glob("*.json")):
@@ -34,12 +36,12 @@ def check_data_set(folder):
         check_records(path)
 
 
-def _check_classes(content, path):
+def _check_classes(content: Any, path: Path) -> None:
     waiting = [content]
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
-            # Two ages of the format: a `type` without a point is no class.
+            # Two versions of the format; a `type` without a point does not name a class.
             names = [value.get("pythonClassName"), value.get("type")]
             for name in [name for name in names if isinstance(name, str) and "." in name]:
                 if not name.startswith(_FEATURES):
@@ -51,12 +53,12 @@ def _check_classes(content, path):
             waiting += value.values() if isinstance(value, dict) else value
 
 
-def check_records(path):
-    """Checks that a TFRecord file is whole, and no record larger than 64 MB.
+def check_records(path: Path) -> None:
+    """Checks that the records of a TFRecord file are complete and of at most 64 MB.
 
     Raises:
-        OSError: if it cannot be read.
-        ValueError: if it is something else.
+        OSError: if the file cannot be read.
+        ValueError: if the file is damaged, or a record is larger.
     """
     check_regular(path)
     size = os.path.getsize(path)

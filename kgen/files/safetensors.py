@@ -1,65 +1,153 @@
-"""The header of a safetensors file: names, types and shapes, before a byte of the arrays is read.
+"""The header of a `.safetensors` file, checked before anything that it describes is allocated.
 
-    uint64 length | JSON of that length | the arrays, one behind the other
+    8 bytes   length of the header, little endian
+    header    JSON: {name: {"dtype": "F16", "shape": [...], "data_offsets": [start, end]}, ...}
+    values    one after the other, without a gap
 
-References:
-  https://huggingface.co/docs/safetensors (the format).
+A header is trusted when every tensor has as many bytes as its type and shape need, and the tensors
+cover the rest of the file exactly. So no number in a header can make memory be taken: a tensor is
+never larger than the file.
+
+Reference:
+  The format: https://huggingface.co/docs/safetensors/index#format.
 """
 
+import dataclasses
 import math
-import os
+import pathlib
+import struct
+from typing import Any
 
 from kgen.files.text import check_regular, parse_json
+from kgen.types import Path
 
-MAX_HEADER_BYTES = 100_000_000
-BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2, "I32": 4, "U32": 4}
-BYTES |= {"F32": 4, "F64": 8, "I64": 8, "U64": 8, "F8_E5M2": 1, "F8_E4M3": 1}
+MAX_HEADER = 25_000_000  # bytes; that of Stable Diffusion XL in one file has 350,000
+MAX_RANK = 8
+METADATA = "__metadata__"
+# Bytes of a number. Integers appear as buffers (`position_ids`) and in the files of merged models.
+BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E5M2": 1, "F8_E4M3": 1, "BOOL": 1}
+BYTES |= {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1}
 
 
-def read_header(path):
-    """Reads and checks the header of a safetensors file.
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """What a header says of one tensor.
+
+    Args:
+        dtype: type of its numbers, a key of `BYTES`.
+        shape: its shape.
+    """
+
+    dtype: str
+    shape: tuple
+
+
+def read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Reads and checks the header of a `.safetensors` file.
 
     Args:
         path: the file.
 
     Returns:
-        `{name: (type, shape)}`, a type being a key of `BYTES`.
+        The tensors by name, and the metadata, a dictionary of strings.
 
     Raises:
-        OSError: if it cannot be read.
-        ValueError: if the arrays are not, one behind the other, what is behind the header.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no regular file, or the header is damaged or does not fit the file;
+            names the entry.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
+        ...     header = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+        ...     _ = file.write(struct.pack("<Q", len(header)) + header + bytes(8))
+        ...     file.flush()
+        ...     read_header(file.name)
+        ({'a': Tensor(dtype='F32', shape=(2,))}, {})
     """
+    path = pathlib.Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing.")
     check_regular(path)
-    size = os.path.getsize(path)
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > min(MAX_HEADER_BYTES, size - 8):
-            raise ValueError(f"{path} is damaged: its header is longer than the file.")
-        header = parse_json(file.read(length), path, MAX_HEADER_BYTES)
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        if len(start) < 8:
+            raise _damaged(path, f"it must have at least 8 bytes. Received: {size} bytes")
+        (length,) = struct.unpack("<Q", start)
+        if length > min(size - 8, MAX_HEADER):
+            raise _damaged(
+                path,
+                f"its header must be no longer than the file and {MAX_HEADER:,} bytes. "
+                f"Received: a header of {length:,} bytes in a file of {size:,}",
+            )
+        text = file.read(length)
+    header = parse_json(text, f"The header of {path}", MAX_HEADER, unique=True)
     if not isinstance(header, dict):
-        raise ValueError(f"{path} is damaged: its header must be a dictionary.")
-    header.pop("__metadata__", None)
-    end, arrays = 0, {}
-    for name, entry in sorted(header.items(), key=lambda item: _start(item, path)):
-        dtype, shape, offsets = (entry.get(k) for k in ("dtype", "shape", "data_offsets"))
-        sizes = shape if isinstance(shape, list) else [None]
-        if dtype not in BYTES or not all(isinstance(n, int) and 0 <= n < 2**48 for n in sizes):
-            raise ValueError(f"{path} is damaged: {name!r:.200} must have a type and a shape.")
-        bytes_ = math.prod(sizes) * BYTES[dtype]
-        if offsets != [end, end + bytes_]:
-            raise ValueError(f"{path} is damaged: {name!r:.200} is not where its size puts it.")
-        end += bytes_
-        arrays[name] = dtype, tuple(sizes)
-    if 8 + length + end != size:
-        raise ValueError(f"{path} is damaged: it has other bytes than those of its arrays.")
-    return arrays
+        raise _damaged(path, f"its header must be a dictionary. Received: {type(header).__name__}")
+    metadata = header.pop(METADATA, None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise _damaged(path, f"{METADATA!r} must be a dictionary of strings")
+    tensors, spans = {}, []
+    for name, entry in header.items():
+        tensors[name], span = _tensor(path, name, entry)
+        spans.append((*span, name))
+    _check_cover(path, sorted(spans), size - 8 - length)
+    return tensors, metadata
 
 
-def _start(item, path):
-    name, entry = item
-    offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
-    if not (
-        isinstance(offsets, list) and len(offsets) == 2 and all(type(n) is int for n in offsets)
-    ):
-        raise ValueError(f"{path} is damaged: {name!r:.200} must have two offsets.")
-    return offsets[0], offsets[1]
+def _tensor(path: Path, name: str, entry: Any) -> tuple[Tensor, list[int]]:
+    """The tensor of an entry, and the bytes it takes."""
+    keys = {"dtype", "shape", "data_offsets"}
+    if not isinstance(entry, dict) or set(entry) != keys:
+        raise _damaged(path, f"the entry {name!r} must have the keys {sorted(keys)}")
+    dtype, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in BYTES:
+        raise _damaged(
+            path, f"the type of {name!r} must be one of {sorted(BYTES)}. Received: {dtype!r}"
+        )
+    if not _naturals(shape, MAX_RANK) or not _naturals(span, 2) or len(span) != 2:
+        raise _damaged(
+            path,
+            f"the shape and the offsets of {name!r} must be lists of integers of at least 0, at "
+            f"most {MAX_RANK} and 2 of them. "
+            f"Received: shape={shape!s:.80}, data_offsets={span!s:.80}",
+        )
+    needed = math.prod(shape) * BYTES[dtype]
+    if span[1] - span[0] != needed:
+        raise _damaged(
+            path,
+            f"{name!r} of type {dtype} and shape {shape} must have {needed:,} bytes. "
+            f"Received: {span[1] - span[0]:,}",
+        )
+    return Tensor(dtype, tuple(shape)), span
+
+
+def _check_cover(path: Path, spans: list[tuple[int, int, str]], size: int) -> None:
+    end, before = 0, None
+    for start, stop, name in spans:
+        if start != end:
+            place = "at the start of the values" if before is None else f"where {before!r} ends"
+            raise _damaged(
+                path, f"{name!r} must begin {place}, at byte {end:,}. Received: {start:,}"
+            )
+        end, before = stop, name
+    if end != size:
+        what = "is truncated" if end > size else "has bytes that belong to no tensor"
+        raise ValueError(
+            f"{path} {what}: its values must have {end:,} bytes"
+            + (f", the last of them of {before!r}" if before is not None else "")
+            + f". Received: {size:,} bytes."
+        )
+
+
+def _naturals(value: Any, most: int) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) <= most
+        and all(type(v) is int and 0 <= v < 2**63 for v in value)
+    )
+
+
+def _damaged(path: Path, why: str) -> ValueError:
+    return ValueError(f"{path} is damaged: {why}.")

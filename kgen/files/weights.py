@@ -1,21 +1,27 @@
-"""Arrays of a file as the weights of a model: of their shape, their type, and finite in it."""
+"""Assigning the arrays of a file to the weights of a model, checked for shape, dtype and value."""
 
 import collections
+from collections.abc import Sequence
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
+from kgen.files.archives import ArrayArchive
+from kgen.types import Path
 
-def fill(variables, archive):
-    """Gives each variable its array.
+
+def fill(variables: Sequence[keras.Variable], archive: ArrayArchive) -> None:
+    """Assigns the arrays of an archive to variables.
 
     Args:
-        variables: of the model, in their order.
+        variables: the variables of the model, in order.
         archive: an `ArrayArchive`, whose names are `0000:<name_of(variable)>`.
 
     Raises:
-        ValueError: if there are others, or one has another shape or type than its variable, or a
-            number that is not finite in that type.
+        ValueError: if the number of arrays differs from that of the variables, or an array has
+            another shape or dtype than its variable, or a number that is not finite in that dtype.
     """
     names = sorted(archive.headers)
     shapes, expected = _shapes(archive, names), [tuple(v.shape) for v in variables]
@@ -35,12 +41,12 @@ def fill(variables, archive):
         variable.assign(_checked(archive.array(name), variable.dtype, archive.path, name))
 
 
-def _shapes(archive, names):
+def _shapes(archive: ArrayArchive, names: list[str]) -> list[tuple[int, ...]]:
     return [archive.headers[name][0] for name in names]
 
 
-def _checked(array, dtype, path, name):
-    """The array in the type of the weight it fills, in which it must be finite."""
+def _checked(array: np.ndarray, dtype: Any, path: Path, name: str) -> np.ndarray:
+    """Converts an array to the dtype of its weight, in which it must be finite."""
     dtype = tf.as_dtype(dtype)
     if array.dtype.kind != "f" if dtype.is_floating else array.dtype != dtype.as_numpy_dtype:
         raise ValueError(
@@ -56,11 +62,12 @@ def _checked(array, dtype, path, name):
     return array
 
 
-def _in_order_of(variables, names):
-    """The names in the order of the variables of their names, or as they are if others are named.
+def _in_order_of(variables: Sequence[keras.Variable], names: list[str]) -> list[str]:
+    """Returns the names in the order of the variables with these names, if they are the same names.
 
-    The order in which Keras lists the weights of a graph changes with the operations in it. It
-    comes first all the same, as names that Keras makes up depend on what was made before.
+    The order in which Keras lists the weights of a functional model may change with its operations.
+    The order of the file is tried first, since automatic names depend on the models that were made
+    before.
     """
     waiting = collections.defaultdict(list)
     for name in names:
@@ -71,12 +78,12 @@ def _in_order_of(variables, names):
     return [waiting[name].pop(0) for name in wanted]
 
 
-def name_of(variable):
-    """The name of a variable in a file."""
+def name_of(variable: keras.Variable) -> str:
+    """Returns the name of a variable in a file."""
     return variable.path.replace("/", ".")
 
 
-def cast(value, dtype):
-    """An array in another type, in which large numbers may be infinite."""
+def cast(value: np.ndarray, dtype: Any) -> np.ndarray:
+    """Converts an array to another dtype, in which large numbers may become infinite."""
     with np.errstate(over="ignore"):
         return value.astype(dtype)

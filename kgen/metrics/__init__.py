@@ -1,6 +1,6 @@
-"""How good are generated pictures? Measures on the features of a named extractor.
+"""Measures of generative models: of generated pictures by their features, of codes, of likelihoods.
 
-A figure means nothing without its extractor, its sample size and its sampler: say all three.
+A figure depends on the feature extractor, the number of samples and the sampler: report all three.
 """
 
 from kgen.metrics.active_units import active_units

@@ -1,8 +1,8 @@
-"""Active units: which numbers of a VAE's code depend on the data at all.
+"""Active units: the dimensions of a VAE's code that depend on the data.
 
     A_i = Var_x( E_q(z_i|x)[ z_i ] ),    unit i is active if A_i > threshold
 
-A unit whose posterior is the prior for every x carries nothing: it has collapsed.
+A unit whose posterior is the prior for every x carries no information: it has collapsed.
 
 Reference:
   Burda et al. (2015), https://arxiv.org/abs/1509.00519, section 5.2 (threshold 0.01).
@@ -10,13 +10,15 @@ Reference:
 
 import numpy as np
 
+from kgen.types import TensorLike
 
-def active_units(means, threshold=0.01):
-    """Says which units are active.
+
+def active_units(means: TensorLike, threshold: float = 0.01) -> np.ndarray:
+    """Returns which units of a code are active.
 
     Args:
         means: posterior means `[N, D]` of at least two examples.
-        threshold: variance above which a unit is active.
+        threshold: the variance of the means above which a unit is active.
 
     Returns:
         A boolean array `[D]`.

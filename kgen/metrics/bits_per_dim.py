@@ -1,9 +1,9 @@
-"""Bits per dimension: nats of a whole example as bits of one of its numbers.
+"""Bits per dimension: the negative log likelihood of an example per dimension, in bits.
 
-    bits/dim = -log p(x) / (D log 2)
+    bits/dim = -log P(x) / (D log 2)
 
-for a discrete x. A density says nothing about discrete values until it is integrated over the bin
-of each; for a density that varies little over bins of width w, P(x) = p(x) w^D, so
+for a discrete x with D dimensions. The probability of a discrete value under a density is the
+integral over its bin; for a density that varies little over bins of width w, P(x) = p(x) w^D, so
 
     bits/dim = (-log p(x) - D log w) / (D log 2)
 
@@ -15,20 +15,24 @@ Reference:
 
 import math
 
+import numpy as np
+
 from kgen.checks import check_count, check_positive
 
 
-def bits_per_dim(nats, dimensions, bin_width=None):
-    """Converts a negative log likelihood, or a bound on it, to bits per dimension.
+def bits_per_dim(
+    nats: float | np.ndarray, dimensions: int, bin_width: float | None = None
+) -> float | np.ndarray:
+    """Converts a negative log likelihood, or a bound on it, from nats to bits per dimension.
 
     Args:
         nats: -log p(x), a number or an array.
-        dimensions: D, how many numbers an example has.
-        bin_width: None if p is a probability, else the width of the bins of the data under the
-            density p: 2/255 for 8-bit data in [-1, 1].
+        dimensions: D, the number of values of an example.
+        bin_width: None if p is a probability; if p is a density, the width of the bins of the data,
+            2/255 for 8-bit data in [-1, 1].
 
     Returns:
-        Bits per dimension, of the kind of `nats`.
+        Bits per dimension, a number or an array as `nats`.
 
     Raises:
         ValueError: if `dimensions` or `bin_width` is not positive.

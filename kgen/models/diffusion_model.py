@@ -47,13 +47,18 @@ class DiffusionModel(DensityModel):
         times: how training draws t, a key of `kgen.diffusion.times.TIME_SAMPLERS`.
         ema_decay: decay of the averaged weights, or None.
         seed: integer seed of all randomness in training, or None.
+        default_solver: what `generate` takes for `solver`: a `kgen.solvers.Solver`, a name in
+            `kgen.solvers.SOLVERS`, or a plan; None is `"dpm"`.
+        default_guidance_scale: what it takes for `guidance_scale`; None is 1.
+        published: None, or what the model keeps of the published one that it was opened from by
+            `kgen.from_diffusers`, so that `kgen.to_diffusers` can write it.
         **kwargs: `name` and `dtype` of a Keras model.
 
     A batch is `x`, `[B, *data_shape]`; with a conditioner `{"images": x, "labels": int [B]}` or
     `{"images": x, "prompts": string [B]}`.
 
     Raises:
-        ValueError: if an option is none of these.
+        ValueError: if an option has another value.
 
     Example:
         >>> from kgen.diffusion import GaussianDiffusion, LinearLogSNR
@@ -81,6 +86,9 @@ class DiffusionModel(DensityModel):
         times="stratified",
         ema_decay=None,
         seed=None,
+        default_solver=None,
+        default_guidance_scale=None,
+        published=None,
         **kwargs,
     ):
         super().__init__(
@@ -96,6 +104,9 @@ class DiffusionModel(DensityModel):
             times=times,
             ema_decay=ema_decay,
             seed=seed,
+            default_solver=default_solver,
+            default_guidance_scale=default_guidance_scale,
+            published=published,
             **kwargs,
         )
         if self.learned_schedule is not None:

@@ -1,17 +1,16 @@
-"""What the autoencoders share: an encoder from data to a code, and a decoder from the code to data.
+"""The abstract base of autoencoders: an encoder from data to a code, and a decoder back.
 
     z = encoder(x[, cond]),    x_hat = decoder(z[, cond])
 
 `encode`, `decode`, `reconstruct` and `predict` use the averaged weights, as evaluation, sampling,
-presets and exports do; training uses the weights as they are.
+presets and exports do; training uses the trained weights.
 
 The networks may be of any kind (`kgen.symbolic`). Each is called once on symbolic inputs when the
-model is made, which builds it where it is not built, and tells the shapes of the code and of what
-the decoder returns.
+model is made, which builds it and gives the shapes of the code and of the decoder's output.
 
-A model with a conditioner is one of p(x | c). Its networks are called with the condition too, a
-dictionary of tensors such as `{"pooled": [B, D]}`, and so are written `encoder([x, pooled])`, with
-inputs of these names, or `encoder(x, cond)`; see `kgen.symbolic`. The decoder must take it; the
+A model with a conditioner is a model of p(x | c). Its networks are called with the condition too, a
+dictionary of tensors such as `{"pooled": [B, D]}`: as `encoder([x, pooled])`, with inputs of these
+names, or as `encoder(x, cond)`; see `kgen.symbolic`. The decoder must accept the condition; the
 encoder may.
 
 References:
@@ -29,17 +28,17 @@ from kgen.symbolic import call, describe, input_shape, output_spec, symbolic, ta
 
 
 class EncoderDecoder(GenerativeModel):
-    """Abstract: a model that encodes and decodes.
+    """Abstract base of models with an encoder and a decoder.
 
-    A subclass calls `start_averaging` at the end of its construction.
+    A subclass calls `start_averaging` at the end of its constructor.
 
     Args:
-        encoder: network from data to a code; where `gaussian_code` is true, to the mean and the log
-            standard deviation of one, side by side on the last axis.
+        encoder: network from data to a code; if the class attribute `gaussian_code` is true, to the
+            mean and the log standard deviation of a code on the last axis.
         decoder: network from a code to data, or to the parameters of the likelihood.
-        levels: of a hierarchical model, what lies between the two.
+        levels: the levels of a hierarchical model.
         likelihood: None, or an object of `kgen.likelihoods` whose parameters the decoder returns.
-        data_shape: shape of an example; None takes that of the encoder's input.
+        data_shape: shape of an example; None for that of the encoder's input.
         conditioner: None, or a `Conditioner`.
         ema_decay: decay of the averaged weights, or None.
         seed: integer seed of all randomness in training, or None.
@@ -47,7 +46,7 @@ class EncoderDecoder(GenerativeModel):
 
     Raises:
         TypeError: if a network is neither a Keras model or layer nor a function.
-        ValueError: if the networks do not fit, or the shape of an example is not known.
+        ValueError: if the networks are not compatible, or the shape of an example is not known.
     """
 
     gaussian_code = False
@@ -86,10 +85,10 @@ class EncoderDecoder(GenerativeModel):
         self.built = True
 
     def code_spec(self, code, cond):
-        """Checks what the encoder returns, sets `latent_shape`, and returns what is decoded.
+        """Checks the output of the encoder, sets `latent_shape`, and returns the decoder's input.
 
         Args:
-            code: the encoder's output, symbolic.
+            code: the symbolic output of the encoder.
             cond: the symbolic condition, or None.
         """
         if self.conditioner is not None and not takes_condition(self.decoder):
@@ -136,7 +135,7 @@ class EncoderDecoder(GenerativeModel):
             )
 
     def check_own_prior(self, prior):
-        """Checks that a prior is one of this model's codes."""
+        """Checks that a prior fits the codes of this model."""
         check_prior(prior, self.latent_shape, self.data_shape, self.likelihood)
         if self.conditioner is not None and hasattr(prior, "data_shape"):
             raise ValueError(
@@ -145,20 +144,20 @@ class EncoderDecoder(GenerativeModel):
             )
 
     def encode(self, x, seed=None, *, condition=None):
-        """Codes of data.
+        """Returns the codes of data.
 
         Args:
             x: data `[B, ...]`.
-            seed: where the code is random, an int32 pair for a sample; None for its mean.
-            condition: of a model with a conditioner, what it takes: one value for all or for each
-                example; or what it returns, a dictionary of tensors.
+            seed: for a random code, an int32 pair for a sample, or None for the mean.
+            condition: for a model with a conditioner, one value for all examples or one per
+                example, or an encoded condition.
 
         Returns:
             float32 `[B, *latent_shape]`.
 
         Raises:
-            ValueError: for a `seed` where the code is not random, or a condition that is missing or
-                has no conditioner.
+            ValueError: if there is a `seed` but the code is not random, the condition is missing,
+                or there is a condition but no conditioner.
         """
         if seed is not None and not self.gaussian_code:
             raise ValueError(f"`seed` must be None: the code of a {type(self).__name__} is fixed.")
@@ -167,30 +166,30 @@ class EncoderDecoder(GenerativeModel):
             return self._encode(x, self.condition(condition, tf.shape(x)[0]), seed)
 
     def decode(self, z, *, condition=None):
-        """Data of codes, of a likelihood their expected value; `condition` is as of `encode`."""
+        """Returns the (expected) data of codes, `[B, ...]`; for `condition` see `encode`."""
         with self.averaged():
             num = tf.shape(keras.tree.flatten(z)[0])[0]
             return self._decode(z, self.condition(condition, num))
 
     def reconstruct(self, x, *, condition=None):
-        """Data through the code, its mean where it is random, and back."""
+        """Encodes data, to the mean of a random code, and decodes them."""
         x = tf.cast(x, tf.float32)
         with self.averaged():
             cond = self.condition(condition, tf.shape(x)[0])
             return self._decode(self._encode(x, cond), cond)
 
     def call(self, batch, training=False):
-        """The reconstruction of a batch."""
+        """Returns the reconstruction of a batch."""
         return self.reconstruct(images_of(batch), condition=self.condition_of(batch))
 
     def posterior(self, x, *, condition=None):
-        """The Gaussian q(z | x), of a hierarchical model that of the top level."""
+        """Returns q(z | x), a `Gaussian`; for a hierarchical model that of the top level."""
         x = tf.cast(x, tf.float32)
         with self.averaged():
             return self._posterior(x, self.condition(condition, tf.shape(x)[0]))
 
     def _posterior(self, x, cond=None, training=False):
-        """The same with the weights as they are; `cond` is encoded."""
+        """Returns q(z | x) with the trained weights; `cond` is the encoded condition."""
         return Gaussian.from_moments(self.run_encoder(x, cond, training))
 
     def _encode(self, x, cond, seed=None):
@@ -204,11 +203,11 @@ class EncoderDecoder(GenerativeModel):
         return output if self.likelihood is None else self.likelihood.mean(output)
 
     def run_encoder(self, x, cond=None, training=False):
-        """The encoder's output, with the weights as they are; `cond` is encoded."""
+        """Returns the output of the encoder with the trained weights; `cond` is encoded."""
         return call(self.encoder, {"x": x, "cond": cond}, training)
 
     def run_decoder(self, z, cond=None, training=False):
-        """The decoder's output, float32."""
+        """Returns the output of the decoder with the trained weights, float32."""
         return tf.cast(call(self.decoder, {"z": z, "cond": cond}, training), tf.float32)
 
     def log_prob(self, output, x, mask=None):
@@ -217,21 +216,22 @@ class EncoderDecoder(GenerativeModel):
         return self.likelihood.log_prob(output, x, **known)
 
     def condition_of(self, batch, training=False):
-        """The encoded condition of a batch, with the weights as they are; None without one."""
+        """Returns the encoded condition of a batch, by the trained weights, or None."""
         if self.conditioner is None:
             return None
         values = self.conditioner.values_of(batch if isinstance(batch, dict) else {})
         return self.conditioner(values, training=training)
 
     def condition(self, values, num=None):
-        """The encoded condition of values that a user passes, with the weights as they are.
+        """Encodes the condition that a user passes, with the trained weights.
 
         Args:
-            values: what the conditioner takes or returns, one for each example or one for all.
+            values: one value per example or one for all, or an encoded condition.
             num: None, or the number of examples, which may be a tensor.
 
         Raises:
-            ValueError: if there is a condition and no conditioner, or the other way round.
+            ValueError: if there is a condition but no conditioner, or a conditioner but no
+                condition.
         """
         if self.conditioner is None:
             if values is not None:
@@ -248,10 +248,10 @@ class EncoderDecoder(GenerativeModel):
         }
 
     def condition_rows(self, values):
-        """The rows of values that a user passes, as `condition` takes them too; or None.
+        """Converts the condition that a user passes to rows, which `condition` also accepts.
 
         Raises:
-            ValueError: as of `condition`.
+            ValueError: see `condition`.
         """
         if values is None or self.conditioner is None:
             return self.condition(values)
@@ -266,23 +266,23 @@ class EncoderDecoder(GenerativeModel):
             self.conditioner.prepare(values)
 
     def warm_up_done(self, training):
-        """The part of the warm-up of `warm_up` steps that is done, in [0, 1]."""
+        """Returns the completed fraction of the warm-up of `warm_up` steps, in [0, 1]."""
         if not training or not self.warm_up:
             return 1.0
         return tf.minimum(tf.cast(self.optimizer.iterations, tf.float32) / self.warm_up, 1.0)
 
     def export_functions(self):
-        """What a SavedModel offers: `encode`, `decode`, `reconstruct`, of a VAE `generate` too."""
+        """Returns the functions of a SavedModel: `encode`, `decode`, `reconstruct`, `generate`."""
         from kgen.serving import autoencoders as serving
 
         return serving.autoencoder(self)
 
 
 def known_shape(encoder, data_shape):
-    """The shape of an example: as given, or as the encoder declares it.
+    """Returns the shape of an example: the given one, or the one that the encoder declares.
 
     Raises:
-        ValueError: if a size of it stays open, or the encoder takes another one.
+        ValueError: if a size is not known, or the encoder declares another one.
 
     Example:
         >>> known_shape(keras.layers.Dense(3), (4,))
@@ -308,7 +308,7 @@ def known_shape(encoder, data_shape):
 
 
 def _fits(shape, declared):
-    """Whether a shape is one that a network declares, in which None stands for any size."""
+    """Returns whether a shape is compatible with a declared one, in which None is any size."""
     return len(shape) == len(declared) and all(
         size in (other, None) or other is None for size, other in zip(shape, declared)
     )

@@ -8,13 +8,13 @@
             prior            KL(q(z_0 | x) || p(z_0))
             denoising        sum_{l > 0} E KL(q(z_l | z_<l, x) || p(z_l | z_<l))
 
-One pass over the data (`encoder`) makes features; then the levels are visited from the top, each
-with the prior and the posterior that see the same state of what lies above it ("ladder", shared by
-inference and generation). With one level this is the VAE; with a fixed linear Gaussian posterior
-and latents of the data's own size it is the diffusion model.
+A bottom-up pass over the data (`encoder`) computes features; then the levels are evaluated from the
+top down. The prior and the posterior of a level depend on the same state, a function of the latents
+above it (as in the ladder VAE). With one level this is the VAE; with a fixed linear Gaussian
+posterior and latents of the data's own size it is the diffusion model.
 
-The KL of a level counts in the loss as max(mean over the global batch, `free_bits`), so that no
-level is punished out of use before the ones above have learned.
+The KL of a level enters the loss as max(mean over the global batch, `free_bits`), so that no level
+collapses to its prior early in training.
 
 References:
   Luo (2022), https://arxiv.org/abs/2208.11970, eq. 23-25 (Markovian HVAE), 58 (the three terms).
@@ -44,22 +44,23 @@ class HVAE(EncoderDecoder):
     """Hierarchical variational autoencoder.
 
     Args:
-        encoder: network `[B, ...]` -> features, a tensor for all levels or a list, one for each.
-        levels: `GaussianLevel`s, the top one first, or other Keras layers with
+        encoder: network from data `[B, ...]` to features, one tensor for all levels or a list with
+            one per level.
+        levels: `GaussianLevel`s, from the top level down, or other Keras layers with
             `prior(state) -> Gaussian`, `posterior(state, features) -> Gaussian` and
             `merge(state, z) -> state`; with a conditioner `prior(state, cond)` and
-            `posterior(state, features, cond)`. The top one has a `state_shape`: it starts from
-            zeros.
+            `posterior(state, features, cond)`. The `state_shape` of the top level is that of its
+            initial state, zeros.
         decoder: network from the last state to the parameters of the likelihood. Networks may be
-            of any kind and, with a conditioner, take the condition too; see
+            of any kind and, with a conditioner, receive the condition too; see
             `kgen.models.encoder_decoder`.
-        likelihood: as of `VAE`.
+        likelihood: see `VAE`.
         prior: p(z_0): None for that of the top level, or an object of `kgen.priors`.
-        conditioner: as of `VAE`; the priors of the levels may take the condition.
-        data_shape: shape of an example; None takes that of the encoder's input.
+        conditioner: see `VAE`; the priors of the levels may depend on the condition.
+        data_shape: shape of an example; None for that of the encoder's input.
         beta: weight of the KLs.
-        warm_up: number of training steps over which that weight grows from 0.
-        free_bits: nats of each level's KL that cost nothing more than they do.
+        warm_up: number of training steps over which `beta` grows from 0.
+        free_bits: minimum KL per level, in nats, below which it is not penalised.
         ema_decay: decay of the averaged weights, or None.
         seed: integer seed of all randomness in training, or None.
         **kwargs: `name` and `dtype` of a Keras model.
@@ -67,7 +68,7 @@ class HVAE(EncoderDecoder):
     A batch is as of `VAE`, also where values are missing.
 
     Raises:
-        ValueError: if there is no level, the decoder does not fit, or an option is negative.
+        ValueError: if there is no level, the networks are not compatible, or an option is negative.
     """
 
     takes_mask = True
@@ -242,10 +243,12 @@ class HVAE(EncoderDecoder):
         return super()._decode(state, cond)
 
     def reconstruct(self, x, num_levels=None, *, condition=None):
-        """Expected data through the top `num_levels` levels (all of them by default) and back.
+        """Encodes data to the latents of the top `num_levels` levels, and decodes them.
+
+        Levels below use the mean of their prior; None for all levels.
 
         Raises:
-            ValueError: if there are not so many levels.
+            ValueError: if there are fewer levels.
         """
         num_levels = len(self.levels) if num_levels is None else num_levels
         if not 1 <= num_levels <= len(self.levels):
@@ -259,17 +262,19 @@ class HVAE(EncoderDecoder):
         """Draws latents from the top down and decodes them.
 
         Args:
-            num_samples: how many; with a condition how many for each, 1 by default.
-            condition: as of `VAE.generate`.
+            num_samples: number of examples; with a condition, their number per condition (1 by
+                default).
+            condition: see `VAE.generate`.
             temperature: factor of the standard deviation of each prior, positive; one number, or
-                one for each level from the top down.
+                one per level from the top down.
             seed: integer or None.
 
         Returns:
-            As of `VAE.generate`.
+            The expected data given the latents; see `VAE.generate`.
 
         Raises:
-            ValueError: if a number is not positive, or there is another number of temperatures.
+            ValueError: if a number is not positive, or the number of temperatures is not the number
+                of levels.
         """
         several = isinstance(temperature, (list, tuple))
         temperatures = list(temperature) if several else [temperature] * len(self.levels)

@@ -1,4 +1,4 @@
-"""The autoencoder under a latent diffusion model: a VAE whose KL is a light regulariser.
+"""The autoencoder of latent diffusion models: a VAE with a small weight of the KL.
 
     z = mean(x) + std(x) eps,    x_hat = decoder(z)
 
@@ -6,14 +6,15 @@
            + kl_weight KL(q(z|x) || N(0, I)) - adversarial D(x_hat)
 
 Every term is a mean over the values of the picture (the KL, in nats, is divided by their number
-too), so that weights do not depend on the size. The latents handed on are standardised per channel
-by numbers measured on data and kept with the weights; `encode` returns them, `decode` takes them:
+too), so that the weights of the terms do not depend on the size. Latents are standardised per
+channel by a mean and a standard deviation that are measured on data and saved with the weights;
+`encode` returns standardised latents, `decode` takes them:
 
     latent = (mean(x) - m) / s
 
-A decoder that has only seen its own encoder's codes breaks on the slightly wrong ones of a
-diffusion model. `latent_noise` adds noise of that standard deviation, in units of the standardised
-latents, to half of each training batch.
+A decoder that was trained on the codes of its encoder only is sensitive to the errors of a
+diffusion model. `latent_noise` is the standard deviation of noise, in units of the standardised
+latents, that is added to half of each training batch.
 
 Shapes: pictures `[B, H, W, C]` in [-1, 1], latents `[B, h, w, c]`.
 
@@ -45,18 +46,18 @@ class KLAutoencoder(EncoderDecoder):
     """KL-regularised autoencoder for latent diffusion.
 
     Args:
-        encoder: network `[B, H, W, C]` -> `[B, h, w, 2 c]`, mean and log standard deviation.
-        decoder: network `[B, h, w, c]` -> `[B, H, W, C]`.
+        encoder: network from `[B, H, W, C]` to `[B, h, w, 2 c]`, mean and log standard deviation.
+        decoder: network from `[B, h, w, c]` to `[B, H, W, C]`.
         l1: weight of the mean absolute error.
         l2: weight of the mean squared error.
         kl_weight: weight of the KL, in nats per value of the picture.
         latent_noise: standard deviation of noise on half of the standardised latents in training.
-        features: None, or a network of pictures for the perceptual term; it is kept frozen.
+        features: None, or a network of pictures for the perceptual term, which is not trained.
         perceptual: weight of the mean squared distance of the features.
-        discriminator: None, or a network `[B, H, W, C]` -> `[B, ...]` of logits, one per patch.
+        discriminator: None, or a network from `[B, H, W, C]` to `[B, ...]`, one logit per patch.
         adversarial: weight of the discriminator's term.
-        adversarial_start: number of training steps before the discriminator joins.
-        data_shape: `(H, W, C)`; None takes that of the encoder's input.
+        adversarial_start: number of training steps before the discriminator is used.
+        data_shape: `(H, W, C)`; None for that of the encoder's input.
         ema_decay: decay of the averaged weights, or None.
         seed: integer seed of all randomness in training, or None.
         **kwargs: `name` and `dtype` of a Keras model.
@@ -136,17 +137,17 @@ class KLAutoencoder(EncoderDecoder):
         self.start_averaging()
 
     def run_encoder(self, x, cond=None, training=False):
-        """The output of the encoder, for pictures of any size that it can take."""
+        """Returns the output of the encoder, for pictures of any size that it accepts."""
         encoder = self._of_size(self.encoder, x.shape[1:-1], self.data_shape)
         return call(encoder, {"x": x, "cond": cond}, training)
 
     def run_decoder(self, z, cond=None, training=False):
-        """The output of the decoder, float32, for latents of any size that it can take."""
+        """Returns the output of the decoder, float32, for latents of any size that it accepts."""
         decoder = self._of_size(self.decoder, z.shape[1:-1], self.latent_shape)
         return tf.cast(call(decoder, {"z": z, "cond": cond}, training), tf.float32)
 
     def _of_size(self, network, size, own):
-        """A network with the same layers and weights for another size of its input."""
+        """Returns a network for another size of its input that shares layers and weights."""
         size = tuple(size)
         if size == tuple(own[:-1]) or None in size:
             return network
@@ -164,14 +165,17 @@ class KLAutoencoder(EncoderDecoder):
         return super()._decode(z * self.latent_std + self.latent_mean, cond)
 
     def measure_latents(self, dataset, max_batches=200):
-        """Measures mean and standard deviation of each latent channel, and keeps them.
+        """Measures and stores the mean and the standard deviation of each latent channel.
 
-        Those of samples of the posterior, which a latent diffusion model is trained on: the
-        variance is that of its means and the mean of its variances.
+        They are those of samples of the posterior, on which a latent diffusion model is trained:
+        the variance is the sum of the variance of the means and the mean of the variances.
 
         Args:
             dataset: pictures, or batches of pictures or of dictionaries with `"images"`.
-            max_batches: how many batches to look at.
+            max_batches: largest number of batches to use.
+
+        Raises:
+            ValueError: if `dataset` is empty.
         """
 
         @tf.function(reduce_retracing=True)
@@ -198,7 +202,7 @@ class KLAutoencoder(EncoderDecoder):
 
     @property
     def term_names(self):
-        """The terms of the loss that are switched on."""
+        """Names of the terms of the loss with a weight."""
         perceptual = ("perceptual",) if self.perceptual else ()
         adversarial = ("adversarial", "discriminator") if self.discriminator is not None else ()
         return ("l1", "l2", "kl", *perceptual, *adversarial)
@@ -227,7 +231,7 @@ class KLAutoencoder(EncoderDecoder):
         return terms, x_hat
 
     def _noise(self, z, seed):
-        """Noise for the first half of the batch, in units of the batch's own spread per channel."""
+        """Returns noise for the first half of the batch, in units of its deviation per channel."""
         values = tf.stop_gradient(z)
         inner = list(range(1, z.shape.rank - 1))
         means = [tf.reduce_mean(values**power, inner) for power in (1, 2)]  # of each example
@@ -237,7 +241,13 @@ class KLAutoencoder(EncoderDecoder):
         return self.latent_noise * spread * expand_to(half, z) * normal(tf.shape(z), seed)
 
     def compile(self, optimizer="adam", discriminator_optimizer=None, **kwargs):
-        """As `GenerativeModel.compile`, with a second optimizer where there is a discriminator."""
+        """Configures training; see `GenerativeModel.compile`.
+
+        Args:
+            optimizer: a Keras optimizer or its name.
+            discriminator_optimizer: that of the discriminator, if there is one.
+            **kwargs: options of `GenerativeModel.compile`.
+        """
         super().compile(optimizer, **kwargs)
         if self.discriminator is not None:
             optimizer = discriminator_optimizer or keras.optimizers.Adam(1e-4, beta_1=0.5)
@@ -245,7 +255,7 @@ class KLAutoencoder(EncoderDecoder):
             self.discriminator_optimizer.build(self.discriminator.trainable_variables)
 
     def get_compile_config(self):
-        """As `GenerativeModel.get_compile_config`, with the optimizer of the discriminator."""
+        """Returns the configuration of `compile`, with the optimizer of the discriminator."""
         config = super().get_compile_config()
         if config and self.discriminator is not None:
             optimizer = keras.saving.serialize_keras_object(self.discriminator_optimizer)
@@ -254,16 +264,16 @@ class KLAutoencoder(EncoderDecoder):
 
     @property
     def optimized_variables(self):
-        """The autoencoder's variables; the discriminator has an optimizer of its own."""
+        """The variables of the autoencoder; the discriminator has a separate optimizer."""
         networks = self.encoder, self.decoder
         return [v for part in networks for v in getattr(part, "trainable_variables", ())]
 
     def train_step(self, data):
-        """One step of the autoencoder and, where there is one, one of the discriminator.
+        """Makes one step of the autoencoder and, if there is one, of the discriminator.
 
-        The autoencoder lowers its terms minus the discriminator's logits on x_hat; the
-        discriminator lowers the hinge loss `max(0, 1 - D(x)) + max(0, 1 + D(x_hat))`, a mean over
-        the patches that it judges. Both wait for the warm-up.
+        The autoencoder minimises its terms minus the discriminator's logits on x_hat; the
+        discriminator minimises the hinge loss `max(0, 1 - D(x)) + max(0, 1 + D(x_hat))`, a mean
+        over patches. Both adversarial terms start after the warm-up.
         """
         if self.discriminator is None:
             return super().train_step(data)
@@ -288,6 +298,6 @@ class KLAutoencoder(EncoderDecoder):
         return self.logs(terms, extra, skipped=skipped, discriminator=hinge)
 
     def _logits(self, x):
-        """The discriminator's logits, `[B, P]`, one for each patch."""
+        """Returns the logits of the discriminator, `[B, P]`, one per patch."""
         logits = tf.cast(self.discriminator(x, training=True), tf.float32)
         return tf.reshape(logits, [tf.shape(x)[0], -1])

@@ -1,4 +1,4 @@
-"""Latent diffusion: a variational diffusion model of an autoencoder's latents, told a text.
+"""Latent diffusion: a variational diffusion model of an autoencoder's latents, such as of text.
 
     z_0 = encode(picture),   z_t = alpha_t z_0 + sigma_t eps,   cond = text encoder(prompt)
 
@@ -7,7 +7,7 @@
 This is the denoising term of the bound of a diffusion model, weighted, and divided by the number
 of latent values. For a share of the examples the condition is the empty text, so that one network
 is both the conditional and the unconditional model and can be guided (`kgen.diffusion.guidance`).
-Instead of a text it may be told a class, or nothing.
+The condition may also be a class or another one, or there may be none.
 
 `generate` runs the solver from z_1 ~ process.prior to t = 0, takes x_hat there and decodes it.
 
@@ -18,6 +18,7 @@ References:
   Luo (2022), https://arxiv.org/abs/2208.11970, eq. 100-108 (the three equivalent objectives).
 """
 
+import math
 import warnings
 
 import tensorflow as tf
@@ -31,6 +32,8 @@ from kgen.serialization import serializable
 from kgen.tensors import fingerprint, split
 from kgen.training.data import first_batch, split_weights
 from kgen.training.latent_cache import LatentCache
+
+LARGE = 2**18  # values of a picture from which on pictures are encoded and decoded one by one
 
 
 @serializable
@@ -50,6 +53,11 @@ class LatentDiffusion(DenoiserModel):
         cond_drop_rate: share of the examples that are shown the empty text in training.
         ema_decay: decay of the averaged weights, which evaluation, sampling and export use.
         seed: integer seed of all randomness in training, or None.
+        default_solver: what `generate` takes for `solver`: a `kgen.solvers.Solver`, a name in
+            `kgen.solvers.SOLVERS`, or a plan; None is `"dpm"`.
+        default_guidance_scale: what it takes for `guidance_scale`; None is 3.
+        published: None, or what the model keeps of the published one that it was opened from by
+            `kgen.from_diffusers`, so that `kgen.to_diffusers` can write it.
         **kwargs: `name` and `dtype` of a Keras model.
 
     A batch is `{"images": [B, H, W, C] in [-1, 1], "prompts": string [B]}`, with `Labels` instead
@@ -76,6 +84,9 @@ class LatentDiffusion(DenoiserModel):
         cond_drop_rate=0.1,
         ema_decay=0.999,
         seed=None,
+        default_solver=None,
+        default_guidance_scale=None,
+        published=None,
         **kwargs,
     ):
         super().__init__(
@@ -84,6 +95,9 @@ class LatentDiffusion(DenoiserModel):
             cond_drop_rate=cond_drop_rate,
             ema_decay=ema_decay,
             seed=seed,
+            default_solver=default_solver,
+            default_guidance_scale=default_guidance_scale,
+            published=published,
             **kwargs,
         )
         self.autoencoder = autoencoder
@@ -150,14 +164,14 @@ class LatentDiffusion(DenoiserModel):
                 return tf.cast(self.autoencoder.encoder(images), tf.float32)
 
         def encode(values):
-            if conditioner.trainable:
+            if conditioner.changes:
                 return conditioner.as_batch(conditioner.prepare(values))
             return {"condition": conditioner.embed(values, progress=False)}
 
         def read(batch):
-            batch, _ = split_weights(batch, self.target_key)
+            batch, weights = split_weights(batch, self.target_key)
             values = None if conditioner is None else conditioner.values_of(batch)
-            return images_of(batch), values
+            return images_of(batch), values, weights
 
         source = self._encoders()
         if not LatentCache.exists(directory):
@@ -173,7 +187,7 @@ class LatentDiffusion(DenoiserModel):
         averages = {id(v): average for v, average in self.autoencoder.averages.pairs()}
         weights = [averages.get(id(v), v) for v in self.autoencoder.encoder.weights]
         encoders = fingerprint(weights)
-        if self.conditioner is None or self.conditioner.trainable:
+        if self.conditioner is None or self.conditioner.changes:
             return encoders
         return encoders + self.conditioner.fingerprint()
 
@@ -201,8 +215,10 @@ class LatentDiffusion(DenoiserModel):
         """Returns the latents of given examples, with the mask at their size."""
         if "x" not in given:
             return given
+        x = given["x"]
+        code = [*(-(-n // self.factor) for n in x.shape[1:-1]), self.autoencoder.latent_shape[-1]]
         with self.autoencoder.averaged():
-            given = {**given, "x": self.autoencoder.encode(given["x"])}
+            given = {**given, "x": _in_turn(self.autoencoder.encode, x, code, tf.float32)}
         if "mask" in given:
             factor = self.factor
             # 1 where a pixel of a latent is to be painted.
@@ -211,8 +227,15 @@ class LatentDiffusion(DenoiserModel):
 
     def to_data(self, z, given):
         """Returns the decoded pictures, uint8; what a mask keeps is kept to the pixel."""
+        shape = self.data_shape  # padded, perhaps, by the autoencoder
+        if z.shape[1:] != self.autoencoder.latent_shape:
+            shape = [*(n * self.factor for n in z.shape[1:-1]), shape[-1]]
+
+        def decode(z):
+            return to_uint8(self.likelihood, self.autoencoder.decode(z))
+
         with self.autoencoder.averaged():
-            images = to_uint8(self.likelihood, self.autoencoder.decode(z))
+            images = _in_turn(decode, z, shape, tf.uint8)
         if "mask" not in given:
             return images
         known, mask = to_uint8(self.likelihood, given["x"]), given["mask"]
@@ -244,6 +267,25 @@ class LatentDiffusion(DenoiserModel):
         if _precomputed(batch):
             return batch, weights
         return super().as_batch(data)
+
+
+def _in_turn(function, values, shape, dtype):
+    """A function of examples; where pictures are large, of one after the other.
+
+    Args:
+        function: of `values`.
+        values: `[B, ...]`.
+        shape: of one result.
+        dtype: of the results.
+    """
+    if max(math.prod(values.shape[1:]), math.prod(shape)) < LARGE:
+        return function(values)
+    return tf.map_fn(
+        lambda value: function(value[tf.newaxis])[0],
+        values,
+        parallel_iterations=1,
+        fn_output_signature=tf.TensorSpec(shape, dtype),
+    )
 
 
 def _precomputed(batch):

@@ -1,12 +1,12 @@
-"""A level of a hierarchical VAE, put together from plain networks.
+"""A level of a hierarchical VAE, composed of networks.
 
     prior       p(z | state) = N(m, s),              [m, log s] = prior(state)
     posterior   q(z | state, x) = N(m', s'),         [m', log s'] = posterior(state, features)
-    merge       what the levels below see:           state <- merge(state, z)
+    merge       the input of the levels below:       state <- merge(state, z)
 
-With a conditioner both networks are given the condition too. With `residual` the posterior is
-stated relative to the prior, m' = m + dm, log s' = log s + ds, so that an output of zero is a KL of
-zero.
+With a conditioner, `prior` and `posterior` receive the condition too. With `residual` the posterior
+is parameterised relative to the prior, m' = m + dm, log s' = log s + ds, so that an output of zero
+has zero KL.
 
 Reference:
   Vahdat and Kautz (2020), https://arxiv.org/abs/2007.03898, section 3.2 (residual normal).
@@ -22,18 +22,18 @@ from kgen.symbolic import call, output_shape, takes_condition
 
 @serializable
 class GaussianLevel(keras.layers.Layer):
-    """One level: a Gaussian prior and a Gaussian posterior.
+    """A level with a Gaussian prior and a Gaussian posterior.
 
-    Its networks run as after training: layers such as dropout have no effect in them. They may be
-    of any kind (`kgen.symbolic`); a condition comes last.
+    Its networks always run in inference mode, without dropout. They may be of any kind
+    (`kgen.symbolic`); a condition is the last argument.
 
     Args:
         prior: None for N(0, I), or a network from the state to `[B, ..., 2 C]`.
-        posterior: a network from `[state, features]`, or from features alone where it has one input
-            or the state is that of a top level without `state_shape`, to `[B, ..., 2 C]`.
-        merge: None if the latent itself is the next state, or a network from `[state, z]` to it.
-        state_shape: of the top level: the shape of the state it starts from.
-        residual: whether the posterior is stated relative to the prior.
+        posterior: a network from `[state, features]` to `[B, ..., 2 C]`; or from features alone, if
+            it has one input or is that of a top level without `state_shape`.
+        merge: None if the latent is the next state, or a network from `[state, z]` to that state.
+        state_shape: for the top level, the shape of the initial state.
+        residual: whether the posterior is parameterised relative to the prior.
         **kwargs: `name` and `dtype` of a Keras layer.
     """
 
@@ -49,14 +49,14 @@ class GaussianLevel(keras.layers.Layer):
         self.built = True
 
     def prior(self, state, cond=None):
-        """p(z | state)."""
+        """Returns p(z | state), a `Gaussian`."""
         if self.prior_network is None:
             zeros = tf.zeros(tf.concat([tf.shape(state)[:1], self.latent_shape], 0))
             return Gaussian(zeros, zeros)
         return Gaussian.from_moments(call(self.prior_network, {"state": state, "cond": cond}))
 
     def posterior(self, state, features, cond=None):
-        """q(z | state, x)."""
+        """Returns q(z | state, x), a `Gaussian`."""
         inputs = {"state": state, "features": features, "cond": cond}
         if state.shape.rank == 1 or not takes_condition(self.posterior_network):
             inputs.pop("state")
@@ -68,7 +68,7 @@ class GaussianLevel(keras.layers.Layer):
         return q
 
     def merge(self, state, z):
-        """The state that the next level sees."""
+        """Returns the state of the next level."""
         if self.merge_network is None:
             return z
         return call(self.merge_network, {"state": state, "z": z})

@@ -6,12 +6,12 @@
 
     dz = [ f z - g^2 s(z, t) ] dt + g dw          the way back from noise to data
 
-`objective` says how the unknown gradient is done without (`kgen.diffusion.score_matching`), the
-process which noise there is: the stochastic differential equations VP, VE and sub-VP are scalings
-in continuous time, and NCSN is VE on a ladder of noise levels, `levels=L`, with Langevin dynamics
-as its solver, in L - 1 steps. By Tweedie's formula x_hat = (z + sigma^2 s) / alpha, so solvers,
-guidance and likelihoods are those of diffusion models; with `objective="dsm"` and the weighting
-"elbo" (lambda = g^2) so is the loss.
+`objective` is the estimator of this loss, in which the true score is not known
+(`kgen.diffusion.score_matching`). The stochastic differential equations VP, VE and sub-VP are
+scalings of the process in continuous time. NCSN is VE with L noise levels, `levels=L`, and Langevin
+dynamics as the solver, in L - 1 steps. By Tweedie's formula x_hat = (z + sigma^2 s) / alpha, so
+solvers, guidance and likelihoods are those of diffusion models; with `objective="dsm"` and the
+weighting "elbo" (lambda = g^2) so is the loss.
 
 References:
   Song and Ermon (2019), https://arxiv.org/abs/1907.05600 (NCSN).
@@ -43,20 +43,24 @@ class ScoreModel(DensityModel):
             which leaves an output of one size at all noise levels, with `"score"` the output.
         weighting: `"simple"` for lambda = sigma^2, `"elbo"` for the likelihood weighting g^2, or
             another key of `kgen.diffusion.weighting.WEIGHTINGS`.
-        levels: number of noise levels of a ladder, at least 2, equidistant in t from 0 to 1; or
-            None for continuous time. `generate(num_steps=levels - 1)` visits no others.
+        levels: number of noise levels, at least 2, equally spaced in t from 0 to 1; or None for
+            continuous time. `generate(num_steps=levels - 1, ...)` with a solver of `grid="t"` uses
+            the same levels.
         grey_levels: 256 for 8-bit pictures in [-1, 1], or None for real values.
         conditioner: None, or a `Conditioner` such as `kgen.conditioning.Labels`.
         cond_drop_rate: share of the examples that are shown the null condition in training.
         times: how training draws t, a key of `kgen.diffusion.times.TIME_SAMPLERS`.
         ema_decay: decay of the averaged weights, or None.
         seed: integer seed of all randomness in training, or None.
+        default_solver: what `generate` takes for `solver`: a `kgen.solvers.Solver`, a name in
+            `kgen.solvers.SOLVERS`, or a plan; None is `"dpm"`.
+        default_guidance_scale: what it takes for `guidance_scale`; None is 1.
         **kwargs: `name` and `dtype` of a Keras model.
 
     A batch is as of `DiffusionModel`.
 
     Raises:
-        ValueError: if an option is none of these.
+        ValueError: if an option has another value.
 
     Example:
         >>> from kgen.diffusion import GaussianDiffusion, LinearLogSNR
@@ -83,6 +87,8 @@ class ScoreModel(DensityModel):
         times="stratified",
         ema_decay=None,
         seed=None,
+        default_solver=None,
+        default_guidance_scale=None,
         **kwargs,
     ):
         super().__init__(
@@ -98,6 +104,8 @@ class ScoreModel(DensityModel):
             times=times,
             ema_decay=ema_decay,
             seed=seed,
+            default_solver=default_solver,
+            default_guidance_scale=default_guidance_scale,
             **kwargs,
         )
         check_one_of("objective", objective, OBJECTIVES)

@@ -4,18 +4,18 @@
 
     loss = reconstruction + beta KL,        reconstruction = -log p(x | z),  z = mean + std eps
 
-both sums over the event and means over the batch, in nats. `objective="iwae"` lowers the tighter
-bound of K samples in its place,
+both sums over the event and means over the batch, in nats. `objective="iwae"` minimises the
+negative of a tighter bound with K samples,
 
     loss = -log 1/K sum_k w_k,              w_k = p(x | z_k) p(z_k) / q(z_k | x).
 
-Its gradient for the encoder has a signal that vanishes as K grows. Two estimators without the score
-function of q do better:
+The signal-to-noise ratio of its gradient for the encoder vanishes as K grows. Two estimators
+without the score function of q have less variance:
 
-    "sticking_the_landing"   of the ELBO: log q is evaluated with its parameters held fixed, since
-                             the expectation of the score is zero
-    "doubly_reparameterised" of the bound of K samples, where it is not (the first would be biased):
-                             also weighs the path through z_k by (w_k / sum_j w_j)^2
+    "sticking_the_landing"   for the ELBO: log q is evaluated with its parameters held fixed, since
+                             the expectation of the score function is zero
+    "doubly_reparameterised" for the bound with K samples, for which the first is biased: also
+                             multiplies the gradient through z_k by (w_k / sum_j w_j)^2
 
 References:
   Kingma and Welling (2013), https://arxiv.org/abs/1312.6114, eq. 3 and 10.
@@ -50,24 +50,25 @@ class VAE(EncoderDecoder):
     """Variational autoencoder.
 
     Args:
-        encoder: network `[B, ...]` -> `[B, ..., 2 C]`, mean and log standard deviation of q(z|x).
-        decoder: network `[B, ..., C]` -> parameters of the likelihood (of `"bernoulli"`: logits).
-            Networks may be of any kind and, with a conditioner, take the condition too; see
-            `kgen.models.encoder_decoder`.
+        encoder: network from data `[B, ...]` to `[B, ..., 2 C]`, the mean and the log standard
+            deviation of q(z|x).
+        decoder: network from codes `[B, ..., C]` to the parameters of the likelihood (logits for
+            `"bernoulli"`). Networks may be of any kind and, with a conditioner, receive the
+            condition too; see `kgen.models.encoder_decoder`.
         likelihood: `"bernoulli"` (data in [0, 1]), `"gaussian"` or `"logistic_mixture"` (data in
             [-1, 1]), or an object of `kgen.likelihoods`.
         prior: None for N(0, I), or an object of `kgen.priors`.
-        conditioner: None, or a `Conditioner`: then the model is one of p(x | c), with the prior
-            p(z), and a batch is `{"images": x, <batch_key of the conditioner>: ...}`.
-        data_shape: shape of an example; None takes that of the encoder's input.
+        conditioner: None, or a `Conditioner` for a model of p(x | c) with the prior p(z), whose
+            batches are `{"images": x, <batch_key of the conditioner>: ...}`.
+        data_shape: shape of an example; None for that of the encoder's input.
         beta: weight of the KL.
-        warm_up: number of training steps over which that weight (or `capacity`) grows from 0; the
-            bound of `"iwae"` has no KL to weigh, and no warm-up.
-        capacity: None, or nats C: the KL's term becomes `beta |KL - C|`.
-        num_samples: samples of z for each example in training and evaluation.
+        warm_up: number of training steps over which `beta` (or `capacity`) grows from 0; not used
+            by `"iwae"`, whose bound has no KL term.
+        capacity: None, or C in nats, for the KL term `beta |KL - C|`.
+        num_samples: number of samples of z per example in training and evaluation.
         objective: `"elbo"` or `"iwae"`.
-        gradient: `"reparameterised"`; for `"elbo"` `"sticking_the_landing"`; for `"iwae"`
-            `"doubly_reparameterised"`.
+        gradient: estimator of the gradient: `"reparameterised"`, or for `"elbo"`
+            `"sticking_the_landing"`, or for `"iwae"` `"doubly_reparameterised"`.
         ema_decay: decay of the averaged weights, or None.
         seed: integer seed of all randomness in training, or None.
         **kwargs: `name` and `dtype` of a Keras model.
@@ -78,7 +79,7 @@ class VAE(EncoderDecoder):
     it.
 
     Raises:
-        ValueError: if the networks do not fit, or an option is none of these.
+        ValueError: if the networks are not compatible, or an option has another value.
 
     Example:
         >>> from kgen.networks import mlp
@@ -147,7 +148,7 @@ class VAE(EncoderDecoder):
         return ("iwae",) if self.objective == "iwae" else ("reconstruction", "kl")
 
     def loss_terms(self, batch, training=False, seed=None):
-        """`reconstruction` and `kl` (or `iwae`), `[B]` nats."""
+        """Returns `reconstruction` and `kl` (or `iwae`), `[B]`, in nats."""
         seed = self.seeds.next() if seed is None else seed
         if self.objective == "iwae":
             x, cond = images_of(batch), self.condition_of(batch, training)
@@ -163,13 +164,13 @@ class VAE(EncoderDecoder):
         return {"reconstruction": reconstruction, "kl": self.beta * weight * kl}
 
     def bound_terms(self, batch, training=False, seed=None):
-        """`reconstruction` and `prior`, `[B]` nats: their sum is the negative ELBO."""
+        """Returns `reconstruction` and `prior`, `[B]`, in nats; their sum is the negative ELBO."""
         seed = self.seeds.next() if seed is None else seed
         reconstruction, kl = self._elbo(batch, training, seed)
         return {"reconstruction": reconstruction, "prior": kl}
 
     def _elbo(self, batch, training, seed):
-        """-E log p(x|z) and KL(q || p), each a mean over `num_samples` samples."""
+        """Returns -E log p(x|z) and KL(q || p), means over `num_samples` samples."""
         x, cond, k = images_of(batch), self.condition_of(batch, training), self.num_samples
         q = _repeat(self._posterior(x, cond, training), k)
         z = q.sample(seed)
@@ -183,10 +184,10 @@ class VAE(EncoderDecoder):
         return mean[0], mean[1]
 
     def log_weights(self, x, seed, num_samples, training=False, cond=None, mask=None):
-        """Importance weights log p(x, z_k) - log q(z_k | x), `[K, B]` nats, K = `num_samples`.
+        """Returns log importance weights log p(x, z_k) - log q(z_k | x), `[K, B]`, in nats.
 
-        With the weights as they are; `cond` is the encoded condition; `mask`, of the shape of `x`,
-        is 1 where a value is known.
+        K is `num_samples`. Uses the trained weights, not the averaged ones; `cond` is the encoded
+        condition; `mask`, of the shape of `x`, is 1 where a value is known.
         """
         x = tf.cast(x, tf.float32)
         q = _repeat(self._posterior(x, cond, training), num_samples)
@@ -204,28 +205,29 @@ class VAE(EncoderDecoder):
         return log_w
 
     def generate(self, num_samples=None, *, condition=None, temperature=1.0, seed=None):
-        """Draws codes from the prior and decodes them.
+        """Generates data from codes that are drawn from the prior.
 
         Args:
-            num_samples: how many; with a condition how many for each, 1 by default.
-            condition: of a model with a conditioner, what it takes, such as labels or prompts; or
-                what it returns.
+            num_samples: number of examples; with a condition, their number per condition (1 by
+                default).
+            condition: for a model with a conditioner, the conditions, such as labels or prompts, or
+                encoded conditions.
             temperature: factor of the prior's standard deviation, positive.
             seed: integer or None.
 
         Returns:
-            uint8 `[N, H, W, C]` where the data are pictures, else float32: expected data given the
-            code; the `num_samples` of each condition one after the other.
+            The expected data given the codes: uint8 `[N, H, W, C]` for pictures, else float32; the
+            examples of one condition are consecutive.
 
         Raises:
-            ValueError: if `num_samples` or `temperature` is not positive, or the condition is
-                missing or has no conditioner.
+            ValueError: if `num_samples` or `temperature` is not positive, the condition is missing,
+                or there is a condition but no conditioner.
         """
         check_positive("temperature", temperature)
         return ancestral.generate(self, num_samples, condition, float(temperature), seed)
 
     def sample_data(self, num_samples, temperature, seed, cond=None):
-        """Expected data of `num_samples` codes of the prior, with the weights as they are."""
+        """Returns the expected data of `num_samples` codes of the prior, by the trained weights."""
         z = self.prior.sample(num_samples, seed, self._posterior, temperature)
         return self._decode(z, cond)
 
@@ -233,31 +235,32 @@ class VAE(EncoderDecoder):
         """Estimates log p(x), or log p(x | c), by importance sampling.
 
         Args:
-            x: data `[N, ...]`, an array.
-            num_samples: samples for each example.
-            condition: of a model with a conditioner, one for each example.
-            **options: of `kgen.density.importance.importance_log_likelihood`, such as `chunk`,
-                `batch_size`, `seed`, `jit_compile` and `verbose`.
+            x: data, an array `[N, ...]`.
+            num_samples: number of samples per example.
+            condition: for a model with a conditioner, one condition per example.
+            **options: options of `kgen.density.importance.importance_log_likelihood`, such as
+                `chunk`, `batch_size`, `seed`, `jit_compile` and `verbose`.
 
         Returns:
-            A float64 array `[N]`, in nats: a lower bound in expectation, tight for many samples.
+            A float64 array `[N]`, in nats. Its expectation is a lower bound, which is tight for
+            many samples.
         """
         check_data("x", x, self.data_shape, self.likelihood)
         return importance.log_likelihood(self, x, num_samples, condition, **options)
 
 
 def _repeat(q, k):
-    """`q` for `k` samples of each example, `[K B, ...]`, sample by sample."""
+    """Repeats `q` for `k` samples of each example, `[K B, ...]`, sample by sample."""
     return q if k == 1 else Gaussian(tile(q.mean, k), tile(q.log_std, k))
 
 
 def _fixed(q):
-    """`q` whose parameters take no gradient."""
+    """Returns `q` with the gradient of its parameters stopped."""
     return Gaussian(tf.stop_gradient(q.mean), tf.stop_gradient(q.log_std))
 
 
 def _scale_gradient(z, factor):
-    """`z`, whose gradient is multiplied by `factor[0]`, `[B]`, which is known only later."""
+    """Returns `z` with its gradient multiplied by `factor[0]`, `[B]`, which is set later."""
 
     @tf.custom_gradient
     def gate(z):

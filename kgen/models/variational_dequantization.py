@@ -1,25 +1,27 @@
-"""Variational dequantisation: noise for grey levels that is learned to suit a density.
+"""Variational dequantisation: learned noise that turns a density into a bound for discrete data.
 
-A density p says of discrete data x what it holds in the bin of x, w wide on every side:
+The probability of discrete data x under a density p is the integral over the bin of x, of width w
+in each dimension:
 
     P(x) = integral over [0, 1]^D of p(v(x, u)) w^D du,     v(x, u) = x + w (u - 1/2)
 
     log P(x) >= E_{u ~ q(u | x)} [ log p(v) - log q(u | x) ] + D log w            (Jensen)
 
-with equality where q(u | x) = p(v) w^D / P(x), the density within the bin. The even q (`"uniform"`)
-has log q = 0; here q is learned, with p held fixed, by lowering the other side of the bound. For p
-itself training uses the bound of a diffusion model on real values, and so lowers
+with equality for q(u | x) = p(v) w^D / P(x), the density within the bin. The uniform q
+(`"uniform"`) has log q = 0. Here q is learned, with p held fixed, by maximising the bound. For log
+p training uses the bound of a diffusion model on real values, and so minimises
 
     E[ log q(u | x) - log p(v | z_0) ] - D log w  +  prior  +  denoising          (nats)
 
-The noise of each number is logistic between the ends of its bin,
+The noise of each value is logistic noise, squashed to its bin,
 
     u = sigmoid(m + s a),    a ~ Logistic(0, 1),    (m, log s) = network(x)
     log q = sum [ log f(a) - log s - log u - log(1 - u) ],    log f(a) = log F(a) + log F(-a)
 
-F being the sigmoid. At m = 0, s = 1 it is even, since the sigmoid of logistic noise is: a network
-whose last layer begins at zero begins at the uniform bound. A density that has learned that data
-lie on the grey levels alone is narrower than a bin, and the even bound falls far short of it.
+where F is the sigmoid. With m = 0, s = 1 it is uniform, since the sigmoid of logistic noise is: a
+network whose last layer is initialised with zeros starts at the uniform bound. A density that is
+concentrated on the grey levels is narrower than a bin, and the uniform bound is then far from
+tight.
 
 References:
   Ho et al. (2019), https://arxiv.org/abs/1902.00275, section 3.1, eq. 8-11.
@@ -44,18 +46,18 @@ class VariationalDequantization(GenerativeModel):
 
     Args:
         network: a network of any kind (`kgen.symbolic`) of data `[B, ..., C]`, which returns
-            `[B, ..., 2 C]`: the mean and the log scale of the noise, side by side. Zeros are even
-            noise.
-        density: a `DiffusionModel` or `ScoreModel` of pixels. `fit` leaves it as it is.
+            `[B, ..., 2 C]`: the mean and the log scale of the noise. Zeros are uniform noise.
+        density: a `DiffusionModel` or `ScoreModel` of pixels, which `fit` does not change.
         ema_decay: decay of the averaged weights, or None.
         seed: integer seed of all randomness in training, or None.
         **kwargs: `name` and `dtype` of a Keras model.
 
-    A batch is one of the density.
+    Batches are those of the density.
 
     Raises:
-        TypeError: if `density` is no such model.
-        ValueError: if its data have no grey levels, or the network does not fit them.
+        TypeError: if `density` is another model.
+        ValueError: if the data of `density` have no grey levels, or the network returns another
+            shape.
 
     Example:
         >>> import keras
@@ -106,7 +108,7 @@ class VariationalDequantization(GenerativeModel):
 
     @property
     def term_names(self):
-        """The two sides of the trade: log q, and the density where the noise falls."""
+        """Names of the loss terms: log q, and the bound of the density at the noisy data."""
         return ("noise", "density")
 
     @property
@@ -116,16 +118,16 @@ class VariationalDequantization(GenerativeModel):
 
     @property
     def optimized_variables(self):
-        """The variables of the noise; the density is held fixed, but not frozen for others."""
+        """The variables of the noise; those of the density are not trained here."""
         return self.network.trainable_variables
 
     def loss_terms(self, batch, training=False, seed=None):
-        """`noise`, E[log q(u | x)], and `density`, a bound on -log p(v) w^D, `[B]` nats."""
+        """Returns `noise`, log q(u | x), and `density`, a bound on -log p(v) w^D, `[B]` nats."""
         log_q, terms = self._terms(batch, training, seed)
         return {"noise": log_q, "density": tf.add_n(list(terms.values()))}
 
     def bound_terms(self, batch, training=False, seed=None):
-        """`reconstruction`, which holds log q, `prior` and `denoising` of -log P(x), `[B]` nats."""
+        """Returns the terms of a bound on -log P(x), `[B]`, in nats; log q is in the first."""
         log_q, terms = self._terms(batch, training, seed)
         return {**terms, "reconstruction": terms["reconstruction"] + log_q}
 
@@ -144,7 +146,7 @@ class VariationalDequantization(GenerativeModel):
         self.density.check_batch(batch)
 
     def dequantize(self, x, seed):
-        """Fills the bins of data with noise.
+        """Adds the learned noise to data.
 
         Args:
             x: data on the grey levels, `[B, ...]`.
@@ -160,8 +162,8 @@ class VariationalDequantization(GenerativeModel):
         output = tf.cast(call(self.network, {"x": x}, training), tf.float32)
         mean, log_scale = tf.split(output, 2, axis=-1)
         log_scale = tf.maximum(log_scale, _MIN_LOG_SCALE)
-        even = uniform(tf.shape(mean), seed, 1e-6, 1 - 1e-6)
-        a = tf.math.log(even) - tf.math.log1p(-even)
+        u = uniform(tf.shape(mean), seed, 1e-6, 1 - 1e-6)
+        a = tf.math.log(u) - tf.math.log1p(-u)
         logit = mean + tf.exp(log_scale) * a
         log_q = tf.math.log_sigmoid(a) + tf.math.log_sigmoid(-a) - log_scale
         log_q -= tf.math.log_sigmoid(logit) + tf.math.log_sigmoid(-logit)

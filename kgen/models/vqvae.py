@@ -1,18 +1,19 @@
-"""The VQ-VAE: an autoencoder whose code is a map of whole numbers.
+"""The VQ-VAE: an autoencoder with discrete codes.
 
     h = encoder(x),   k = argmin_j |h - e_j|,   x_hat = decoder(h + stop(e_k - h))
 
     loss = |x - x_hat|^2 + commitment |h - stop(e_k)|^2
 
-Both terms are sums over the event. The gradient passes straight through the choice of k. The codes
-e_j follow the moving averages of the number n_j and the sum m_j of the vectors that choose them,
+Both terms are sums over the event. The gradient is passed through the choice of k unchanged
+(straight-through estimator). The codebook vectors e_j are moving averages: with the number n_j and
+the sum m_j of the encodings that are assigned to code j,
 
     n_j <- d n_j + (1 - d) #{h : k = j},    m_j <- d m_j + (1 - d) sum_{h : k = j} h
     e_j = m_j / n_j
 
-A code that hardly any vector chooses would stay where it is for ever. When n_j falls to
-`revive_below` times the mean it is put on a vector of the batch; as all n_j start from 0, this is
-also how the codes begin.
+A code to which no encodings are assigned would never change. When n_j falls to `revive_below` times
+the mean, the code is replaced by an encoding of the batch; since all n_j are 0 initially, this also
+initialises the codes.
 
 Shapes: data `[B, ..., C]`, codes int32 `[B, ...]` of the shape of h without its last axis.
 
@@ -38,19 +39,19 @@ class VQVAE(EncoderDecoder):
     """Vector-quantised variational autoencoder.
 
     Args:
-        encoder: network `[B, H, W, C]` -> `[B, h, w, D]` (or data and code of other ranks).
-        decoder: network `[B, h, w, D]` -> `[B, H, W, C]`.
-        num_codes: how many codes there are.
+        encoder: network from `[B, H, W, C]` to `[B, h, w, D]` (or other ranks).
+        decoder: network from `[B, h, w, D]` to `[B, H, W, C]`.
+        num_codes: number of codes in the codebook.
         commitment: weight of the distance of an encoding from its code.
         decay: decay of the moving averages of the codes, in [0, 1).
-        revive_below: use of a code, as a share of the mean use, at which it is put elsewhere.
-        data_shape: shape of an example; None takes that of the encoder's input.
+        revive_below: use of a code, relative to the mean use, at which the code is replaced.
+        data_shape: shape of an example; None for that of the encoder's input.
         ema_decay: decay of the averaged weights of the networks, or None.
         seed: integer seed of all randomness in training, or None.
         **kwargs: `name` and `dtype` of a Keras model.
 
     Raises:
-        ValueError: if the networks do not fit, or a number is out of range.
+        ValueError: if the networks are not compatible, or a number is out of range.
 
     Example:
         >>> from kgen.networks import mlp
@@ -96,7 +97,7 @@ class VQVAE(EncoderDecoder):
                 autocast=False,
                 trainable=False,
                 name=name,
-                aggregation="only_first_replica",  # all replicas have the same, see `_follow`
+                aggregation="only_first_replica",  # equal on all replicas, see `_update_codebook`
             )
 
         self.codes = statistic("codes", (num_codes, width), "random_normal")
@@ -110,11 +111,11 @@ class VQVAE(EncoderDecoder):
         return ("reconstruction", "commitment", "perplexity")
 
     def loss_terms(self, batch, training=False, seed=None):
-        """`reconstruction` and `commitment`, `[B]`."""
+        """Returns `reconstruction` and `commitment`, `[B]`."""
         return self._forward(images_of(batch), training)[0]
 
     def _forward(self, x, training):
-        """The loss terms, the encodings `[N, D]` and the numbers of their codes `[N]`."""
+        """Returns the loss terms, the encodings `[N, D]` and the indices of their codes `[N]`."""
         h = tf.cast(self.run_encoder(x, training=training), tf.float32)
         k = self._nearest(h)
         e = tf.gather(self.codes.value, k)
@@ -126,14 +127,14 @@ class VQVAE(EncoderDecoder):
         return terms, tf.reshape(h, [-1, h.shape[-1]]), tf.reshape(k, [-1])
 
     def _nearest(self, h):
-        """The number of the nearest code of each vector."""
+        """Returns the index of the nearest code of each encoding."""
         codes = self.codes.value
-        # |h - e|^2 without |h|^2, which is the same for all codes
+        # |h - e|^2 without |h|^2, which is equal for all codes
         distance = tf.reduce_sum(codes**2, axis=-1) - 2 * tf.tensordot(h, codes, [[-1], [-1]])
         return tf.argmin(distance, axis=-1, output_type=tf.int32)
 
     def train_step(self, data):
-        """One step of gradient descent on the networks; then the codes follow their vectors."""
+        """Makes a gradient step of the networks, and updates the codebook."""
         batch, weights = self.as_batch(data)
         x = images_of(batch)
         variables = self.optimized_variables
@@ -143,14 +144,14 @@ class VQVAE(EncoderDecoder):
             scaled = self.optimizer.scale_loss(global_loss(terms, extra))
         gradients = tape.gradient(scaled, variables)
         skipped = self.apply_gradients(self.optimizer, gradients, variables)
-        counts = self._follow(tf.stop_gradient(h), k, self.seeds.next(), skipped)
+        counts = self._update_codebook(tf.stop_gradient(h), k, self.seeds.next(), skipped)
         return self.logs(terms, extra, skipped=skipped, perplexity=perplexity(counts))
 
-    def _follow(self, h, k, seed, skipped):
+    def _update_codebook(self, h, k, seed, skipped):
         """Updates the averages and the codes, unless the step was skipped.
 
         Returns:
-            How often each code was chosen, `[num_codes]`.
+            The number of encodings of each code, `[num_codes]`.
         """
         chosen, num = tf.one_hot(k, self.num_codes), tf.shape(h)[0]
         counts, sums = tf.reduce_sum(chosen, axis=0), tf.matmul(chosen, h, transpose_a=True)
@@ -173,7 +174,7 @@ class VQVAE(EncoderDecoder):
         return counts
 
     def test_step(self, data):
-        """The terms and the perplexity, with the averaged weights."""
+        """Evaluates the terms and the perplexity, with the averaged weights."""
         batch, weights = self.as_batch(data)
         x = images_of(batch)
         with self.averaged(), fused():
@@ -190,7 +191,7 @@ class VQVAE(EncoderDecoder):
 
 
 def perplexity(counts):
-    """How many codes are in use: exp of the entropy of their shares, from 1 to their number.
+    """Returns the perplexity of the use of codes, exp(entropy), from 1 to the number of codes.
 
     Example:
         >>> round(float(perplexity(tf.constant([2.0, 2.0, 0.0]))), 4)

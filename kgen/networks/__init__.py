@@ -1,4 +1,4 @@
-"""Plain Keras networks that know no probability."""
+"""Keras networks and layers: U-Net, diffusion transformer, autoencoders and dense networks."""
 
 from kgen.networks.attention import Attention
 from kgen.networks.blocks import (
@@ -14,7 +14,7 @@ from kgen.networks.conditional import ConditionalNetwork, dtype_policy
 from kgen.networks.conv import decoder, encoder
 from kgen.networks.dit import DiT
 from kgen.networks.embeddings import SinusoidalEmbedding, noise_position
-from kgen.networks.ladder import conv_ladder, dense_ladder
+from kgen.networks.hierarchy import conv_hierarchy, dense_hierarchy
 from kgen.networks.mlp import KSparse, TimeMLP, mlp
 from kgen.networks.norm import GroupNorm
 from kgen.networks.resize import resized
@@ -39,9 +39,9 @@ __all__ = [
     "Unfold",
     "UpsampleConv",
     "attention_block",
-    "conv_ladder",
+    "conv_hierarchy",
     "decoder",
-    "dense_ladder",
+    "dense_hierarchy",
     "downsample",
     "dtype_policy",
     "encoder",

@@ -1,12 +1,12 @@
-"""The blocks of the Stable Diffusion networks, in the published order and with its constants.
+"""The building blocks of the Stable Diffusion networks, with the published constants.
 
     residual      GroupNorm - SiLU - conv 3x3 - (+ time) - GroupNorm - SiLU - conv 3x3 - (+ x)
     transformer   GroupNorm - linear - [ LN - self-attention, LN - cross-attention, LN - GEGLU ] x n
                   - linear - (+ x)
 
-Functions take and return symbolic tensors of the Keras functional API, so a network reads as its
-data flow. Pictures are `[B, H, W, C]`, and so are data with one axis in space or three, `[B, L, C]`
-and `[B, D, H, W, C]`; embeddings are `[B, E]`, text tokens `[B, L, D]` with a mask `[B, L]`.
+The functions take and return symbolic tensors of the Keras functional API. Pictures are
+`[B, H, W, C]`; data with one or three spatial axes are `[B, L, C]` and `[B, D, H, W, C]`.
+Embeddings are `[B, E]`, text tokens `[B, L, D]` with a mask `[B, L]`.
 
 References:
   Rombach et al. (2022), https://arxiv.org/abs/2112.10752, appendix E and section 3.3.
@@ -14,6 +14,9 @@ References:
   Wu and He (2018), https://arxiv.org/abs/1803.08494 (group normalisation).
 """
 
+from typing import Any
+
+import keras
 from keras import layers, ops
 
 from kgen.checks import check_one_of
@@ -44,22 +47,23 @@ HALVINGS = ("after", "both")
 
 
 def group_norm(
-    x,
+    x: keras.KerasTensor,
     name: str,
     epsilon: float = 1e-5,
     activation: str | None = None,
-    shift=None,
+    shift: keras.KerasTensor | None = None,
     groups: int | None = None,
-):
-    """GroupNorm with the most groups that divide the channels: up to 32, of 4 channels or more.
+) -> keras.KerasTensor:
+    """Applies group normalisation, optionally with a shift before it and a SiLU after it.
 
     Args:
         x: `[B, ..., C]`.
-        name: of the layer.
+        name: name of the layer.
         epsilon: added to the variance.
         activation: None or `"silu"`.
         shift: None or `[B, C]`, added to `x` first.
-        groups: number of groups in the place of the rule above.
+        groups: number of groups; None for the largest divisor of the channels up to 32 with at
+            least 4 channels per group.
     """
     channels = x.shape[-1]
     if groups is None:
@@ -68,14 +72,22 @@ def group_norm(
     return GroupNorm(groups, epsilon, activation, name=name)(x, shift=shift)
 
 
-def conv(x, channels: int, name: str, kernel=3, strides=1, padding="same", **options):
-    """A convolution over the axes in space of `x`, one to three."""
+def conv(
+    x: keras.KerasTensor,
+    channels: int,
+    name: str,
+    kernel: int | tuple[int, ...] = 3,
+    strides: int | tuple[int, ...] = 1,
+    padding: str = "same",
+    **options: Any,
+) -> keras.KerasTensor:
+    """Applies a convolution over the spatial axes of `x`, of which it has one to three."""
     kind = getattr(layers, f"Conv{spatial_rank(x)}D")
     return kind(channels, kernel, strides, padding, name=name, **options)(x)
 
 
-def spatial_rank(x) -> int:
-    """How many axes in space `x`, `[B, ..., C]`, has.
+def spatial_rank(x: keras.KerasTensor) -> int:
+    """Returns the number of spatial axes of `x`, `[B, ..., C]`.
 
     Raises:
         ValueError: if it is not one, two or three.
@@ -83,22 +95,32 @@ def spatial_rank(x) -> int:
     rank = len(x.shape) - 2
     if rank not in (1, 2, 3):
         raise ValueError(
-            "Data must have one, two or three axes in space before the channels. "
+            "Data must have one, two or three spatial axes before the channels. "
             f"Received: shape {tuple(x.shape[1:])}."
         )
     return rank
 
 
 def residual_block(
-    x,
+    x: keras.KerasTensor,
     channels: int,
     name: str,
-    embedding=None,
+    embedding: keras.KerasTensor | None = None,
     epsilon: float = 1e-5,
     dropout: float = 0.0,
     groups: int | None = None,
-):
-    """Two convolutions and a skip; `embedding`, `[B, E]`, is added between them."""
+) -> keras.KerasTensor:
+    """Applies a residual block of two convolutions.
+
+    Args:
+        x: `[B, ..., C]`.
+        channels: channels of the output.
+        name: prefix of the layers' names.
+        embedding: None, or `[B, E]`, which is projected and added between the convolutions.
+        epsilon: added to the variance in group normalisations.
+        dropout: dropout rate before the second convolution.
+        groups: see `group_norm`.
+    """
     h = group_norm(x, f"{name}_norm1", epsilon, "silu", groups=groups)
     h = conv(h, channels, f"{name}_conv1")
     shift = None
@@ -114,39 +136,48 @@ def residual_block(
 
 
 def attention_block(
-    x,
+    x: keras.KerasTensor,
     name: str,
     heads: int = 1,
     epsilon: float = 1e-6,
     groups: int | None = None,
     bias: bool = False,
-):
-    """Self-attention over the pixels with a skip, as in DDPM and the autoencoder."""
+) -> keras.KerasTensor:
+    """Applies residual self-attention over the pixels, as in DDPM and the autoencoder.
+
+    Args:
+        x: `[B, ..., C]`.
+        name: prefix of the layers' names.
+        heads: number of attention heads.
+        epsilon: added to the variance in the group normalisation.
+        groups: see `group_norm`.
+        bias: whether queries, keys and values have a bias.
+    """
     h = tokens(group_norm(x, f"{name}_norm", epsilon, groups=groups))
     h = Attention(heads, bias=bias, name=name)(h, h)
     return x + Pixels()(h, x)
 
 
 def transformer_block(
-    x,
+    x: keras.KerasTensor,
     name: str,
     heads: int,
-    context=None,
-    mask=None,
+    context: keras.KerasTensor | None = None,
+    mask: keras.KerasTensor | None = None,
     depth: int = 1,
     groups: int | None = None,
     bias: bool = False,
-):
-    """Spatial transformer: `depth` times self-attention, cross-attention and GEGLU, with skips.
+) -> keras.KerasTensor:
+    """Applies a spatial transformer: `depth` layers of self-, cross-attention and feed-forward.
 
     Args:
         x: `[B, ..., C]`.
-        name: beginning of the layers' names; after the first round they begin with `name_1`, ...
-        heads: attention heads.
+        name: prefix of the names; the layers after the first have the prefixes `name_1`, ...
+        heads: number of attention heads.
         context: None, or text tokens `[B, L, D]` for the cross-attention.
-        mask: `[B, L]`, with `context`.
-        depth: number of rounds.
-        groups: number of groups of the norm, or None for the rule of `group_norm`.
+        mask: bool `[B, L]`, with `context`.
+        depth: number of transformer layers.
+        groups: see `group_norm`.
         bias: whether queries, keys and values have a bias.
     """
     channels = x.shape[-1]
@@ -165,31 +196,30 @@ def transformer_block(
     return x + Pixels()(h, x)
 
 
-def geglu(x, name: str, factor: int = 4):
-    """Gated feed-forward: `W_out (a * gelu(b))` with `[a, b] = W_in x`."""
+def geglu(x: keras.KerasTensor, name: str, factor: int = 4) -> keras.KerasTensor:
+    """Applies a gated feed-forward layer, `W_out (a * gelu(b))` with `[a, b] = W_in x`."""
     channels = x.shape[-1]
     a, gate = ops.split(layers.Dense(2 * factor * channels, name=f"{name}_in")(x), 2, axis=-1)
     return layers.Dense(channels, name=f"{name}_out")(a * ops.gelu(gate, approximate=False))
 
 
-def downsample(x, name: str, halving: str = "after"):
+def downsample(x: keras.KerasTensor, name: str, halving: str = "after") -> keras.KerasTensor:
     """Halves every size by a strided 3 x 3 convolution.
 
     Args:
         x: `[B, ..., C]`, of even sizes.
-        name: of the layer.
-        halving: where the zeros are that the convolution needs: `"after"` the last pixel of each
-            axis (DDPM, the Stable Diffusion autoencoder), or `"both"`, one on each side (the
-            Stable Diffusion U-Net).
+        name: name of the layer.
+        halving: where the input is padded with zeros: `"after"` the last pixel of each axis (DDPM,
+            the Stable Diffusion autoencoder), or on `"both"` sides (the Stable Diffusion U-Net).
     """
     check_one_of("halving", halving, HALVINGS)
     if halving == "after":
         return conv(x, x.shape[-1], name, strides=2)
-    # The zeros after the last of an even number of pixels are not met by a stride of 2.
+    # With a stride of 2, zeros after the last of an even number of pixels have no effect.
     x = ops.pad(x, [[0, 0], *[[1, 0]] * spatial_rank(x), [0, 0]])
     return conv(x, x.shape[-1], name, strides=2, padding="valid")
 
 
-def upsample(x, name: str):
-    """Doubles every size: nearest neighbour, then a convolution."""
+def upsample(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
+    """Doubles every size by nearest-neighbour interpolation and a convolution."""
     return UpsampleConv(x.shape[-1], name=name)(x)

@@ -1,24 +1,29 @@
-"""Conditional networks: what a denoiser calls, `network(z, log_snr, cond)` -> the shape of `z`.
+"""Conditional networks, the networks of denoisers: `network(z, log_snr, cond)`.
 
-A network is one functional graph over named inputs,
+A network is a functional graph over named inputs,
 
     z [B, ..., C],  log_snr [B],  and of a condition:  tokens [B, L, D] and mask [B, L],
                                                        pooled [B, P],  picture [B, ..., Q]
 
-and a subclass says what is computed from them. Sizes in space are free in the graph: a network that
-needs no particular size takes any, and its layers know the size where the caller does.
+and its output has the shape of z. A subclass defines the graph. With `any_size` the spatial sizes
+are None in the graph, so that the network accepts any size.
 """
 
 import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
+import tensorflow as tf
+
+from kgen.types import Condition, Shape
 
 CONDITIONS = ("tokens", "mask", "pooled", "picture")
 
 
 @contextlib.contextmanager
-def dtype_policy(policy):
-    """Builds the layers inside the `with` block under a Keras dtype policy."""
+def dtype_policy(policy: str | keras.DTypePolicy) -> Iterator[None]:
+    """A context in which Keras layers are built under a dtype policy."""
     previous = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
@@ -28,11 +33,11 @@ def dtype_policy(policy):
 
 
 class ConditionalNetwork(keras.Model):
-    """Abstract base of networks that take a noisy value, its log-SNR and a condition.
+    """Abstract base of networks of a noisy value, its log-SNR and a condition.
 
-    A subclass ends its constructor with `self.connect(shape, output)`, where `output` is a function
-    of the symbolic inputs, by name. Decorate it with `kgen.serialization.serializable`, and it is
-    saved and rebuilt.
+    The constructor of a subclass ends with `self.connect(shape, output)`, where `output` is a
+    function from the dictionary of symbolic inputs to the output. Decorate the subclass with
+    `kgen.serialization.serializable`, so that it can be saved and loaded.
 
     Args:
         **kwargs: `name` and `dtype` of a Keras model.
@@ -42,11 +47,11 @@ class ConditionalNetwork(keras.Model):
         log_snr: `[B]`.
         cond: None, or a dictionary with `"tokens"` `[B, L, D]` and `"mask"` `[B, L]`, `"pooled"`
             `[B, P]`, `"picture"` `[B, ..., Q]`, whichever the network was made for.
-        training: whether layers such as dropout have an effect.
+        training: whether layers such as dropout are active.
 
     Attributes:
-        data_shape: shape of the noisy input without the batch, as the constructor was given it.
-        takes_any_size: whether `z` may have other sizes in space than `data_shape`.
+        data_shape: shape of `z` without the batch, as passed to the constructor.
+        takes_any_size: whether `z` may have other spatial sizes than `data_shape`.
 
     Example:
         >>> from kgen.serialization import serializable
@@ -59,7 +64,7 @@ class ConditionalNetwork(keras.Model):
         TensorShape([2, 3])
     """
 
-    def __init__(self, **kwargs) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         if type(self) is ConditionalNetwork:
             raise TypeError("`ConditionalNetwork` is abstract: make a subclass, or a `UNet`.")
         super().__init__(**kwargs)
@@ -67,8 +72,8 @@ class ConditionalNetwork(keras.Model):
 
     def connect(
         self,
-        shape,
-        output,
+        shape: Shape,
+        output: Callable[[dict[str, keras.KerasTensor]], keras.KerasTensor],
         *,
         tokens: tuple[int | None, int] | None = None,
         pooled: int | None = None,
@@ -80,9 +85,9 @@ class ConditionalNetwork(keras.Model):
         Args:
             shape: shape of `z` without the batch.
             output: a function from the dictionary of symbolic inputs to the output.
-            tokens: None, or `(L, D)`: length, or None for any, and width of the tokens.
+            tokens: None, or `(L, D)`: the length of the text, None for any, and the token width.
             pooled: None, or the width of the pooled condition.
-            picture: None, or the channels of a picture of the size of `z`.
+            picture: None, or the number of channels of a picture of the size of `z`.
             any_size: whether all axes but the last may have any size.
         """
         shape = tuple(shape)
@@ -105,11 +110,13 @@ class ConditionalNetwork(keras.Model):
         self.takes_any_size = any_size
         self.built = True
 
-    def call(self, z, log_snr, cond=None, training=False):
-        """Runs the network; see the class.
+    def call(
+        self, z: tf.Tensor, log_snr: tf.Tensor, cond: Condition = None, training: bool = False
+    ) -> tf.Tensor:
+        """Computes the output; see the class.
 
         Raises:
-            ValueError: if the condition has not what the network was made for.
+            ValueError: if the condition lacks a key that the network was made for.
         """
         inputs = {"z": z, "log_snr": log_snr}
         for key in CONDITIONS:

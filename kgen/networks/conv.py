@@ -1,21 +1,23 @@
-"""The two halves of the Stable Diffusion autoencoder, sizes by arguments.
+"""The encoder and the decoder of the Stable Diffusion autoencoder, with configurable sizes.
 
     encoder   conv - [residual blocks, halve] x levels - middle - norm, SiLU - conv
     decoder   conv - middle - [residual blocks, double] x levels - norm, SiLU - conv
     middle    residual, attention, residual
 
-With `n` entries in `channels` the code is `patch * 2^(n - 1)` times smaller than the picture on
-each side. `patch = 1` is the published layout; `patch = 2` first folds 2 x 2 pixels into channels
-(and unfolds them at the end), which leaves out the costliest level and trains about three times
-faster on CPUs. A size that does not divide so is padded with zeros first, on both sides; the
-decoder leaves them out again if it is given the size of the picture.
+With `n` entries in `channels` the code is smaller than the picture by the factor `patch * 2^(n -
+1)` along each axis. `patch = 1` is the published layout; `patch = 2` first folds 2 x 2 pixels into
+channels (and unfolds them at the end), which omits the most expensive level and trains about three
+times faster on CPUs. A size that is not divisible by the factor is padded with zeros on both sides;
+the decoder crops the padding if its argument `size` is the size of the picture.
 
-Data have one axis in space, two or three: `(L, C)`, `(H, W, C)`, `(D, H, W, C)`.
+Data have one, two or three spatial axes: `(L, C)`, `(H, W, C)`, `(D, H, W, C)`.
 
 References:
   Rombach et al. (2022), https://arxiv.org/abs/2112.10752, appendix G.
   Esser et al. (2021), https://arxiv.org/abs/2012.09841, table 7.
 """
+
+from typing import Any
 
 import keras
 
@@ -30,12 +32,13 @@ from kgen.networks.blocks import (
 )
 from kgen.networks.levels import by_level
 from kgen.networks.shapes import CropTo, Pad, fold, unfold
+from kgen.types import Shape
 
 EPSILON = 1e-6
 
 
 def encoder(
-    image_shape: tuple[int | None, ...],
+    image_shape: Shape,
     latent_channels: int,
     *,
     channels: tuple[int, ...] = (64, 128, 128),
@@ -48,23 +51,27 @@ def encoder(
     epsilon: float = EPSILON,
     name: str = "encoder",
 ) -> keras.Model:
-    """Convolutional encoder `[B, H, W, C]` -> `[B, h, w, 2 latent_channels]`: mean and log std.
+    """Builds a convolutional encoder, `[B, H, W, C]` to `[B, h, w, 2 latent_channels]`.
+
+    The output is the mean and the log standard deviation of the code.
 
     Args:
-        image_shape: `(H, W, C)`, or `(L, C)`, or `(D, H, W, C)`; a size of None is any.
-        latent_channels: channels of the code.
-        channels: channels of each level, from the picture down; one halving between two.
-        blocks: residual blocks per level, one number or a tuple.
-        patch: side of the square of pixels that is folded into channels first.
-        quant: whether a 1 x 1 convolution of the moments comes last, as in published weights.
-        groups: groups of every group normalisation; None chooses them from the channels.
+        image_shape: `(H, W, C)`, `(L, C)` or `(D, H, W, C)`; None for a size that varies.
+        latent_channels: number of channels of the code.
+        channels: number of channels at each level, from the full resolution down; the sizes are
+            halved between two levels.
+        blocks: number of residual blocks per level, one number or a tuple.
+        patch: side of the squares of pixels that are folded into channels first.
+        quant: whether the last layer is a 1 x 1 convolution of the moments, as in published
+            weights.
+        groups: number of groups in group normalisations; None for the rule of `group_norm`.
         attention_bias: whether queries, keys and values of the attention have a bias.
-        middle_attention: whether there is attention in the middle.
+        middle_attention: whether there is attention at the lowest resolution.
         epsilon: added to the variance in group normalisations.
         name: name of the model.
 
     Returns:
-        A `keras.Model`; `kgen.networks.resized` gives it another size.
+        A `keras.Model`; `kgen.networks.resized` adapts it to another size.
 
     Example:
         >>> encoder((16, 16, 3), 4, channels=(8, 16)).output_shape
@@ -89,7 +96,7 @@ def encoder(
 
 
 def decoder(
-    latent_shape: tuple[int | None, ...],
+    latent_shape: Shape,
     image_channels: int = 3,
     *,
     channels: tuple[int, ...] = (64, 128, 128),
@@ -103,27 +110,29 @@ def decoder(
     epsilon: float = EPSILON,
     name: str = "decoder",
 ) -> keras.Model:
-    """Convolutional decoder `[B, h, w, c]` -> `[B, H, W, image_channels]`, the mirror of `encoder`.
+    """Builds a convolutional decoder, `[B, h, w, c]` to `[B, H, W, image_channels]`.
 
     Args:
-        latent_shape: `(h, w, c)`, or `(l, c)`, or `(d, h, w, c)`; a size of None is any.
-        image_channels: channels of the picture.
-        channels: channels of each level, in the order of `encoder`.
-        blocks: residual blocks per level of the encoder; the decoder has one more.
-        patch: as of the encoder.
-        size: None, or `(H, W)` of the picture, where the encoder had to pad it.
-        post_quant: whether a 1 x 1 convolution of the code comes first, as in published weights.
-        groups: groups of every group normalisation; None chooses them from the channels.
+        latent_shape: `(h, w, c)`, `(l, c)` or `(d, h, w, c)`; None for a size that varies.
+        image_channels: number of channels of the picture.
+        channels: number of channels at each level, in the order of `encoder`.
+        blocks: number of residual blocks per level of the encoder; the decoder has one more.
+        patch: see `encoder`.
+        size: None, or the size `(H, W)` of the picture, to which the output is cropped if the
+            encoder pads the picture.
+        post_quant: whether the first layer is a 1 x 1 convolution of the code, as in published
+            weights.
+        groups: number of groups in group normalisations; None for the rule of `group_norm`.
         attention_bias: whether queries, keys and values of the attention have a bias.
-        middle_attention: whether there is attention in the middle.
+        middle_attention: whether there is attention at the lowest resolution.
         epsilon: added to the variance in group normalisations.
         name: name of the model.
 
     Returns:
-        A `keras.Model`; `kgen.networks.resized` gives it another size.
+        A `keras.Model`; `kgen.networks.resized` adapts it to another size.
 
     Raises:
-        ValueError: if `size` is not that of a picture with a code of that size.
+        ValueError: if pictures of the size `size` have codes of another shape than `latent_shape`.
 
     Example:
         >>> decoder((8, 8, 4), channels=(8, 16)).output_shape
@@ -151,7 +160,9 @@ def decoder(
     return keras.Model(inputs, image, name=name)
 
 
-def _middle(h, attention, bias, options):
+def _middle(
+    h: keras.KerasTensor, attention: bool, bias: bool, options: dict[str, Any]
+) -> keras.KerasTensor:
     width = h.shape[-1]
     h = residual_block(h, width, "mid_res_0", **options)
     if attention:
@@ -159,7 +170,7 @@ def _middle(h, attention, bias, options):
     return residual_block(h, width, "mid_res_1", **options)
 
 
-def _check_size(size, latent_shape, multiple):
+def _check_size(size: tuple[int, ...] | None, latent_shape: Shape, multiple: int) -> None:
     if size is None:
         return
     code = tuple(latent_shape[:-1])

@@ -1,4 +1,4 @@
-"""The diffusion transformer: patches as tokens, the noise level as scale, shift and gate.
+"""The diffusion transformer (DiT), with text conditioning by cross-attention.
 
     z [B, H, W, C] - patches - linear + position - block x depth - linear - patches back
 
@@ -6,16 +6,19 @@
             h <- h + cross-attention(LN(h), tokens)                    with text only
             h <- h + g_2 mlp((1 + s_2) LN(h) + b_2),     (s, b, g) = linear(SiLU(embedding))
 
-The linear maps to s, b, g start at zero ("adaLN-Zero"), so every block begins as the identity. The
-embedding is that of the log-SNR plus the pooled condition; text tokens are attended to, as in
-PixArt. Data may have one axis in space, two or three, and any size: the positions are computed for
-it, and where `patch` does not divide it, zeros are put around the data and cut off at the end.
+The linear maps to s, b, g are initialised with zeros ("adaLN-Zero"), so every block is the identity
+at first. The embedding is that of the log-SNR plus the pooled condition; text tokens enter by
+cross-attention, as in PixArt. Data have one, two or three spatial axes of any size: positions are
+computed for the size of the input, which is padded to a multiple of `patch` and cropped at the end.
 
 References:
   Peebles and Xie (2023), https://arxiv.org/abs/2212.09748, section 3.2 and figure 3.
   Chen et al. (2024), https://arxiv.org/abs/2310.00426, section 2.3 (cross-attention to text).
 """
 
+from typing import Any
+
+import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers, ops
@@ -27,22 +30,24 @@ from kgen.networks.conditional import ConditionalNetwork
 from kgen.networks.embeddings import SinusoidalEmbedding, noise_position
 from kgen.networks.shapes import Crop, Pad, Pixels, fold, tokens, unfold
 from kgen.serialization import serializable
+from kgen.types import Shape
 
 
 @serializable
 class DiT(ConditionalNetwork):
-    """Transformer that predicts an image-shaped tensor from a noisy one, its log-SNR, a condition.
+    """Diffusion transformer from a noisy picture, its log-SNR and a condition to a picture.
 
     Args:
-        shape: `(H, W, C)` of the noisy input and of the output, or `(L, C)`, or `(D, H, W, C)`. The
-            sizes are those of the data of a model; the network takes others too. None is any.
-        patch: side of the square of pixels that becomes one token.
+        shape: shape of the noisy input and of the output: `(H, W, C)`, `(L, C)` or `(D, H, W, C)`.
+            The sizes are those of the model's data; the network accepts other sizes too. None for a
+            size that varies.
+        patch: side of the squares of pixels that become one token.
         width: width of a token.
         depth: number of blocks.
-        heads: attention heads.
-        tokens: None, or `(L, D)`: length, or None for any, and width of the text tokens.
-        pooled: None, or the width of the pooled condition vector.
-        picture: None, or the channels of a picture that is concatenated to the input.
+        heads: number of attention heads.
+        tokens: None, or `(L, D)`: the length of the text, None for any, and the token width.
+        pooled: None, or the width of the pooled condition.
+        picture: None, or the number of channels of a picture that is concatenated to the input.
         **kwargs: `name` and `dtype` of a Keras model.
 
     Call arguments:
@@ -52,7 +57,7 @@ class DiT(ConditionalNetwork):
             `"picture"` `[B, H, W, Q]`, whichever the network was made for.
 
     Raises:
-        ValueError: if sizes do not fit together.
+        ValueError: if the sizes are not compatible.
 
     Example:
         >>> network = DiT((8, 8, 4), width=16, depth=1, heads=2)
@@ -62,7 +67,7 @@ class DiT(ConditionalNetwork):
 
     def __init__(
         self,
-        shape: tuple[int | None, ...],
+        shape: Shape,
         *,
         patch: int = 2,
         width: int = 256,
@@ -71,7 +76,7 @@ class DiT(ConditionalNetwork):
         tokens: tuple[int | None, int] | None = None,
         pooled: int | None = None,
         picture: int | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         for option, value in (
@@ -88,7 +93,7 @@ class DiT(ConditionalNetwork):
                 f"Received: {width}, heads={heads}."
             )
 
-        def output(inputs):
+        def output(inputs: dict[str, keras.KerasTensor]) -> keras.KerasTensor:
             z = inputs["z"]
             h = z
             if picture is not None:
@@ -102,20 +107,20 @@ class DiT(ConditionalNetwork):
 
 @serializable
 class Positions(layers.Layer):
-    """Adds the position of each token: an equal part of the channels for each axis in space.
+    """Adds sinusoidal embeddings of the positions of tokens, with equal channels per spatial axis.
 
     Args:
         **kwargs: `name` and `dtype` of a Keras layer.
 
     Call arguments:
         x: `[B, H W, C]`.
-        like: `[B, H, W, c]`, whose axes in space the tokens come from.
+        like: `[B, H, W, c]`, the size of the grid of tokens.
     """
 
-    def __init__(self, **kwargs) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
 
-    def call(self, x, like):
+    def call(self, x: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
         """Adds the positions to `x`."""
         sizes = ops.shape(like)[1:-1]
         part = x.shape[-1] // (2 * len(sizes))
@@ -126,12 +131,19 @@ class Positions(layers.Layer):
         table = tf.concat([tf.sin(angles), tf.cos(angles)], axis=1)
         return x + tf.cast(table[None], x.dtype)
 
-    def compute_output_shape(self, x_shape, like_shape):
+    def compute_output_shape(self, x_shape: Shape, like_shape: Shape) -> Shape:
         """The shape of `x`."""
         return x_shape
 
 
-def _dit(inputs, z, channels_out, width, depth, heads):
+def _dit(
+    inputs: dict[str, keras.KerasTensor],
+    z: keras.KerasTensor,
+    channels_out: int,
+    width: int,
+    depth: int,
+    heads: int,
+) -> keras.KerasTensor:
     context, mask = inputs.get("tokens"), inputs.get("mask")
     embedding = layers.Dense(width, name="noise_dense_1")(
         SinusoidalEmbedding(width, name="noise_embedding")(noise_position(inputs["log_snr"]))
@@ -142,7 +154,7 @@ def _dit(inputs, z, channels_out, width, depth, heads):
     embedding = ops.silu(embedding)
 
     h = tokens(z, dtype="float32")
-    # In float32: near the data its noise is less than bfloat16 can tell from the value itself.
+    # In float32: near the data the noise is below the precision of bfloat16.
     h = layers.Dense(width, dtype="float32", name="patches_in")(h)
     h = Positions(name="positions")(h, z)
     for i in range(depth):
@@ -164,13 +176,15 @@ def _dit(inputs, z, channels_out, width, depth, heads):
     return Pixels(dtype="float32")(last(h), z)
 
 
-def _modulation(embedding, parts, name):
-    """Shifts, scales and gates `[B, 1, C]`, all zero at first."""
+def _modulation(embedding: keras.KerasTensor, parts: int, name: str) -> list[keras.KerasTensor]:
+    """Returns `parts` shifts, scales and gates `[B, 1, C]`, all zero at first."""
     width = embedding.shape[-1]
     dense = layers.Dense(parts * width, kernel_initializer="zeros", name=f"{name}_modulation")
     return ops.split(dense(embedding)[:, None, :], parts, axis=-1)
 
 
-def _modulated(h, shift, scale, name):
+def _modulated(
+    h: keras.KerasTensor, shift: keras.KerasTensor, scale: keras.KerasTensor, name: str
+) -> keras.KerasTensor:
     norm = layers.LayerNormalization(epsilon=1e-6, center=False, scale=False, name=name)
     return (1 + scale) * norm(h) + shift

@@ -1,10 +1,10 @@
-"""Embeddings of a scalar: what a network is given of the noise.
+"""Sinusoidal embeddings of the noise level.
 
-A scalar `u` becomes the vector `[cos(w_0 u) .. cos(w_{n-1} u), sin(w_0 u) .. sin(w_{n-1} u)]` with
-the geometric frequencies `w_i = 10000^(-i / n)`. Networks of kgen are given the log-SNR, which is
-the same quantity for every schedule; `noise_position` spreads its range over the 0..999 that the
-frequencies of Stable Diffusion were chosen for. Published networks are given the index of a level
-of their own schedule instead: any function from log-SNR to a position may take the place of
+A scalar `u` is embedded as `[cos(w_0 u) .. cos(w_{n-1} u), sin(w_0 u) .. sin(w_{n-1} u)]` with the
+geometric frequencies `w_i = 10000^(-i / n)`. The input of the networks of kgen is the log-SNR,
+which has the same meaning for every schedule; `noise_position` maps it to the range 0 to 1000, for
+which the frequencies of Stable Diffusion were chosen. The input of published networks is the index
+of a noise level of their schedule: any function from log-SNR to a position can replace
 `noise_position`.
 
 References:
@@ -13,15 +13,19 @@ References:
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from kgen.serialization import serializable
+from kgen.types import Shape
 
 
-def noise_position(log_snr):
-    """Maps log-SNR to a position between 0 (clean) and 1000 (noise), smooth and monotone.
+def noise_position(log_snr: tf.Tensor) -> tf.Tensor:
+    """Maps log-SNR smoothly to a position between 0 (data) and 1000 (noise).
 
     Example:
         >>> float(noise_position(ops.convert_to_tensor(0.0)))
@@ -31,14 +35,17 @@ def noise_position(log_snr):
 
 
 class NoisePosition(keras.layers.Layer):
-    """Calls a function from log-SNR `[B]` to a position `[B]`, in float32.
+    """A layer that applies a function from log-SNR `[B]` to a position `[B]`, in float32.
 
     Args:
-        function: in operations of Keras or TensorFlow.
+        function: a function of tensors, in operations of Keras or TensorFlow.
         **kwargs: `name` of a Keras layer.
+
+    Raises:
+        TypeError: if `function` is not callable.
     """
 
-    def __init__(self, function, **kwargs) -> None:
+    def __init__(self, function: Callable, **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
         if not callable(function):
             raise TypeError(
@@ -47,28 +54,28 @@ class NoisePosition(keras.layers.Layer):
             )
         self.function = function
 
-    def call(self, log_snr):
-        """The position of `log_snr`."""
+    def call(self, log_snr: tf.Tensor) -> tf.Tensor:
+        """Returns the position of `log_snr`."""
         return ops.cast(self.function(log_snr), "float32")
 
-    def compute_output_shape(self, log_snr_shape):
-        """`[B]` -> `[B]`."""
+    def compute_output_shape(self, log_snr_shape: Shape) -> Shape:
+        """Returns the shape of `log_snr`."""
         return log_snr_shape
 
 
 @serializable
 class SinusoidalEmbedding(keras.layers.Layer):
-    """`[B]` -> `[B, dim]`, cosines first, always in float32.
+    """A sinusoidal embedding of scalars, `[B]` to `[B, dim]`, in float32.
 
     Args:
-        dim: an even number of features.
-        sin_first: whether the sines come first.
-        freq_shift: what the divisor `n` in the exponent of the frequencies is less than half of
-            `dim`; 1 in the published code of DDPM, whose last frequency is so 1 / 10000.
+        dim: number of features, even.
+        sin_first: whether the sines precede the cosines.
+        freq_shift: subtracted from the divisor n = dim / 2 in the exponent of the frequencies; 1 in
+            the published code of DDPM, so that the last frequency is 1 / 10000.
         **kwargs: `name` of a Keras layer.
 
     Raises:
-        ValueError: if `dim` is odd, or `freq_shift` not less than half of it.
+        ValueError: if `dim` is odd, or `freq_shift` is not less than half of it.
 
     Example:
         >>> SinusoidalEmbedding(4)(ops.zeros((1,))).numpy().tolist()
@@ -76,7 +83,7 @@ class SinusoidalEmbedding(keras.layers.Layer):
     """
 
     def __init__(
-        self, dim: int, *, sin_first: bool = False, freq_shift: float = 0.0, **kwargs
+        self, dim: int, *, sin_first: bool = False, freq_shift: float = 0.0, **kwargs: Any
     ) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
         if dim % 2:
@@ -90,7 +97,7 @@ class SinusoidalEmbedding(keras.layers.Layer):
         self.sin_first = sin_first
         self.freq_shift = freq_shift
 
-    def call(self, position):
+    def call(self, position: tf.Tensor) -> tf.Tensor:
         """Embeds `position`."""
         half = self.dim // 2
         steps = -math.log(10000.0) * ops.arange(half, dtype="float32")
@@ -98,6 +105,6 @@ class SinusoidalEmbedding(keras.layers.Layer):
         waves = [ops.cos(angles), ops.sin(angles)]
         return ops.concatenate(waves[::-1] if self.sin_first else waves, axis=-1)
 
-    def compute_output_shape(self, position_shape):
-        """`[B]` -> `[B, dim]`."""
+    def compute_output_shape(self, position_shape: Shape) -> Shape:
+        """Returns the shape `[B, dim]`."""
         return (*position_shape, self.dim)

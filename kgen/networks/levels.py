@@ -1,13 +1,19 @@
-"""Options that may differ from level to level of a network."""
+"""Options of a network that may differ between its levels of resolution."""
 
 from kgen.checks import check_count
 
 
-def by_level(name: str, value, levels: int) -> tuple:
-    """One value for each level, from one for all or a tuple; integers of at least 1.
+def by_level(name: str, value: int | tuple[int, ...], levels: int) -> tuple:
+    """Returns one value per level, given one value for all levels or one value per level.
+
+    Args:
+        name: name of the argument, for messages.
+        value: an integer of at least 1, or a tuple of such integers.
+        levels: number of levels.
 
     Raises:
-        ValueError: if a tuple has another length, or a value is not such an integer.
+        TypeError: if a value is not a number.
+        ValueError: if a tuple has another length, or a value is not an integer of at least 1.
 
     Example:
         >>> by_level("blocks", 2, 3)

@@ -1,8 +1,8 @@
-"""Dense networks, for flat data, for codes, and for small pictures taken as vectors.
+"""Dense networks, for vectors, codes, and small pictures as vectors.
 
     x [B, ...] - flatten - [dense, activation] x layers - dense - reshape - [B, *output_shape]
 
-With `gated`, a layer is `a * sigmoid(b)` of two dense maps in the place of dense and activation.
+With `gated`, a hidden layer is `a * sigmoid(b)` of two dense maps a and b.
 
 References:
   Dauphin et al. (2017), https://arxiv.org/abs/1612.08083, eq. 1 (gated linear units).
@@ -10,18 +10,21 @@ References:
 """
 
 import math
+from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import layers, ops
 
 from kgen.checks import check_count
 from kgen.networks.conditional import ConditionalNetwork
 from kgen.networks.embeddings import SinusoidalEmbedding, noise_position
 from kgen.serialization import serializable
+from kgen.types import Shape
 
 
 def mlp(
-    input_shapes: tuple[int, ...] | list[tuple[int, ...]],
+    input_shapes: Shape | list[Shape],
     output_shape: tuple[int, ...],
     *,
     hidden: tuple[int, ...] = (200, 200),
@@ -29,19 +32,19 @@ def mlp(
     gated: bool = False,
     name: str = "mlp",
 ) -> keras.Model:
-    """A dense network from one input, or several that are put side by side.
+    """Builds a dense network of one input, or of the concatenation of several inputs.
 
     Args:
-        input_shapes: the shape of the input without the batch, such as `(28, 28, 1)`, or a list of
+        input_shapes: shape of the input without the batch, such as `(28, 28, 1)`, or a list of
             shapes for several inputs.
         output_shape: shape of the output without the batch.
-        hidden: width of each hidden layer.
-        activation: of the hidden layers; without effect where they are gated.
+        hidden: widths of the hidden layers.
+        activation: activation of the hidden layers; ignored if they are gated.
         gated: whether the hidden layers are gated linear units.
         name: name of the model.
 
     Returns:
-        A `keras.Model`, float32 at its end.
+        A `keras.Model` with a float32 output.
 
     Example:
         >>> mlp((28, 28, 1), (100,)).count_params()
@@ -66,21 +69,21 @@ def mlp(
 
 @serializable
 class TimeMLP(ConditionalNetwork):
-    """A dense network that predicts from a noisy vector, its log-SNR and a condition.
+    """Dense residual network of a noisy vector, its log-SNR and a condition.
 
-    Residual blocks of two dense layers, to whose middle the embedded log-SNR is added.
+    A block has two dense layers, between which the embedding of the log-SNR is added.
 
     Args:
         size: D, the length of the noisy vector and of the output.
         width: width of the blocks.
-        blocks: how many there are.
-        pooled: None, or the width of the pooled condition vector.
+        blocks: number of blocks.
+        pooled: None, or the width of the pooled condition.
         **kwargs: `name` and `dtype` of a Keras model.
 
     Call arguments:
         z: `[B, D]`.
         log_snr: `[B]`.
-        cond: a dictionary with `"pooled"` `[B, P]`, if the network was made for it.
+        cond: a dictionary with `"pooled"` `[B, P]`, if the network was made for one.
 
     Example:
         >>> TimeMLP(2, width=16)(ops.zeros((3, 2)), ops.zeros((3,))).shape
@@ -88,7 +91,13 @@ class TimeMLP(ConditionalNetwork):
     """
 
     def __init__(
-        self, size: int, *, width: int = 128, blocks: int = 3, pooled: int | None = None, **kwargs
+        self,
+        size: int,
+        *,
+        width: int = 128,
+        blocks: int = 3,
+        pooled: int | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         for name, value in (("size", size), ("width", width), ("blocks", blocks)):
@@ -96,12 +105,14 @@ class TimeMLP(ConditionalNetwork):
         self.connect((size,), lambda inputs: _time_mlp(inputs, size, width, blocks), pooled=pooled)
 
 
-def _time_mlp(inputs, size, width, blocks):
+def _time_mlp(
+    inputs: dict[str, keras.KerasTensor], size: int, width: int, blocks: int
+) -> keras.KerasTensor:
     position = noise_position(inputs["log_snr"])
     e = layers.Dense(width, name="noise")(SinusoidalEmbedding(width, name="sinusoid")(position))
     if "pooled" in inputs:
         e = e + layers.Dense(width, name="pooled_dense")(inputs["pooled"])
-    # In float32: near the data its noise is less than bfloat16 can tell from the value itself.
+    # In float32: near the data the noise is below the precision of bfloat16.
     h = layers.Dense(width, dtype="float32", name="dense_in")(inputs["z"])
     for i in range(blocks):
         middle = layers.Dense(width, name=f"block_{i}_in")(ops.silu(h))
@@ -113,10 +124,11 @@ def _time_mlp(inputs, size, width, blocks):
 
 @serializable
 class KSparse(layers.Layer):
-    """Keeps the `k` largest values of each code and sets the others to zero.
+    """A layer that keeps the `k` largest values of each code and sets the others to zero.
 
     Args:
-        k: how many values to keep.
+        k: number of values to keep on the last axis.
+        **kwargs: `name` and `dtype` of a Keras layer.
 
     Raises:
         ValueError: if `k` is less than 1.
@@ -129,12 +141,12 @@ class KSparse(layers.Layer):
         [[0.0, 3.0, 0.0]]
     """
 
-    def __init__(self, k: int, **kwargs) -> None:
+    def __init__(self, k: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_count("k", k)
         self.k = k
 
-    def call(self, code):
-        """Codes `[B, ..., C]` with all but `k` of the last axis zero."""
+    def call(self, code: tf.Tensor) -> tf.Tensor:
+        """Returns the sparse codes, `[B, ..., C]`."""
         smallest = ops.top_k(code, min(self.k, code.shape[-1]))[0][..., -1:]
         return ops.where(code >= smallest, code, ops.zeros_like(code))

@@ -1,17 +1,18 @@
-"""Group normalisation, with the shift before it and the SiLU after it.
+"""Group normalisation, fused with a shift before it and a SiLU after it.
 
     y = silu( gamma (x + shift - mean) / sqrt(variance + epsilon) + beta )
 
-Mean and variance are of a group of channels and all pixels. Both follow from the sums of `x` and of
-its square over the pixels, channel by channel, and what is left to do to the picture is one affine
-map and the SiLU:
+The mean and the variance are those of a group of channels over all pixels. They are computed from
+the sums of `x` and of its square over the pixels of each channel, after which the normalisation is
+one affine map of the picture:
 
-    y = silu( scale x + offset )        scale, offset: [B, C], by `_affine`
+    y = silu( scale x + offset )        scale, offset: [B, C], computed by `_affine`
 
-On a CPU each operation of TensorFlow reads and writes the whole picture, and together they cost
-half as much as the convolution between two of them. Inside of `kgen.distribution.fused` two
-functions that XLA compiles take their place, one for the sums and one for the rest, and two more
-for the gradient. The convolutions stay with oneDNN, which is faster at them.
+On a CPU each TensorFlow operation reads and writes the whole picture, and together the operations
+take half the time of the convolution between two normalisations. In the context
+`kgen.distribution.fused` they are replaced by two functions that XLA compiles, one for the sums and
+one for the rest, and two more for the gradient. The convolutions are left to oneDNN, which is
+faster than XLA.
 
 Reference:
   Wu and He (2018), https://arxiv.org/abs/1803.08494.
@@ -19,6 +20,8 @@ Reference:
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 from keras import layers, ops
@@ -26,22 +29,23 @@ from keras import layers, ops
 from kgen.checks import check_one_of
 from kgen.distribution import fuses
 from kgen.serialization import serializable
+from kgen.types import Shape
 
-# Numbers of one example, from which on a compiled pass is worth its start and its compilation.
+# Values of one example above which a compiled pass is faster, including its compilation.
 LARGE = 14 * 14 * 64
 
 
 @serializable
 class GroupNorm(layers.Layer):
-    """Group normalisation and perhaps a SiLU, with float32 statistics.
+    """Group normalisation, optionally followed by a SiLU, with float32 statistics.
 
-    Equal to `keras.layers.GroupNormalization`, and faster on CPUs: no large tensor is reshaped or
-    normalised twice. See the module.
+    It computes the same as `keras.layers.GroupNormalization`, and is faster on CPUs.
 
     Args:
         groups: number of groups; must divide the channels.
         epsilon: added to the variance.
         activation: None or `"silu"`.
+        **kwargs: `name` and `dtype` of a Keras layer.
 
     Call arguments:
         x: `[B, ..., C]`.
@@ -52,7 +56,7 @@ class GroupNorm(layers.Layer):
     """
 
     def __init__(
-        self, groups: int = 32, epsilon: float = 1e-5, activation: str | None = None, **kwargs
+        self, groups: int = 32, epsilon: float = 1e-5, activation: str | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         if activation is not None:
@@ -61,8 +65,8 @@ class GroupNorm(layers.Layer):
         self.epsilon = epsilon
         self.activation = activation
 
-    def build(self, x_shape, shift_shape=None):
-        """Creates the scale and the offset of each channel."""
+    def build(self, x_shape: Shape, shift_shape: Shape | None = None) -> None:
+        """Creates the scale and the offset of the channels."""
         channels = x_shape[-1]
         if channels % self.groups:
             raise ValueError(
@@ -73,7 +77,7 @@ class GroupNorm(layers.Layer):
         self.gamma = self.add_weight(initializer="ones", name="gamma", **options)
         self.beta = self.add_weight(initializer="zeros", name="beta", **options)
 
-    def call(self, x, shift=None):
+    def call(self, x: tf.Tensor, shift: tf.Tensor | None = None) -> tf.Tensor:
         """Shifts, normalises and activates `x`."""
         weights = [ops.cast(v, "float32") for v in (self.gamma, self.beta)]
         if shift is not None:
@@ -93,12 +97,19 @@ class GroupNorm(layers.Layer):
         y = x * scale + offset
         return ops.silu(y) if self.activation else y
 
-    def compute_output_shape(self, x_shape, shift_shape=None):
-        """The shape of `x`."""
+    def compute_output_shape(self, x_shape: Shape, shift_shape: Shape | None = None) -> Shape:
+        """Returns the shape of `x`."""
         return x_shape
 
-    def _affine(self, mean, square, gamma, beta, shift=None):
-        """Scale and offset, `[B, C]`, from the means of x and of its square over the pixels."""
+    def _affine(
+        self,
+        mean: tf.Tensor,
+        square: tf.Tensor,
+        gamma: tf.Tensor,
+        beta: tf.Tensor,
+        shift: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns scale and offset, `[B, C]`, from the means of x and x^2 over the pixels."""
         if shift is not None:
             square = square + shift * (2 * mean + shift)
             mean = mean + shift
@@ -109,36 +120,42 @@ class GroupNorm(layers.Layer):
         offset = beta - mean * scale
         return scale, offset if shift is None else offset + shift * scale
 
-    def _of_groups(self, m, size):
+    def _of_groups(self, m: tf.Tensor, size: int) -> tf.Tensor:
         """The mean over each group of `size` channels, `[B, C]`, once for each channel."""
         means = ops.mean(ops.reshape(m, (-1, self.groups, size)), axis=-1, keepdims=True)
         return ops.reshape(means * ops.ones((size,), means.dtype), (-1, self.groups * size))
 
 
-def _spread(a, x):
-    """`a`, `[B, C]`, as a factor of `x`, `[B, ..., C]`."""
+def _spread(a: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """Reshapes `a`, `[B, C]`, to broadcast against `x`, `[B, ..., C]`."""
     return ops.reshape(a, (-1,) + (1,) * (len(x.shape) - 2) + (a.shape[-1],))
 
 
-def _pays(x):
-    """Whether compiled passes are allowed here and pay for `x`."""
+def _pays(x: tf.Tensor) -> bool:
+    """Returns whether compiled passes are allowed, and faster for `x`."""
     return fuses() and len(x.shape) in (4, 5) and (x.shape[1:].num_elements() or 0) >= LARGE
 
 
-def _fused_norm_silu(x, gamma, beta, shift, affine):
-    """What a `GroupNorm` with a SiLU does to `[B, H, W, C]`, in few passes, and its gradient too.
+def _fused_norm_silu(
+    x: tf.Tensor,
+    gamma: tf.Tensor,
+    beta: tf.Tensor,
+    shift: tf.Tensor | None,
+    affine: Callable[..., tuple[tf.Tensor, tf.Tensor]],
+) -> tf.Tensor:
+    """Computes a `GroupNorm` with a SiLU of `[B, H, W, C]`, and its gradient, in few passes.
 
-    A pass sums over one axis, which XLA vectorises; the small rest is left to TensorFlow.
+    A pass sums over one axis, which XLA vectorises; TensorFlow sums over the other axis.
     """
     pixels = x.shape[1] * x.shape[2]
     extra = [] if shift is None else [shift]
 
     @tf.custom_gradient
-    def norm_silu(x, *weights):
+    def norm_silu(x: tf.Tensor, *weights: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         moments = [tf.reduce_sum(rows, 1) / pixels for rows in _compiled(_sums)(x)]
         scale, offset = affine(*moments, *weights)
 
-        def gradient(upstream):
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
             g, *rows = _compiled(_silu_gradient)(upstream, x, scale, offset)
             sums = [tf.reduce_sum(r, 1) for r in rows]
             with tf.GradientTape() as tape:
@@ -153,18 +170,20 @@ def _fused_norm_silu(x, gamma, beta, shift, affine):
     return norm_silu(x, gamma, beta, *extra)
 
 
-def _sums(x):
+def _sums(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     x = tf.cast(x, tf.float32)
     return tf.reduce_sum(x, 1), tf.reduce_sum(x * x, 1)
 
 
-def _affine_silu(x, scale, offset):
+def _affine_silu(x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
     y = tf.cast(x, tf.float32) * _spread(scale, x) + _spread(offset, x)
     return tf.cast(y * tf.sigmoid(y), x.dtype)
 
 
-def _silu_gradient(upstream, x, scale, offset):
-    """The gradient by y = scale x + offset, and its sums with x and alone over the rows."""
+def _silu_gradient(
+    upstream: tf.Tensor, x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns the gradient g with respect to scale x + offset, and the sums of g x and of g."""
     x, upstream = tf.cast(x, tf.float32), tf.cast(upstream, tf.float32)
     y = x * _spread(scale, x) + _spread(offset, x)
     gate = tf.sigmoid(y)
@@ -172,24 +191,26 @@ def _silu_gradient(upstream, x, scale, offset):
     return g, tf.reduce_sum(g * x, 1), tf.reduce_sum(g, 1)
 
 
-def _norm_gradient(g, x, scale, constant, slope):
-    """The gradient by x: along the affine map, and through the mean and the mean square."""
+def _norm_gradient(
+    g: tf.Tensor, x: tf.Tensor, scale: tf.Tensor, constant: tf.Tensor, slope: tf.Tensor
+) -> tf.Tensor:
+    """Returns the gradient with respect to x, by the affine map and by the two means."""
     through = tf.cast(x, tf.float32) * _spread(slope, x) + _spread(constant, x)
     return tf.cast(g * _spread(scale, g) + through, x.dtype)
 
 
-def _compiled(function):
-    """The function, compiled once for tensors of the same shapes, whichever network calls it."""
+def _compiled(function: Callable) -> Callable:
+    """Compiles a function once per shapes and dtypes of its arguments, for all networks."""
 
-    def call(*tensors):
+    def call(*tensors: tf.Tensor) -> Any:
         return _of_signature(function, *((t.shape[1:], t.dtype) for t in tensors))(*tensors)
 
     return call
 
 
 @functools.cache
-def _of_signature(function, *signature):
-    # A function for each, as TensorFlow warns of one that it traces again and again.
+def _of_signature(function: Callable, *signature: tuple) -> Callable:
+    # One function per signature, since TensorFlow warns of functions that are traced often.
     return tf.function(
         function,
         [tf.TensorSpec((None, *shape), dtype) for shape, dtype in signature],

@@ -1,34 +1,37 @@
-"""A network for data of another size, with the same layers and weights.
+"""Adapting a network to data of another size, with the same layers and weights.
 
-`UNet` and `DiT` take any size. A functional model states the size of its input, and the models that
-hold it read it there; for another size its layers are connected once more, to another input. The
-layers of `encoder` and `decoder` take the sizes from what they are called with.
+`UNet` and `DiT` accept any size. The input of a functional model has a fixed size, which other
+models read; for another size its layers are connected again to another input. The layers of
+`encoder` and `decoder` infer their sizes from their inputs.
 """
+
+from typing import Any
 
 import keras
 from keras import layers
 
 from kgen.networks.conditional import ConditionalNetwork
 from kgen.networks.shapes import CropTo
+from kgen.types import Shape
 
 
-def resized(network: keras.Model, size) -> keras.Model:
-    """A network for data of another size, with the same layers and weights.
+def resized(network: keras.Model, size: Shape) -> keras.Model:
+    """Returns a network for data of another size that shares its layers and weights.
 
-    A network of kgen that takes any size (`UNet`, `DiT`) is returned as it is. A functional model
-    of one input, such as `encoder` and `decoder` return, is connected anew; where it crops its
-    output to a fixed size, the other network does not.
+    A network that accepts any size (`UNet`, `DiT`) is returned unchanged. The layers of a
+    functional model with one input, such as `encoder` and `decoder` return, are connected again; if
+    the model crops its output to a fixed size, the new one does not.
 
     Args:
         network: the network.
-        size: `(H, W)` of its input; an entry may be None, for any.
+        size: size `(H, W)` of its input; None for a size that varies.
 
     Returns:
-        The network. It has no weights of its own: training either trains both.
+        A `keras.Model` that shares its weights with `network`: training either changes both.
 
     Raises:
-        TypeError: if `network` is neither.
-        ValueError: if `size` has not one entry for each axis in space.
+        TypeError: if `network` is another kind of network.
+        ValueError: if `size` does not have one entry per spatial axis.
 
     Example:
         >>> from kgen.networks import decoder
@@ -47,14 +50,14 @@ def resized(network: keras.Model, size) -> keras.Model:
     size = tuple(size)
     if len(size) != len(old):
         raise ValueError(
-            f"`size` must have an entry for each of the {len(old)} axes in space. "
+            f"`size` must have an entry for each of the {len(old)} spatial axes. "
             f"Received: size={size}."
         )
     if size == old:
         return network
     x = keras.Input((*size, network.inputs[0].shape[-1]), name=network.inputs[0].name)
 
-    def call(layer, *args, **kwargs):
+    def call(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
         if type(layer) is CropTo:
             return args[0]
         if type(layer) is layers.Reshape:
@@ -69,12 +72,11 @@ def resized(network: keras.Model, size) -> keras.Model:
     )
 
 
-def _rescaled(layer, old, size):
-    """The target of a `Reshape` of pixels, for another size of the network's input.
+def _rescaled(layer: keras.Layer, old: Shape, size: Shape) -> tuple[int, ...]:
+    """Returns the target shape of a `Reshape` of pixels for another size of the network's input.
 
-    Autoencoders in presets of kgen 0.1 have such layers, with two axes in space: to a sequence
-    (h w, C), to pixels (h, w, C), to rows and columns of squares (h, p, w, p, C) or
-    (h, w, p, p, C).
+    Autoencoders in presets of kgen 0.1 have such layers, with two spatial axes: to a sequence (h w,
+    C), to pixels (h, w, C), to rows and columns of squares (h, p, w, p, C) or (h, w, p, p, C).
     """
     target = list(layer.target_shape)
     if len(target) == 2:

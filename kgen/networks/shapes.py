@@ -1,22 +1,27 @@
-"""Sizes of data with one, two or three axes in space, which may be free: known only when called.
+"""Layers that change the spatial shape of data with one, two or three spatial axes.
 
-    fold, unfold      blocks of pixels into channels and out of them, `[B, H/p, W/p, p^2 C]`
-    pad, crop         to the next size that a network can halve, and back
-    tokens, pixels    the pixels as one sequence, `[B, H W, C]`, and back
+    Fold, Unfold      blocks of pixels into channels, `[B, H/p, W/p, p^2 C]`, and back
+    Pad, Crop         to a multiple of a size, and back
+    tokens, Pixels    the pixels as a sequence, `[B, H W, C]`, and back
 
-The layers have no weights and take the sizes from what they are called with. So one graph serves
-every size; where the sizes are known when it is called, they are known in all that follows.
+The layers have no weights and infer the sizes from their inputs, so that one graph serves every
+size. If the sizes are known when a graph is traced, so are those of all outputs.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
+import keras
 import tensorflow as tf
 from keras import layers, ops
 
 from kgen.checks import check_count
 from kgen.serialization import serializable
+from kgen.types import Shape
 
 
-def reshape(x: tf.Tensor, shape) -> tf.Tensor:
-    """Reshapes to sizes of which some may be tensors, and keeps what is known of them.
+def reshape(x: tf.Tensor, shape: Sequence[int | tf.Tensor]) -> tf.Tensor:
+    """Reshapes to sizes of which some may be scalar tensors, and keeps the static ones.
 
     Example:
         >>> reshape(ops.zeros((2, 6)), (tf.constant(2), 3, 2)).shape
@@ -31,22 +36,23 @@ def reshape(x: tf.Tensor, shape) -> tf.Tensor:
 
 @serializable
 class Fold(layers.Layer):
-    """Puts blocks of pixels into channels, `[B, H, W, C]` to `[B, H/p, W/p, p^2 C]`.
+    """Moves blocks of pixels into channels (space to depth): to `[B, H/p, W/p, p^2 C]`.
 
     Args:
         patch: side p of a block; must divide every size.
+        **kwargs: `name` and `dtype` of a Keras layer.
 
     Example:
         >>> Fold(2)(ops.zeros((1, 4, 6, 3))).shape
         TensorShape([1, 2, 3, 12])
     """
 
-    def __init__(self, patch: int, **kwargs) -> None:
+    def __init__(self, patch: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_count("patch", patch)
         self.patch = patch
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         """Folds `x`."""
         batch, *sizes, channels = ops.shape(x)
         rank, p = len(sizes), self.patch
@@ -56,8 +62,8 @@ class Fold(layers.Layer):
         x = ops.transpose(x, (0, *outside, *inside, 2 * rank + 1))
         return reshape(x, (batch, *(size // p for size in sizes), p**rank * channels))
 
-    def compute_output_shape(self, input_shape):
-        """Each size divided by `patch`, the channels multiplied."""
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Returns the shape with every size divided by `patch`."""
         batch, *sizes, channels = input_shape
         sizes = (size and size // self.patch for size in sizes)
         return (batch, *sizes, self.patch ** (len(input_shape) - 2) * channels)
@@ -65,24 +71,23 @@ class Fold(layers.Layer):
 
 @serializable
 class Unfold(layers.Layer):
-    """Takes blocks of pixels out of channels, `[B, h, w, p^2 C]` to `[B, p h, p w, C]`.
-
-    The inverse of `Fold`.
+    """Moves blocks of pixels out of channels (depth to space), the inverse of `Fold`.
 
     Args:
         patch: side p of a block.
+        **kwargs: `name` and `dtype` of a Keras layer.
 
     Example:
         >>> Unfold(2)(ops.zeros((1, 2, 3, 12))).shape
         TensorShape([1, 4, 6, 3])
     """
 
-    def __init__(self, patch: int, **kwargs) -> None:
+    def __init__(self, patch: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_count("patch", patch)
         self.patch = patch
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         """Unfolds `x`."""
         batch, *sizes, width = ops.shape(x)
         rank, p = len(sizes), self.patch
@@ -91,54 +96,55 @@ class Unfold(layers.Layer):
         x = ops.transpose(x, (0, *pairs, 2 * rank + 1))
         return reshape(x, (batch, *(size * p for size in sizes), width // p**rank))
 
-    def compute_output_shape(self, input_shape):
-        """Each size multiplied by `patch`, the channels divided."""
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Returns the shape with every size multiplied by `patch`."""
         batch, *sizes, width = input_shape
         sizes = (size and size * self.patch for size in sizes)
         return (batch, *sizes, width // self.patch ** (len(input_shape) - 2))
 
 
-def fold(x, patch: int):
-    """Puts blocks of pixels into channels, in float32; see `Fold`."""
+def fold(x: keras.KerasTensor, patch: int) -> keras.KerasTensor:
+    """Applies `Fold` in float32, unless `patch` is 1."""
     return x if patch == 1 else Fold(patch, dtype="float32")(x)
 
 
-def unfold(x, patch: int):
-    """Takes blocks of pixels out of channels, in float32; see `Unfold`."""
+def unfold(x: keras.KerasTensor, patch: int) -> keras.KerasTensor:
+    """Applies `Unfold` in float32, unless `patch` is 1."""
     return x if patch == 1 else Unfold(patch, dtype="float32")(x)
 
 
 @serializable
 class Pad(layers.Layer):
-    """Zeros around `[B, H, W, C]`, as many as make its sizes multiples of a number.
+    """Pads `[B, H, W, C]` with zeros, so that its sizes are multiples of a number.
 
-    They are put on both sides of an axis, the odd one after the last pixel.
+    The zeros are added on both sides of an axis, an odd one after the last pixel.
 
     Args:
-        multiple: what the sizes become multiples of, an integer, or one for each axis in space.
+        multiple: the divisor of the new sizes, an integer, or one per spatial axis.
+        **kwargs: `name` and `dtype` of a Keras layer.
 
     Example:
         >>> Pad(4)(ops.ones((1, 6, 8, 3))).shape
         TensorShape([1, 8, 8, 3])
     """
 
-    def __init__(self, multiple: int | tuple[int, ...], **kwargs) -> None:
+    def __init__(self, multiple: int | tuple[int, ...], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.multiple = multiple
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         """Pads `x`."""
         totals = [-size % m for size, m in self._pairs(ops.shape(x))]
         if all(isinstance(n, int) and n == 0 for n in totals):
             return x
         return tf.pad(x, [[0, 0], *([n // 2, n - n // 2] for n in totals), [0, 0]])
 
-    def compute_output_shape(self, input_shape):
-        """The next multiples."""
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Returns the shape with the padded sizes."""
         sizes = (size and size + -size % m for size, m in self._pairs(input_shape))
         return (input_shape[0], *sizes, input_shape[-1])
 
-    def _pairs(self, shape):
+    def _pairs(self, shape: tuple) -> list[tuple]:
         sizes = shape[1:-1]
         each = isinstance(self.multiple, int)
         return list(zip(sizes, [self.multiple] * len(sizes) if each else self.multiple))
@@ -146,56 +152,60 @@ class Pad(layers.Layer):
 
 @serializable
 class Crop(layers.Layer):
-    """The middle of `[B, H, W, C]`, of the size of another tensor: takes away what `Pad` added.
+    """Crops `[B, H, W, C]` centrally to the size of another tensor, the inverse of `Pad`.
+
+    Args:
+        **kwargs: `name` and `dtype` of a Keras layer.
 
     Call arguments:
         x: `[B, H, W, C]`.
-        like: `[B, h, w, c]`, not larger.
+        like: `[B, h, w, c]`, with sizes that are not larger.
 
     Example:
         >>> Crop()(ops.ones((1, 8, 8, 3)), ops.ones((1, 5, 8, 1))).shape
         TensorShape([1, 5, 8, 3])
     """
 
-    def __init__(self, **kwargs) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
 
-    def call(self, x, like):
+    def call(self, x: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
         """Crops `x` to the size of `like`."""
         return crop_to(x, ops.shape(like)[1:-1])
 
-    def compute_output_shape(self, x_shape, like_shape):
-        """The size of `like`, the channels of `x`."""
+    def compute_output_shape(self, x_shape: Shape, like_shape: Shape) -> Shape:
+        """Returns the shape with the size of `like` and the channels of `x`."""
         return (x_shape[0], *like_shape[1:-1], x_shape[-1])
 
 
 @serializable
 class CropTo(layers.Layer):
-    """The middle of `[B, H, W, C]`, of a given size.
+    """Crops `[B, H, W, C]` centrally to a given size.
 
     Args:
-        size: `(h, w)`, not larger.
+        size: the new size `(h, w)`, not larger.
+        **kwargs: `name` and `dtype` of a Keras layer.
 
     Example:
         >>> CropTo((5, 8))(ops.ones((1, 8, 8, 3))).shape
         TensorShape([1, 5, 8, 3])
     """
 
-    def __init__(self, size: tuple[int, ...], **kwargs) -> None:
+    def __init__(self, size: tuple[int, ...], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.size = tuple(size)
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         """Crops `x`."""
         return crop_to(x, self.size)
 
-    def compute_output_shape(self, input_shape):
-        """The given size."""
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Returns the shape with the given size."""
         return (input_shape[0], *self.size, input_shape[-1])
 
 
-def crop_to(x: tf.Tensor, sizes) -> tf.Tensor:
-    """The middle of `x`, `[B, H, W, C]`, of other sizes, integers or scalar tensors.
+def crop_to(x: tf.Tensor, sizes: Sequence[int | tf.Tensor]) -> tf.Tensor:
+    """Crops `x`, `[B, H, W, C]`, centrally to sizes that are integers or scalar tensors.
 
     Example:
         >>> crop_to(ops.ones((1, 8, 8, 3)), (5, 8)).shape
@@ -209,8 +219,8 @@ def crop_to(x: tf.Tensor, sizes) -> tf.Tensor:
     return x[(slice(None), *(slice(start, start + m) for start, m in starts))]
 
 
-def tokens(x, **options):
-    """The pixels of `[B, H, W, C]` as one sequence, `[B, H W, C]`.
+def tokens(x: keras.KerasTensor, **options: Any) -> keras.KerasTensor:
+    """Reshapes the pixels of `[B, H, W, C]` to a sequence, `[B, H W, C]`.
 
     Example:
         >>> tokens(ops.zeros((1, 4, 6, 3))).shape
@@ -221,7 +231,10 @@ def tokens(x, **options):
 
 @serializable
 class Pixels(layers.Layer):
-    """A sequence `[B, H W, C]` as pixels `[B, H, W, C]`, in the size of another tensor.
+    """Reshapes a sequence `[B, H W, C]` to pixels `[B, H, W, C]` of the size of another tensor.
+
+    Args:
+        **kwargs: `name` and `dtype` of a Keras layer.
 
     Call arguments:
         x: `[B, H W, C]`.
@@ -232,13 +245,13 @@ class Pixels(layers.Layer):
         TensorShape([1, 4, 6, 3])
     """
 
-    def __init__(self, **kwargs) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
 
-    def call(self, x, like):
+    def call(self, x: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
         """Reshapes `x`."""
         return reshape(x, (*ops.shape(like)[:-1], x.shape[-1]))
 
-    def compute_output_shape(self, x_shape, like_shape):
-        """The size of `like`, the channels of `x`."""
+    def compute_output_shape(self, x_shape: Shape, like_shape: Shape) -> Shape:
+        """Returns the shape with the size of `like` and the channels of `x`."""
         return (*like_shape[:-1], x_shape[-1])

@@ -1,16 +1,15 @@
-"""The U-Net of Stable Diffusion, sizes by arguments.
+"""The U-Net of Stable Diffusion, with configurable sizes.
 
-    conv - [ (residual, transformer) x blocks, halve ] x levels          skips are kept here
+    conv - [ (residual, transformer) x blocks, halve ] x levels          outputs are kept as skips
          - residual, transformer, residual
-         - [ (residual, transformer) x (blocks + 1), double ] x levels   and concatenated here
+         - [ (residual, transformer) x (blocks + 1), double ] x levels   skips are concatenated
          - GroupNorm, SiLU - conv
 
-The noise level enters every residual block through an embedding; the text enters twice, as a
-sentence vector added to that embedding and as tokens that the transformers attend to.
+The noise level enters every residual block through an embedding. Text enters in two ways: as a
+pooled vector that is added to the embedding, and as tokens to which the transformers attend.
 
-Data have one axis in space, two or three: `(L, C)`, `(H, W, C)`, `(D, H, W, C)`. A network takes
-any size, whichever it was made with; where a size cannot be halved often enough, zeros are put
-around the data first and what lies over them is left out of the output.
+Data have one, two or three spatial axes: `(L, C)`, `(H, W, C)`, `(D, H, W, C)`. A network accepts
+any size; a size that cannot be halved often enough is padded with zeros, and the output cropped.
 
 References:
   Ho et al. (2020), https://arxiv.org/abs/2006.11239, appendix B (`transformers=False`).
@@ -20,8 +19,9 @@ References:
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
+import keras
 from keras import layers, ops
 
 from kgen.checks import check_count, check_one_of, check_positive
@@ -41,43 +41,48 @@ from kgen.networks.embeddings import NoisePosition, SinusoidalEmbedding, noise_p
 from kgen.networks.levels import by_level
 from kgen.networks.shapes import Crop, Pad, fold, unfold
 from kgen.serialization import serializable
+from kgen.types import Shape
 
 
 @serializable
 class UNet(ConditionalNetwork):
-    """U-Net that predicts an image-shaped tensor from a noisy one, its log-SNR and a condition.
+    """U-Net from a noisy picture, its log-SNR and a condition to a picture of the same shape.
 
-    What has "by level" is one value for all levels, or a tuple with one for each.
+    An argument that is "per level" is one value for all levels, or a tuple with one per level.
 
     Args:
-        shape: `(H, W, C)` of the noisy input and of the output, or `(L, C)`, or `(D, H, W, C)`. The
-            sizes are those of the data of a model; the network takes others too. None is any.
-        channels: channels of each level; one halving between two.
-        blocks: residual blocks on the way down, by level; one more on the way up.
-        attention: whether residual blocks are followed by attention, by level.
-        heads: attention heads, by level.
-        head_width: None, or the width of an attention head, by level, in the place of `heads`.
-        transformers: whether attention is that of spatial transformers, with a feed-forward layer;
-            False is the self-attention alone of DDPM's U-Net, which takes no tokens.
-        depth: rounds of attention and feed-forward in a transformer, by level.
+        shape: shape of the noisy input and of the output: `(H, W, C)`, `(L, C)` or `(D, H, W, C)`.
+            The sizes are those of the model's data; the network accepts other sizes too. None for a
+            size that varies.
+        channels: number of channels at each level; the sizes are halved between two levels.
+        blocks: number of residual blocks of the downward path, per level; the upward path has one
+            more.
+        attention: whether residual blocks are followed by attention, per level.
+        heads: number of attention heads, per level.
+        head_width: None, or the width of an attention head, per level, instead of `heads`.
+        transformers: whether attention is part of a spatial transformer, with feed-forward layers;
+            False for self-attention alone as in DDPM's U-Net, which has no text tokens.
+        depth: number of layers in a transformer, per level.
         attention_bias: whether queries, keys and values have a bias.
-        middle_attention: whether there is attention in the middle.
-        tokens: None, or `(L, D)`: length, or None for any, and width of the text tokens.
-        pooled: None, or the width of the pooled condition vector.
-        pooled_dense: whether the pooled vector passes two dense layers before it is added to the
-            embedding of the noise; False adds it as it is, of width `4 * channels[0]`.
-        picture: None, or the channels of a picture that is concatenated to the input.
-        noise_position: None, or a function from log-SNR `[B]` to the position `[B]` that is
-            embedded, such as the index of a noise level; an object of a class that Keras can
-            serialise. None is `kgen.networks.noise_position`.
-        sin_first: whether the embedding of the position begins with the sines.
+        middle_attention: whether there is attention at the lowest resolution between both paths.
+        tokens: None, or `(L, D)`: the length of the text, None for any, and the token width.
+        pooled: None, or the width of the pooled condition.
+        pooled_dense: whether two dense layers are applied to the pooled condition before it is
+            added to the embedding of the noise; without them its width must be `4 * channels[0]`.
+        picture: None, or the number of channels of a picture that is concatenated to the input.
+        noise_position: function from log-SNR `[B]` to the position `[B]` that is embedded, such as
+            the index of a noise level, of a class that Keras can serialise; None for
+            `kgen.networks.noise_position`.
+        sin_first: whether the sines precede the cosines in the embedding of the position.
         freq_shift: see `kgen.networks.SinusoidalEmbedding`.
-        halving: where a halving pads: `"after"` the last pixel of each axis, or `"both"` sides.
-        groups: groups of every group normalisation; None chooses them from the channels.
-        epsilon: added to the variance in group normalisations; 1e-6 in transformers, always.
-        dropout: rate inside the residual blocks.
-        patch: side of the square of pixels that is folded into channels first, and unfolded last.
-            1 is the published layout; 2 leaves out the costliest level.
+        halving: where a downsampling pads: `"after"` the last pixel of each axis, or on `"both"`
+            sides.
+        groups: number of groups in group normalisations; None for the rule of
+            `kgen.networks.group_norm`.
+        epsilon: added to the variance in group normalisations; always 1e-6 in transformers.
+        dropout: dropout rate in the residual blocks.
+        patch: side of the squares of pixels that are folded into channels first and unfolded last.
+            1 is the published layout; 2 omits the most expensive level.
         **kwargs: `name` and `dtype` of a Keras model.
 
     Call arguments:
@@ -87,8 +92,8 @@ class UNet(ConditionalNetwork):
             `"picture"` `[B, H, W, Q]`, whichever the network was made for.
 
     Raises:
-        TypeError: if `noise_position` is no function.
-        ValueError: if sizes do not fit together.
+        TypeError: if `noise_position` is not a function.
+        ValueError: if the sizes are not compatible.
 
     Example:
         >>> network = UNet((8, 8, 4), channels=(16, 32), attention=(False, True), heads=2)
@@ -100,7 +105,7 @@ class UNet(ConditionalNetwork):
 
     def __init__(
         self,
-        shape: tuple[int | None, ...],
+        shape: Shape,
         *,
         channels: tuple[int, ...] = (128, 256),
         blocks: int | tuple[int, ...] = 2,
@@ -123,7 +128,7 @@ class UNet(ConditionalNetwork):
         epsilon: float = 1e-5,
         dropout: float = 0.0,
         patch: int = 1,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         check_count("patch", patch)
@@ -163,7 +168,7 @@ class UNet(ConditionalNetwork):
         )
         noise = _Noise(noise_position, sin_first, freq_shift, pooled_dense)
 
-        def output(inputs):
+        def output(inputs: dict[str, keras.KerasTensor]) -> keras.KerasTensor:
             z = inputs["z"]
             h = z
             if picture is not None:
@@ -194,14 +199,18 @@ class _Plan:
     epsilon: float
     dropout: float
 
-    def residual(self, h, level, name, embedding):
-        """A residual block."""
+    def residual(
+        self, h: keras.KerasTensor, level: int, name: str, embedding: keras.KerasTensor
+    ) -> keras.KerasTensor:
+        """Applies a residual block."""
         return residual_block(
             h, self.channels[level], name, embedding, self.epsilon, self.dropout, self.groups
         )
 
-    def attend(self, h, level, name, inputs):
-        """Attention, that of transformers or that of DDPM."""
+    def attend(
+        self, h: keras.KerasTensor, level: int, name: str, inputs: dict[str, keras.KerasTensor]
+    ) -> keras.KerasTensor:
+        """Applies a spatial transformer, or self-attention without `transformers`."""
         heads, options = self.heads[level], {"groups": self.groups, "bias": self.attention_bias}
         if not self.transformers:
             return attention_block(h, name, heads, self.epsilon, **options)
@@ -211,7 +220,7 @@ class _Plan:
 
 @dataclasses.dataclass(frozen=True)
 class _Noise:
-    """How the noise and the pooled condition become an embedding."""
+    """The options of the embedding of the noise level and of the pooled condition."""
 
     position: Callable | None
     sin_first: bool
@@ -219,15 +228,21 @@ class _Noise:
     pooled_dense: bool
 
 
-def _unet(inputs, h, channels_out, embedding, plan):
-    def block(h, level, name):
+def _unet(
+    inputs: dict[str, keras.KerasTensor],
+    h: keras.KerasTensor,
+    channels_out: int,
+    embedding: keras.KerasTensor,
+    plan: _Plan,
+) -> keras.KerasTensor:
+    def block(h: keras.KerasTensor, level: int, name: str) -> keras.KerasTensor:
         h = plan.residual(h, level, f"{name}_res", embedding)
         if plan.attention[level]:
             h = plan.attend(h, level, f"{name}_attn", inputs)
         return h
 
     last = len(plan.channels) - 1
-    # In float32: near the data its noise is less than bfloat16 can tell from the value itself.
+    # In float32: near the data the noise is below the precision of bfloat16.
     h = conv(h, plan.channels[0], "conv_in", dtype="float32")
     skips = [h]
     for level in range(last + 1):
@@ -250,7 +265,7 @@ def _unet(inputs, h, channels_out, embedding, plan):
     return conv(h, channels_out, "conv_out", kernel_initializer="zeros", dtype="float32")
 
 
-def _embed(inputs, width, noise):
+def _embed(inputs: dict[str, keras.KerasTensor], width: int, noise: _Noise) -> keras.KerasTensor:
     log_snr = inputs["log_snr"]
     if noise.position is None:
         position = noise_position(log_snr)
@@ -270,7 +285,7 @@ def _embed(inputs, width, noise):
     return h
 
 
-def _attention(attention, channels):
+def _attention(attention: bool | tuple[bool, ...], channels: tuple[int, ...]) -> tuple[bool, ...]:
     if isinstance(attention, bool):
         return (attention,) * len(channels)
     if len(channels) != len(attention):
@@ -281,7 +296,7 @@ def _attention(attention, channels):
     return tuple(attention)
 
 
-def _heads(channels, widths):
+def _heads(channels: tuple[int, ...], widths: tuple[int, ...]) -> tuple[int, ...]:
     for channel, width in zip(channels, widths):
         if channel % width:
             raise ValueError(

@@ -1,34 +1,37 @@
-"""Doubling every size: nearest neighbour, then a convolution, at half its cost.
+"""Nearest-neighbour upsampling followed by a convolution, computed as one transposed convolution.
 
-A 3 x 3 convolution of a picture whose pixels were doubled meets each pixel of the small picture in
-up to two of its rows and columns; what the rows a, b, c of its kernel add up to in an even and in
-an odd row of the large picture is
+In a 3 x 3 convolution of a picture whose pixels were doubled, two rows of the kernel may meet the
+same pixel of the small picture. With the rows a, b, c of the kernel, the rows of the output are
 
     even row 2 i:      a x[i - 1] + (b + c) x[i]
     odd row 2 i + 1:   (a + b) x[i] + c x[i + 1]
 
-and likewise for columns. That is a transposed convolution of stride 2, with the 4 x 4 kernel that
-the 3 x 3 one makes with a 2 x 2 square of ones, turned around: 4 products for each number where the
-convolution has 9, and no large picture in between. The weights are those of the convolution. With
-one axis in space it is 2 products in the place of 3, with three 8 in the place of 27.
+and likewise for columns. That is a transposed convolution of stride 2 with a 4 x 4 kernel, the
+flipped convolution of the 3 x 3 kernel with a 2 x 2 square of ones. It takes 4 products per output
+value instead of 9, without the doubled picture in memory. The weights are those of the 3 x 3
+convolution. With one spatial axis it takes 2 products instead of 3, with three 8 instead of 27.
 
 Reference:
   Odena et al. (2016), https://doi.org/10.23915/distill.00003 (why nearest neighbour comes first).
 """
 
+from typing import Any
+
+import tensorflow as tf
 from keras import layers, ops
 
 from kgen.serialization import serializable
+from kgen.types import Shape
 
 
 @serializable
 class UpsampleConv(layers.Layer):
-    """Nearest-neighbour doubling and a "same" 3 x 3 convolution in one, `[B, H, W, C]`.
+    """Nearest-neighbour doubling and a "same" 3 x 3 convolution in one layer.
 
-    There may be one, two or three axes in space.
+    The input has one, two or three spatial axes.
 
     Args:
-        channels: of the output.
+        channels: number of channels of the output.
         **kwargs: `name` and `dtype` of a Keras layer.
 
     Example:
@@ -36,17 +39,17 @@ class UpsampleConv(layers.Layer):
         TensorShape([2, 8, 8, 5])
     """
 
-    def __init__(self, channels: int, **kwargs) -> None:
+    def __init__(self, channels: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.channels = channels
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Creates the kernel and the bias of the convolution, `[3, 3, C, channels]`."""
         shape = (*[3] * (len(input_shape) - 2), input_shape[-1], self.channels)
         self.kernel = self.add_weight(shape=shape, initializer="glorot_uniform", name="kernel")
         self.bias = self.add_weight(shape=shape[-1:], initializer="zeros", name="bias")
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         """Doubles and convolves `x`."""
         rank = len(x.shape) - 2
         kernel = ops.pad(self.kernel, [[1, 1]] * rank + [[0, 0]] * 2)
@@ -57,7 +60,7 @@ class UpsampleConv(layers.Layer):
         kernel = ops.transpose(kernel, (*range(rank), rank + 1, rank))
         return ops.conv_transpose(x, kernel, strides=2, padding="same") + self.bias
 
-    def compute_output_shape(self, input_shape):
-        """Twice every size."""
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Returns the shape with every size doubled."""
         batch, *sizes, _ = input_shape
         return (batch, *(size and 2 * size for size in sizes), self.channels)

@@ -75,6 +75,15 @@ def check_autoencoder_sizes(config: dict, weights, source: object):
 
 def autoencoder_slots(encoder, decoder, config: dict) -> list[Slot]:
     """Returns the variables of an autoencoder with their published arrays."""
+    modules = autoencoder_modules(encoder, decoder, config)
+    if config["use_post_quant_conv"]:
+        modules["post_quant_conv"] = Module(decoder.get_layer("post_quant_conv"), "convolution")
+    quant = slots_of({"quant_conv": Module(encoder.get_layer("quant_conv"), "convolution")})
+    return [*slots_of(modules), *map(_halved, quant)]
+
+
+def autoencoder_modules(encoder, decoder, config: dict) -> dict[str, Module]:
+    """Returns the modules of an autoencoder, but for the 1 x 1 convolutions of the code."""
     channels, blocks = config["block_out_channels"], config["layers_per_block"]
     last = len(channels) - 1
     modules = {}
@@ -108,10 +117,7 @@ def autoencoder_slots(encoder, decoder, config: dict) -> list[Slot]:
             layer = decoder.get_layer(f"up_{level}_upsample")
             name = f"decoder.up_blocks.{last - level}.upsamplers.0.conv"
             modules[name] = Module(layer, "convolution")
-    if config["use_post_quant_conv"]:
-        modules["post_quant_conv"] = Module(decoder.get_layer("post_quant_conv"), "convolution")
-    quant = slots_of({"quant_conv": Module(encoder.get_layer("quant_conv"), "convolution")})
-    return [*slots_of(modules), *map(_halved, quant)]
+    return modules
 
 
 def without_quant(weights, config: dict):

@@ -131,7 +131,7 @@ UNET_CONDITION = {
     "flip_sin_to_cos": flag(True),
     "freq_shift": only(0, 1),
     "act_fn": ACTIVATION,
-    "downsample_padding": only(1),
+    "downsample_padding": only(1, 0),
     "addition_embed_type": only(None, "text_time"),
     "addition_time_embed_dim": count_or_none(),
     "projection_class_embeddings_input_dim": count_or_none(),

@@ -28,6 +28,7 @@ from kgen.checks import check_number, check_one_of
 from kgen.published.files import open_file
 from kgen.published.modules import Module, describe
 from kgen.published.original import original_modules
+from kgen.training.lora import enable
 
 LAYOUTS = ("diffusers", "peft", "kohya")
 METADATA = "lora_adapter_metadata"
@@ -221,48 +222,79 @@ def attach(
     loras: list[tuple[dict[str, dict[str, Factors]], float]],
     parts: dict[str, dict[str, Module]],
 ):
-    """Attaches LoRAs to layers, beside their weights, by Keras' own `enable_lora`.
+    """Attaches LoRAs to layers, beside their weights (`kgen.training.lora`).
 
-    Several on one layer are one of the sum of their ranks.
+    Of a model use `model.load_lora`, which also sees to what is trained and averaged.
 
     Args:
         loras: pairs of a LoRA and its scale.
         parts: for each part, its modules by their names.
 
     Raises:
-        ValueError: if a layer has a LoRA already, or is one to which Keras attaches another kind of
-            factors (the attention of a text encoder); merge the LoRA then.
+        ValueError: if a layer has a LoRA already, or is one that Keras cannot give one; merge the
+            LoRA then.
     """
-    by_module = {}
+    factors = combined(loras)
+    for part, modules in factors.items():
+        for name in modules:
+            check_attachable(parts[part][name].layer, f"{part}.{name}")
+            if parts[part][name].layer.lora_enabled:
+                raise ValueError(f"{part}.{name} has a LoRA already. Unload it first.")
+    for part, modules in factors.items():
+        for name, one in modules.items():
+            enable(parts[part][name].layer, one.rank, one.alpha)
+    fill(factors, parts)
+
+
+def combined(
+    loras: list[tuple[dict[str, dict[str, Factors]], float]],
+) -> dict[str, dict[str, Factors]]:
+    """Returns one LoRA that is the sum of several; on one layer it has the sum of their ranks.
+
+    Args:
+        loras: pairs of a LoRA and its scale.
+    """
+    found = {}
     for lora, scale in loras:
         for part, modules in lora.items():
             for name, factors in modules.items():
-                by_module.setdefault((part, name), []).append((factors, scale))
-    for part, name in by_module:
-        layer = parts[part][name].layer
-        if not hasattr(layer, "enable_lora") or parts[part][name].kernel.shape.rank == 3:
-            raise ValueError(
-                f"A LoRA cannot be attached to {part}.{name}, a {type(layer).__name__}. Merge it."
-            )
-        if layer.lora_enabled:
-            raise ValueError(f"{part}.{name} has a LoRA already. Unload it first.")
-    for (part, name), several in by_module.items():
-        module = parts[part][name]
-        rank = sum(factors.rank for factors, _ in several)
-        first = several[0][0]
-        alpha = first.alpha if len(several) == 1 else rank
-        module.layer.enable_lora(rank, lora_alpha=alpha)
-        downs, ups = [], []
-        for factors, scale in several:
-            downs.append(factors.down)
-            factor = scale * factors.alpha / factors.rank * rank / alpha
-            ups.append(factor * factors.up.reshape(factors.up.shape[0], -1).astype("float32"))
-        down = np.concatenate([d.astype("float32") for d in downs])
-        axes = (2, 3, 1, 0) if module.kind == "convolution" else (1, 0)
-        if module.kind != "convolution":
-            down = down.reshape(rank, -1)
-        module.layer.lora_kernel_a.assign(np.transpose(down, axes))
-        module.layer.lora_kernel_b.assign(np.concatenate(ups, axis=1).T)
+                found.setdefault(part, {}).setdefault(name, []).append((factors, scale))
+    return {
+        part: {name: _sum(several) for name, several in modules.items()}
+        for part, modules in found.items()
+    }
+
+
+def _sum(several):
+    rank = sum(factors.rank for factors, _ in several)
+    alpha = several[0][0].alpha if len(several) == 1 else float(rank)
+    down = np.concatenate([factors.down.astype("float32") for factors, _ in several])
+    ups = [
+        scale * factors.alpha / factors.rank * rank / alpha * factors.up.astype("float32")
+        for factors, scale in several
+    ]
+    return Factors(down, np.concatenate(ups, axis=1), alpha)
+
+
+def check_attachable(layer, name):
+    """Raises a ValueError for a layer to which Keras cannot attach a LoRA."""
+    if not hasattr(layer, "enable_lora"):
+        raise ValueError(
+            f"A LoRA cannot be attached to {name}, a {type(layer).__name__}. Merge it."
+        )
+
+
+def fill(lora: dict[str, dict[str, Factors]], parts: dict[str, dict[str, Module]]):
+    """Gives the factors of a LoRA to layers that have one of its ranks."""
+    for part, modules in lora.items():
+        for name, factors in modules.items():
+            module = parts[part][name]
+            if module.kind == "convolution":
+                down = np.transpose(factors.down, (2, 3, 1, 0))
+            else:
+                down = factors.down.reshape(factors.rank, -1).T
+            module.layer.lora_kernel_a.assign(down)
+            module.layer.lora_kernel_b.assign(factors.up.reshape(factors.up.shape[0], -1).T)
 
 
 def attached(parts: dict[str, dict[str, Module]]) -> dict[str, dict[str, Factors]]:
@@ -273,14 +305,14 @@ def attached(parts: dict[str, dict[str, Module]]) -> dict[str, dict[str, Factors
             layer = module.layer
             if not getattr(layer, "lora_enabled", False):
                 continue
-            a, b = layer.lora_kernel_a.numpy(), layer.lora_kernel_b.numpy()
-            down, up = np.moveaxis(a, -1, 0), b.T
+            # Values of a scope, such as averages, where there is one.
+            a, b = (np.array(v.value) for v in (layer.lora_kernel_a, layer.lora_kernel_b))
+            down, up = a.T, b.T
             if module.kind == "convolution":
                 down, up = np.transpose(a, (3, 2, 0, 1)), up[:, :, None, None]
             elif module.kind == "pointwise":
                 down, up = down[:, :, None, None], up[:, :, None, None]
-            factors = Factors(down, up, float(layer.lora_alpha))
-            result.setdefault(part, {})[name] = factors
+            result.setdefault(part, {})[name] = Factors(down, up, float(layer.lora_alpha))
     return result
 
 

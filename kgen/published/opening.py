@@ -12,6 +12,7 @@ that of their folder, `model.published.licence`.
 """
 
 import os
+import warnings
 
 import numpy as np
 
@@ -19,7 +20,11 @@ from kgen.diffusion import GaussianDiffusion
 from kgen.models.diffusion_model import DiffusionModel
 from kgen.models.kl_autoencoder import KLAutoencoder
 from kgen.models.latent_diffusion import LatentDiffusion
+from kgen.published.counterparts import PREDICTIONS as PREDICTION_TYPES
+from kgen.published.counterparts import autoencoder_arrays, describe
+from kgen.published.origin import Published
 from kgen.published.parts import Parts, open_parts, write_parts
+from kgen.published.schedulers import read_scheduler
 
 
 def from_diffusers(
@@ -60,41 +65,76 @@ def from_diffusers(
     parts = open_parts(
         path, size=size, variant=variant, dtype=dtype, windows=windows, config=config
     )
+    options = {
+        "prediction": parts.prediction,
+        "ema_decay": ema_decay,
+        "default_solver": parts.steps,
+        "published": Published(parts.pipeline, parts.configs, parts.licence),
+    }
     process = GaussianDiffusion(parts.steps.schedule)
-    options = {"prediction": parts.prediction, "ema_decay": ema_decay}
     if parts.decoder is None:
-        model = DiffusionModel(parts.unet, process, conditioner=parts.labels, **options)
-    else:
-        autoencoder = KLAutoencoder(parts.encoder, parts.decoder)
-        mean, std = parts.latent_mean_std
-        autoencoder.latent_mean.assign(np.full(autoencoder.latent_mean.shape, mean))
-        autoencoder.latent_std.assign(np.full(autoencoder.latent_std.shape, std))
-        model = LatentDiffusion(autoencoder, parts.unet, process, parts.text, **options)
-        model.default_guidance_scale = 5.0 if "XL" in parts.pipeline else 7.5
-    model.default_solver = parts.steps
-    model.published = parts
-    return model
+        return DiffusionModel(parts.unet, process, conditioner=parts.labels, **options)
+    autoencoder = KLAutoencoder(parts.encoder, parts.decoder)
+    mean, std = parts.latent_mean_std
+    autoencoder.latent_mean.assign(np.full(autoencoder.latent_mean.shape, mean))
+    autoencoder.latent_std.assign(np.full(autoencoder.latent_std.shape, std))
+    options["default_guidance_scale"] = 5.0 if "XL" in parts.pipeline else 7.5
+    return LatentDiffusion(autoencoder, parts.unet, process, parts.text, **options)
 
 
 def to_diffusers(
     model: LatentDiffusion | DiffusionModel, directory: str | os.PathLike, dtype: str | None = None
 ):
-    """Writes a model that was opened by `from_diffusers`, with its averaged weights if it has any.
+    """Writes a model as a folder that diffusers opens, with its averaged weights if it has any.
 
     Args:
-        model: the model.
+        model: a model that was opened by `from_diffusers`; or another `LatentDiffusion` or
+            `DiffusionModel` whose parts published models have too (`kgen.published.counterparts`).
         directory: where to; must not exist, or be empty.
         dtype: type of the weights in the files, such as `"float16"`; None for that of the model.
 
     Raises:
-        TypeError: if the model was not opened from published weights.
-        ValueError: if the directory is not empty.
+        TypeError: if the model is of another class.
+        ValueError: if the directory is not empty, or a part of the model has no published
+            counterpart.
     """
-    parts = getattr(model, "published", None)
-    if not isinstance(parts, Parts):
-        raise TypeError(
-            "`model` must have been opened by `from_diffusers`. "
-            f"Received: a {type(model).__name__} that was not."
-        )
+    published, arrays = getattr(model, "published", None), {}
+    own = not isinstance(published, Published)
+    if own:
+        published = describe(model)
+    parts = _parts_of(model, published)
     with model.averaged():
-        write_parts(parts, directory, dtype)
+        if own and parts.decoder is not None:
+            with model.autoencoder.averaged():
+                arrays["vae"] = autoencoder_arrays(model.autoencoder, parts.configs["vae"], dtype)
+        write_parts(parts, directory, dtype, arrays)
+
+
+def _parts_of(model, published):
+    """The parts of a model; its prediction may have become another one since it was opened."""
+    scheduler = published.configs["scheduler"]
+    place = "scheduler/scheduler_config.json"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        steps, prediction = read_scheduler(scheduler, place)
+    if steps.schedule != model.process.schedule:
+        raise ValueError(
+            f"`model` must have the noise schedule that it was opened with, {steps.schedule!r}. "
+            f"Received: {model.process.schedule!r}."
+        )
+    if prediction != model.prediction:
+        scheduler = {**scheduler, "prediction_type": PREDICTION_TYPES.get(model.prediction)}
+        read_scheduler(scheduler, place)
+    latent = isinstance(model, LatentDiffusion)
+    return Parts(
+        published.pipeline,
+        {**published.configs, "scheduler": scheduler},
+        model.network,
+        steps,
+        model.prediction,
+        encoder=model.autoencoder.encoder if latent else None,
+        decoder=model.autoencoder.decoder if latent else None,
+        text=model.conditioner if latent else None,
+        labels=None if latent else model.conditioner,
+        licence=published.licence,
+    )

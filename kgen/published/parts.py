@@ -17,6 +17,7 @@ import json
 import os
 import pathlib
 import re
+from collections.abc import Collection
 
 import keras
 import numpy as np
@@ -95,10 +96,16 @@ class Parts:
             modules["text_encoder" if i == 0 else f"text_encoder_{i + 1}"] = tower_modules(tower)
         return modules
 
-    def slots(self) -> dict[str, list[Slot]]:
-        """Returns the variables with their published arrays, by the folder that these lie in."""
+    def slots(self, left_out: Collection[str] = ()) -> dict[str, list[Slot]]:
+        """Returns the variables with their published arrays, by the folder that these lie in.
+
+        Args:
+            left_out: folders whose list is left empty.
+        """
         slots = {part: slots_of(modules) for part, modules in self.modules().items()}
-        if self.decoder is not None:
+        if "vae" in left_out:
+            slots["vae"] = []
+        elif self.decoder is not None:
             config = read_config(self.configs["vae"], "AutoencoderKL", "vae")
             slots["vae"] = autoencoder_slots(self.encoder, self.decoder, config)
         if self.labels is not None:
@@ -169,17 +176,24 @@ def open_parts(
     return _open_latent(folder, pipeline, configs, size, variant, dtype, windows, weights)
 
 
-def write_parts(parts: Parts, directory: str | os.PathLike, dtype: str | None = None):
+def write_parts(
+    parts: Parts,
+    directory: str | os.PathLike,
+    dtype: str | None = None,
+    arrays: dict[str, dict] | None = None,
+):
     """Writes a folder in the diffusers layout.
 
     Args:
         parts: what to write.
         directory: where to; must not exist, or be empty.
         dtype: type of the weights in the files; None for that of the variables.
+        arrays: None, or those of parts whose arrays are not the values of variables, by folder.
 
     Raises:
         ValueError: if the directory is not empty.
     """
+    ready = arrays or {}
     directory = pathlib.Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ValueError(f"`directory` must not exist, or be empty. Received: {directory}.")
@@ -189,8 +203,8 @@ def write_parts(parts: Parts, directory: str | os.PathLike, dtype: str | None = 
         else:
             name = "scheduler_config" if part == "scheduler" else "config"
             _write_json(directory / part / f"{name}.json", config)
-    for part, slots in parts.slots().items():
-        arrays, stem = write_slots(slots, dtype), STEM
+    for part, slots in parts.slots(set(ready)).items():
+        arrays, stem = ready.get(part) or write_slots(slots, dtype), STEM
         if part.startswith("text_encoder"):
             stem = "model"
             arrays = {

@@ -21,8 +21,9 @@ begins at noise of unit variance, but Euler with "linspace" or "trailing" scales
 first level, as if there were no signal in it.
 
 Not the published run, and therefore with a warning: solvers and options that kgen does not have
-(the nearest one is taken), and DDIM and PNDM with a spacing other than "leading" where N does not
-divide T, which step to levels beside those where they evaluate.
+(the nearest one is taken), and DDIM and DDPM with "linspace", or with "trailing" where N does not
+divide T. There the published code steps by floor(T / N) levels, to beside where it evaluates next;
+kgen steps to where it evaluates.
 
 References:
   Lin et al. (2023), https://arxiv.org/abs/2305.08891, table 2 (the spacings).
@@ -61,6 +62,7 @@ class PublishedSteps:
         end: `"x_hat"` or `"state"`.
         scaled: whether the noise at the start is scaled by sigma.
         clip: None, or the bound of the final estimate.
+        strides: whether published code steps by floor(T / N) levels whatever the spacing.
 
     Raises:
         ValueError: for another `spacing` or `end`.
@@ -81,6 +83,7 @@ class PublishedSteps:
     end: str = "x_hat"
     scaled: bool = False
     clip: float | None = None
+    strides: bool = False
 
     def __post_init__(self):
         check_one_of("spacing", self.spacing, SPACINGS)
@@ -90,6 +93,23 @@ class PublishedSteps:
     def noise_index(self):
         """What the network is given of the noise, a function of the log-SNR."""
         return LevelIndex(self.schedule, rounding=self.karras and self.rounded)
+
+    def check(self, num_steps):
+        """Checks a number of steps, and warns if the run of as many is not the published one.
+
+        Raises:
+            TypeError: if it is no integer.
+            ValueError: if it is not in 1 ... T.
+        """
+        levels = self.levels(num_steps).numpy()
+        stride = self.schedule.num_levels // num_steps
+        if self.strides and (levels[:-1] - levels[1:] != stride).any():
+            warnings.warn(
+                f"A run of {num_steps} steps with {self.spacing!r} spacing is not the published "
+                f"one, whose steps of {stride} levels end beside where it evaluates next. Here "
+                "they end there.",
+                stacklevel=4,
+            )
 
     def levels(self, num_steps) -> tf.Tensor:
         """Returns the levels at which the network is evaluated, falling, float64 `[num_steps]`.
@@ -152,6 +172,10 @@ class PublishedSteps:
         if x is not None:
             return alpha * x + sigma * noise
         return sigma * noise if self.scaled else noise
+
+    def from_noise(self, noise, times):
+        """Returns the state at `times[0]` of noise that a user gives, of unit variance."""
+        return self.start(noise, times)
 
     def finish(self, denoise, z, times):
         """Returns what the pipeline ends with, from the state at `times[-1]`."""
@@ -237,6 +261,8 @@ DEFAULTS = {
     "KDPM2AncestralDiscreteScheduler": {**_EULER, "beta_start": 0.00085, "beta_end": 0.012},
     "DPMSolverSinglestepScheduler": _DPM,
     "DEISMultistepScheduler": {**_DPM, "algorithm_type": "deis", "solver_type": "logrho"},
+    "DPMSolverSDEScheduler": {**_EULER, "beta_start": 0.00085, "beta_end": 0.012},
+    "SASolverScheduler": _DPM,
 }
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x"}
 SCHEDULES = {
@@ -323,7 +349,8 @@ def _choose(config, key, allowed, source):
 
 
 def _ddim(name, config, prediction, spacing):
-    options = {"solver": DDIM(), "end": "x_hat" if config["set_alpha_to_one"] else "state"}
+    end = "x_hat" if config["set_alpha_to_one"] else "state"
+    options = {"solver": DDIM(), "end": end, "strides": True}
     if config["clip_sample"]:
         bound = float(config["clip_sample_range"])
         options |= {"solver": ClippedDDIM(bound), "clip": bound}
@@ -336,7 +363,8 @@ def _ddpm(name, config, prediction, spacing):
     variances = {"fixed_small": "small", "fixed_small_log": "small", "fixed_large": "large"}
     missed = [] if kind in variances else [f"variance_type={kind!r}"]
     clip = float(config["clip_sample_range"]) if config["clip_sample"] else None
-    return {"solver": Ancestral(variances.get(kind, "small"), clip), "clip": clip}, missed
+    solver = Ancestral(variances.get(kind, "small"), clip)
+    return {"solver": solver, "clip": clip, "strides": True}, missed
 
 
 def _pndm(name, config, prediction, spacing):

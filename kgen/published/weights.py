@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from kgen.published.headers import Tensor, read_header
+from kgen.files.safetensors import Tensor, read_header
 
 RELEASE = 8 * 2**20
 DTYPES = {
@@ -62,7 +62,12 @@ class Weights(collections.abc.Mapping):
         self._places = {}
         for path in self.paths:
             tensors, metadata = read_header(path)
-            for name in tensors:
+            for name, tensor in tensors.items():
+                if tensor.dtype not in DTYPES:
+                    raise ValueError(
+                        f"{path} must have {name!r} of one of the types {', '.join(DTYPES)}. "
+                        f"Received: {tensor.dtype}."
+                    )
                 if name in self.tensors:
                     raise ValueError(f"{path} and {self._places[name]} both have {name!r}.")
                 if shards is not None and shards.get(name) != path.name:

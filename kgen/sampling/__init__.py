@@ -1,1 +1,1 @@
-"""From noise to examples: the compiled sampler, where it starts, editing."""
+"""Sampling: requests of `generate`, plans of a run, the compiled sampler, and editing."""

@@ -1,11 +1,13 @@
-"""Functions of tensors, compiled once for all numbers of examples.
+"""Compiled functions of tensors that are traced once for all batch sizes.
 
-`tf.function` traces again when the number of rows changes. Here the specification of an argument
-leaves its first dimension open from the start, so that one trace serves every batch, one example
-too, and every number of steps.
+`tf.function` traces again when the batch size changes. Here the first dimension in the signature of
+an argument is None from the start, so that one trace serves every batch size and number of steps.
 """
 
+import contextlib
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
@@ -13,42 +15,52 @@ from kgen.distribution import fused
 
 
 class Compiled:
-    """A function of a model, compiled for each key and structure of arguments.
+    """A function of a model that is compiled once per key and structure of the arguments.
 
     Args:
-        function: called with the parts of the key, then with the tensors.
-        context: a function that returns the context to trace in, such as one in which the averaged
-            weights stand in for the trained ones.
+        function: a function of the parts of a key, followed by tensors.
+        context: a function that returns the context manager to trace in, such as one in which the
+            model uses its averaged weights.
     """
 
-    def __init__(self, function, context):
+    def __init__(
+        self, function: Callable, context: Callable[[], contextlib.AbstractContextManager]
+    ) -> None:
         self._function = function
         self._context = context
         self._traced = {}
 
-    def __call__(self, *key, portable=False):
-        """Returns the function of tensors that belongs to a key.
+    def forget(self) -> None:
+        """Forgets what was compiled, after layers have changed."""
+        self._traced = {}
+
+    def __call__(self, *key: Any, portable: bool = False) -> Callable:
+        """Returns the compiled function of tensors for a key.
 
         Args:
-            *key: what the compiled code depends on, such as a solver and a guidance.
-            portable: for exports: XLA compiles no part of it.
+            *key: objects that the compiled code depends on, such as a solver and a guidance.
+            portable: whether the graph is for an export, in which XLA compiles no part.
         """
         identity = (*map(_identity, key), portable)
         if identity not in self._traced:
 
-            def traced(*arguments):
+            def traced(*arguments: Any) -> Any:
                 with self._context(), fused(not portable):
                     return self._function(*key, *arguments)
 
             self._traced[identity] = any_batch(traced)
         return self._traced[identity]
 
+    def anew(self) -> "Compiled":
+        """Returns the same with nothing compiled yet, for a context that reads other weights."""
+        return Compiled(self._function, self._context)
 
-def any_batch(function):
-    """Compiles a function of nested tensors, without a new trace for another number of rows.
+
+def any_batch(function: Callable) -> Callable:
+    """Compiles a function of nested tensors, with one trace for all batch sizes.
 
     Args:
-        function: of tensors, dictionaries of them and None.
+        function: a function whose arguments are tensors, dictionaries of tensors, or None.
 
     Returns:
         A function of the same arguments.
@@ -65,7 +77,7 @@ def any_batch(function):
     compiled = {}
 
     @functools.wraps(function)
-    def call(*arguments):
+    def call(*arguments: Any) -> Any:
         leaves = tf.nest.flatten(arguments)
         tensors = [tf.convert_to_tensor(leaf) for leaf in leaves if leaf is not None]
         specs = [_open(tensor) for tensor in tensors]
@@ -73,7 +85,7 @@ def any_batch(function):
         if key not in compiled:
             given = [leaf is not None for leaf in leaves]
 
-            def flat(*tensors):
+            def flat(*tensors: tf.Tensor) -> Any:
                 values = iter(tensors)
                 leaves = [next(values) if there else None for there in given]
                 return function(*tf.nest.pack_sequence_as(arguments, leaves))
@@ -84,19 +96,19 @@ def any_batch(function):
     return call
 
 
-def _open(tensor):
+def _open(tensor: tf.Tensor) -> tf.TensorSpec:
     shape = [None, *tensor.shape[1:]] if tensor.shape.rank else tensor.shape
     return tf.TensorSpec(shape, tensor.dtype)
 
 
-def _structure(arguments):
-    """What tells two nested structures apart, as a value that can be hashed."""
+def _structure(arguments: tuple) -> str:
+    """Returns a hashable description of a nested structure."""
     marked = tf.nest.map_structure(lambda leaf: leaf is not None, arguments)
     return repr(marked)
 
 
-def _identity(option):
-    """What tells an option from others: of a partial function its parts, if they can be hashed."""
+def _identity(option: Any) -> Any:
+    """Returns a hashable identity of an option; equal `functools.partial` objects have the same."""
     if not isinstance(option, functools.partial):
         return option
     parts = (option.func, option.args, tuple(sorted(option.keywords.items())))

@@ -1,12 +1,13 @@
-"""Editing: pictures that begin from other pictures.
+"""Editing of given pictures: image to image, inpainting, inversion and interpolation.
 
-    image to image   z_t = alpha_t x + sigma_t eps at a time t < 1, then the solver from there
-    inpainting       in every estimate, the part that is known takes the place of what was guessed
-    inversion        the solver from data to noise; from that noise it makes the same picture again
-    interpolation    between two noises along the great circle, where all have the norm of noise
+    image to image   starts the solver from z_t = alpha_t x + sigma_t eps at a time t < 1
+    inpainting       replaces the known part of every estimate by its true value
+    inversion        runs the solver from data to noise, from which it generates the same picture
+    interpolation    follows the great circle between two noises, along which the norm is that of
+                     noise
 
-They are functions of a denoiser, so they serve models of pixels and of latents alike, with any
-guidance. The methods `generate` and `invert` of the models use them.
+These are functions of a denoiser, so they apply to models of pixels and of latents, with any
+guidance. The methods `generate` and `invert` of models use them.
 
 References:
   image to image: Meng et al. (2022), https://arxiv.org/abs/2108.01073, algorithm 1.
@@ -18,17 +19,20 @@ References:
 import tensorflow as tf
 
 from kgen.diffusion import time_grid
+from kgen.diffusion.process import GaussianDiffusion
 from kgen.solvers import solve
+from kgen.solvers.solver import Solver
 from kgen.tensors import expand_to
+from kgen.types import Denoise, TensorLike
 
 
-def inpaint(denoise, x, mask):
-    """Makes a denoiser that knows a part of the result.
+def inpaint(denoise: Denoise, x: TensorLike, mask: TensorLike) -> Denoise:
+    """Replaces the known part of the estimates of a denoiser.
 
     Args:
         denoise: a function of `z` and `t`.
-        x: the result where it is known, `[B, ...]`.
-        mask: 1 where there is something to paint, 0 where `x` is known; broadcasts against `x`.
+        x: the known values, `[B, ...]`.
+        mask: 1 where a value is to be generated, 0 where `x` is kept; broadcasts against `x`.
 
     Returns:
         A function `denoise(z, t) -> x_hat`.
@@ -39,7 +43,7 @@ def inpaint(denoise, x, mask):
         [[1.0, 0.0]]
     """
 
-    def inpainted(z, t):
+    def inpainted(z: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
         guess = denoise(z, t)
         weight = tf.cast(mask, guess.dtype)
         return weight * guess + (1 - weight) * tf.cast(x, guess.dtype)
@@ -47,21 +51,27 @@ def inpaint(denoise, x, mask):
     return inpainted
 
 
-def invert(solver, denoise, process, x, num_steps):
-    """Finds the noise from which a deterministic solver makes `x`.
+def invert(
+    solver: Solver,
+    denoise: Denoise,
+    process: GaussianDiffusion,
+    x: TensorLike,
+    num_steps: int | tf.Tensor,
+) -> tf.Tensor:
+    """Computes the noise from which a deterministic solver generates `x`.
 
     Args:
         solver: a deterministic `Solver`.
         denoise: a function of `z` and `t`.
         process: a `GaussianDiffusion`.
         x: data, `[B, ...]`.
-        num_steps: solver steps.
+        num_steps: number of solver steps.
 
     Returns:
         z at t = 1, `[B, ...]`.
 
     Raises:
-        ValueError: if the solver draws noise.
+        ValueError: if the solver is stochastic.
 
     Example:
         >>> from kgen.diffusion import CosineLogSNR, GaussianDiffusion
@@ -78,8 +88,8 @@ def invert(solver, denoise, process, x, num_steps):
     return solve(solver, denoise, process, alpha * x, times[::-1])
 
 
-def slerp(a, b, weight):
-    """Interpolates along the great circle from `a` to `b`.
+def slerp(a: TensorLike, b: TensorLike, weight: TensorLike) -> tf.Tensor:
+    """Interpolates along the great circle from `a` to `b` (spherical linear interpolation).
 
     Args:
         a: `[B, ...]`.
@@ -99,7 +109,7 @@ def slerp(a, b, weight):
     cosine = tf.clip_by_value(tf.reduce_sum(units[0] * units[1], axis=-1), -1, 1)
     angle = tf.acos(cosine)
     weight = tf.broadcast_to(tf.cast(weight, a.dtype), tf.shape(angle))
-    # Near an angle of 0 the great circle is a straight line.
+    # At small angles the great circle is close to a straight line.
     straight = angle < 1e-4
     sine = tf.where(straight, tf.ones_like(angle), tf.sin(angle))
     left = tf.where(straight, 1 - weight, tf.sin((1 - weight) * angle) / sine)

@@ -1,25 +1,30 @@
-"""From how many steps to which: the times of a run, its first state, and what its last state means.
+"""Plans: the times of a sampling run, its first state, and the result of its last state.
 
-kgen's own plan makes N steps of a solver along its grid, from t = 1 (or from the `strength` of
-image to image) to t = 0, and takes the estimate x_hat there, so that N steps are N + 1 evaluations
-of a solver of one. Models that were opened from published weights have plans of their own, which
-evaluate where the published samplers do (`kgen.published.schedulers`).
+The default plan makes N solver steps along the grid of the solver, from t = 1 (or from the
+`strength` of image to image) to t = 0, and returns the estimate x_hat there, so that a solver with
+one call per step makes N + 1 calls in all. Models that were opened from published weights have
+other plans, which use the times of the published samplers (`kgen.published.schedulers`).
 """
 
 import dataclasses
+from typing import Any
 
 import tensorflow as tf
 
 from kgen import solvers
+from kgen.checks import check_count
 from kgen.diffusion import GaussianDiffusion, time_grid
 from kgen.solvers import Solver
+from kgen.types import Denoise, SolverName, TensorLike
+
+METHODS = ("check", "times", "start", "from_noise", "finish")
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """kgen's own plan: N steps of a solver, then x_hat.
+    """The default plan: N steps of a solver, then the estimate x_hat.
 
-    A plan of another kind has the same attribute `solver` and the same methods.
+    Other plans have the same attribute `solver` and the same methods.
 
     Args:
         solver: a `Solver`.
@@ -35,46 +40,59 @@ class Plan:
     solver: Solver
     process: GaussianDiffusion
 
-    def times(self, num_steps, strength=None):
-        """Returns the times of the run, falling, `[num_steps + 1]`.
+    def check(self, num_steps: int) -> None:
+        """Checks a number of steps, outside of a graph.
+
+        Raises:
+            TypeError: if it is no integer.
+            ValueError: if there is no such run.
+        """
+        check_count("num_steps", num_steps)
+
+    def times(self, num_steps: int | tf.Tensor, strength: TensorLike | None = None) -> tf.Tensor:
+        """Returns the decreasing times of the run, `[num_steps + 1]`.
 
         Args:
             num_steps: an integer or an int32 scalar tensor.
-            strength: None, or the time in (0, 1] at which to begin from an example.
+            strength: None, or for image to image the first time, in (0, 1].
         """
         start = 1.0 if strength is None else strength
         return time_grid(self.process, num_steps, self.solver.grid, start=start)
 
-    def start(self, noise, times, x=None):
+    def start(self, noise: tf.Tensor, times: tf.Tensor, x: tf.Tensor | None = None) -> tf.Tensor:
         """Returns the first state.
 
         Args:
-            noise: standard normal, `[B, ...]`.
-            times: what `times` returned.
-            x: None, or what to begin from, `[B, ...]`.
+            noise: standard normal noise, `[B, ...]`.
+            times: the times of the run.
+            x: None, or for image to image the given examples, `[B, ...]`.
         """
         z = self.process.prior(noise).std * noise
         if x is None:
             return z
         alpha, sigma = self.process.alpha_sigma(times[0])
-        # At t = 1 there is nothing left of x to begin from.
+        # At t = 1 the first state does not depend on x.
         return tf.where(times[0] < 1, alpha * x + sigma * noise, z)
 
-    def finish(self, denoise, z, times):
-        """Returns what the state at the last time means, `[B, ...]`."""
+    def from_noise(self, noise: tf.Tensor, times: tf.Tensor) -> tf.Tensor:
+        """Returns the first state where `noise` is given to `generate`: it is that state."""
+        return noise
+
+    def finish(self, denoise: Denoise, z: tf.Tensor, times: tf.Tensor) -> tf.Tensor:
+        """Returns the examples that belong to the last state `z`, `[B, ...]`."""
         return denoise(z, times[-1])
 
 
-def plan_of(solver, process):
-    """Returns a plan for a solver, its name, or a plan.
+def plan_of(solver: SolverName | Solver | Any, process: GaussianDiffusion) -> Plan:
+    """Returns the plan for a solver.
 
     Args:
-        solver: a `Solver`, a name in `kgen.solvers.SOLVERS`, or a plan.
+        solver: a `Solver`, a name in `kgen.solvers.SOLVERS`, or a plan, which is returned.
         process: a `GaussianDiffusion`.
 
     Raises:
         ValueError: for anything else.
     """
-    if all(callable(getattr(solver, name, None)) for name in ("times", "start", "finish")):
+    if all(callable(getattr(solver, name, None)) for name in METHODS):
         return solver
     return Plan(solvers.get(solver), process)

@@ -1,29 +1,35 @@
-"""What `generate` is asked for: its arguments, checked, as one row for each example."""
+"""Validation of the arguments of `generate`, and their conversion to one row per example."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from kgen.checks import check_count, check_data, check_interval
-from kgen.conditioning.conditioner import is_condition, num_rows
+from kgen.conditioning.conditioner import Conditioner, is_condition, num_rows
 from kgen.tensors import as_seed
+from kgen.types import TensorLike
 
 
-def condition_rows(conditioner, values, num=None, name="condition"):
-    """Makes one row for each example of a condition.
+def condition_rows(
+    conditioner: Conditioner | None, values: Any, num: int | None = None, name: str = "condition"
+) -> Any:
+    """Converts a condition to one row per example.
 
     Args:
         conditioner: a `Conditioner` or None.
-        values: what `conditioner.prepare` takes, or a condition already.
-        num: None, or the number of examples; one row is then that of all.
-        name: of the argument, for messages.
+        values: what `conditioner.prepare` accepts, an encoded condition, or None.
+        num: None, or the number of examples, for which a single row is repeated.
+        name: name of the argument, for messages.
 
     Returns:
-        A tensor or a dictionary of tensors, or None without a conditioner.
+        A tensor or a dictionary of tensors; None if `values` is None.
 
     Raises:
-        TypeError: if the values are of another type.
-        ValueError: if they are out of range, or not as many as examples, or there is no
+        TypeError: if the values have the wrong type.
+        ValueError: if the values are out of range, their number is not `num`, or there is no
             conditioner.
     """
     if values is None:
@@ -50,16 +56,23 @@ def condition_rows(conditioner, values, num=None, name="condition"):
     return rows
 
 
-def condition_and_number(conditioner, condition, num_samples):
-    """Returns the rows of all examples, and how many examples there are.
+def condition_and_number(
+    conditioner: Conditioner | None, condition: Any, num_samples: int | None
+) -> tuple[Any, int]:
+    """Converts a condition to rows, and returns them with the number of examples.
 
     Args:
         conditioner: a `Conditioner` or None.
-        condition: what the model is given, or None.
-        num_samples: how many for each condition (1), or, without one, how many (required).
+        condition: the condition, or None for a model without a conditioner.
+        num_samples: number of examples per condition (None for 1); without a condition, the number
+            of examples, which is then required.
+
+    Returns:
+        The rows, or None without a condition, and the number of examples.
 
     Raises:
-        ValueError: unless there is one of the two that the model needs.
+        ValueError: if a model with a conditioner has no condition, or a model without one has no
+            `num_samples`.
     """
     if condition is None:
         if conditioner is not None:
@@ -80,18 +93,18 @@ def condition_and_number(conditioner, condition, num_samples):
     return rows, num_rows(rows)
 
 
-def seeds_and_indices(seed, num):
-    """Returns a seed for each example, and what tells apart those of one seed.
+def seeds_and_indices(seed: int | Sequence[int] | None, num: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns a seed per example, and an index that distinguishes examples with the same seed.
 
     Args:
         seed: None, an integer, or a sequence of `num` integers.
         num: number of examples.
 
     Returns:
-        int32 `[num, 2]` and int32 `[num]`.
+        The seeds, int32 `[num, 2]`, and the indices, int32 `[num]`.
 
     Raises:
-        ValueError: if there are not as many seeds as examples.
+        ValueError: if the number of seeds is not the number of examples.
     """
     if seed is None or isinstance(seed, (int, np.integer)):
         return tf.tile(as_seed(seed)[tf.newaxis], [num, 1]), tf.range(num)
@@ -104,22 +117,30 @@ def seeds_and_indices(seed, num):
     return tf.stack([as_seed(one) for one in many]), tf.zeros([num], tf.int32)
 
 
-def start_of(num, shape, noise, images, strength, mask):
-    """Checks what sampling is to begin from, and puts numbers and masks into a dictionary.
+def start_of(
+    num: int,
+    shape: tuple,
+    noise: TensorLike | None,
+    images: np.ndarray | None,
+    strength: float | None,
+    mask: TensorLike | None,
+) -> dict[str, tf.Tensor]:
+    """Validates the start of sampling: given noise, or given examples for editing.
 
     Args:
         num: number of examples.
-        shape: of the noise of one.
-        noise: None or z at t = 1, `[num, *shape]`.
-        images: None or the examples to begin from.
-        strength: None or the time at which to begin.
-        mask: None or 1 where there is something to paint, `[num or 1, H, W, 1]`.
+        shape: shape of the noise of one example.
+        noise: None, or z at t = 1, `[num, *shape]`.
+        images: None, or the examples to edit, `[num, ...]`.
+        strength: None, or the time in (0, 1] at which to start from `images`.
+        mask: None, or 1 where a value is to be generated, `[num or 1, H, W, 1]`.
 
     Returns:
-        A dictionary that may hold `"noise"`, `"strength"` and `"mask"`.
+        A dictionary of tensors that may have the keys `"noise"`, `"strength"` and `"mask"`.
 
     Raises:
-        ValueError: if one of them does not fit or goes without another.
+        TypeError: if `mask` does not hold numbers.
+        ValueError: if an argument has the wrong shape or range, or needs another argument.
     """
     given = {}
     if noise is not None:
@@ -149,8 +170,8 @@ def start_of(num, shape, noise, images, strength, mask):
     return given
 
 
-def _mask(mask, num, shape, images):
-    """The mask as float32, checked; `images` is the shape of the pictures."""
+def _mask(mask: TensorLike, num: int, shape: tuple, images: tuple) -> np.ndarray:
+    """Validates the mask and returns it as float32; `images` is the shape of the pictures."""
     mask = np.asarray(mask)
     if mask.dtype.kind not in "bfiu":
         raise TypeError(f"`mask` must hold numbers. Received: dtype {mask.dtype}.")
@@ -159,23 +180,23 @@ def _mask(mask, num, shape, images):
     if not fits or mask.shape[-1] not in channels or len(mask) not in (1, num):
         expected = ", ".join(map(str, [f"{num} or 1", *size, 1]))
         raise ValueError(f"`mask` must have shape [{expected}]. Received: shape {mask.shape}.")
-    if not (mask.min() >= 0 and mask.max() <= 1):  # NaN is neither
+    if not (mask.min() >= 0 and mask.max() <= 1):  # also rejects NaN
         raise ValueError(
-            "`mask` must be in [0, 1], 1 where there is something to paint. "
+            "`mask` must be in [0, 1], and 1 where a value is to be generated. "
             f"Received: values in [{mask.min()}, {mask.max()}]."
         )
     return mask.astype("float32")
 
 
-def rows_of(values, part):
-    """Returns a part of all rows of nested tensors; scalars are for all."""
+def rows_of(values: Any, part: slice) -> Any:
+    """Returns a slice of the rows of nested tensors; scalars and None are unchanged."""
     return tf.nest.map_structure(
         lambda value: value if value is None or not value.shape.rank else value[part], values
     )
 
 
-def slices(num, size, verbose=0):
-    """Yields slices of `num` examples, `size` at once; with `verbose` a progress bar of them."""
+def slices(num: int, size: int, verbose: int = 0) -> Iterator[slice]:
+    """Yields slices of at most `size` of `num` examples; `verbose=1` draws a progress bar."""
     check_count("batch_size", size)
     bar = keras.utils.Progbar(num, verbose=verbose)
     for start in range(0, num, size):

@@ -1,31 +1,48 @@
-"""A run from noise to examples, some steps at a time, so that a person can watch it and end it.
+"""A sampling run in groups of steps, so that it can report progress and be interrupted.
 
-Each call of the compiled function makes as many steps as take about a tenth of a second, and one
-where somebody wants to see each. Between two calls Python notices Ctrl-C.
+Each call of the compiled function makes as many steps as take about a tenth of a second; one step
+if every step is reported. Between two calls Python handles Ctrl-C.
 """
 
 import time
+from collections.abc import Callable
+from typing import Any
 
+import keras
+import numpy as np
 import tensorflow as tf
 
-AT_ONCE = 0.1  # seconds of steps that are made between two looks at what the user wants
+from kgen.sampling.sampler import Guided
+
+AT_ONCE = 0.1  # seconds of steps per call of the compiled function
 
 
 class Run:
-    """The steps of one batch of examples.
+    """The sampling run of one batch of examples.
 
     Args:
-        begin: compiled; makes the first state, see `kgen.sampling.sampler`.
-        advance: compiled; makes some steps.
-        finish: compiled; makes examples of the last state.
-        preview: compiled; makes examples of a state before.
+        begin: compiled function that makes the first state; see `kgen.sampling.sampler`.
+        advance: compiled function that makes some steps.
+        finish: compiled function that converts the last state to examples.
+        preview: compiled function that converts an earlier state to examples.
         num_steps: number of steps.
-        trajectory: whether to keep the estimate after each step.
-        on_step: None, or a function `on_step(step, num_steps, preview)`.
-        bar: a Keras progress bar of all steps of all batches.
+        trajectory: whether to return the estimate after each step.
+        on_step: None, or a function `on_step(step, num_steps, preview)`, where `preview()` returns
+            the current estimate.
+        bar: a Keras progress bar over all steps of all batches.
     """
 
-    def __init__(self, begin, advance, finish, preview, num_steps, trajectory, on_step, bar):
+    def __init__(
+        self,
+        begin: Callable,
+        advance: Callable,
+        finish: Callable,
+        preview: Callable,
+        num_steps: int,
+        trajectory: bool,
+        on_step: Callable[[int, int, Callable], Any] | None,
+        bar: keras.utils.Progbar,
+    ) -> None:
         self.begin = begin
         self.advance = advance
         self.finish = finish
@@ -35,23 +52,25 @@ class Run:
         self.on_step = on_step
         self.bar = bar
 
-    def __call__(self, seeds, indices, guided, given):
+    def __call__(
+        self, seeds: tf.Tensor, indices: tf.Tensor, guided: Guided, given: dict[str, tf.Tensor]
+    ) -> np.ndarray:
         """Draws examples.
 
         Args:
             seeds: int32 `[B, 2]`.
-            indices: int32 `[B]`, which tell apart the examples of one seed.
+            indices: int32 `[B]`, which distinguish examples with the same seed.
             guided: a `Guided`.
-            given: what to begin from, as of `kgen.sampling.request.start_of`.
+            given: the start of sampling; see `kgen.sampling.request.start_of`.
 
         Returns:
-            An array `[B, ...]`, of a trajectory `[B, num_steps, ...]`.
+            An array `[B, ...]`, or `[B, num_steps, ...]` with `trajectory`.
         """
         steps = tf.constant(self.num_steps)
         z, memory, times, seeds, begin = self.begin(seeds, indices, steps, given)
         last = int(times.shape[0]) - 1
 
-        def examples(index):
+        def examples(index: int) -> np.ndarray:
             show = self.finish if index == last else self.preview
             return show(z, times[: index + 1], guided, begin, given).numpy()
 

@@ -100,6 +100,6 @@ def generator(model, given, condition):
         )
         options = {"rows": condition(values)} if given else {}
         x = step(num, temperature, seed, **options)
-        return {"images": likelihoods.at_the_door(model.likelihood, x)}
+        return {"images": likelihoods.to_output(model.likelihood, x)}
 
     return generate

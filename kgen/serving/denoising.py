@@ -33,9 +33,12 @@ alone; they come after the condition:
     strength  float32 [], the time in (0, 1] to begin from; 1 keeps nothing of what is painted over
 """
 
+import dataclasses
+
 import tensorflow as tf
 
 from kgen import solvers
+from kgen.conditioning.conditioner import pictures_of
 from kgen.distribution import fused
 from kgen.sampling.plan import plan_of
 from kgen.sampling.sampler import Guided
@@ -46,7 +49,9 @@ SEED = tf.TensorSpec([2], tf.int32, "seed")
 SEEDS = tf.TensorSpec([None, 2], tf.int32, "seeds")
 
 
-def sampling(model, solver=None, inputs=None, editing=False, *, guidance=None, negatives=False):
+def sampling(
+    model, solver=None, inputs=None, editing=False, *, guidance=None, negatives=False, size=None
+):
     """Makes the functions that draw in a SavedModel, with the averaged weights.
 
     Args:
@@ -56,6 +61,7 @@ def sampling(model, solver=None, inputs=None, editing=False, *, guidance=None, n
         editing: whether it can begin from examples, by `edit`.
         guidance: as of its `generate`.
         negatives: whether it can move away from a condition, by `generate_with_negatives`.
+        size: as of its `generate`.
 
     Returns:
         The functions by name: `generate`, also as `serving_default`, `generate_with_seeds`, and
@@ -73,73 +79,75 @@ def sampling(model, solver=None, inputs=None, editing=False, *, guidance=None, n
     guided = taken or guidance is not None
     scale = [tf.TensorSpec([], tf.float32, "guidance_scale")] if guided else []
     settings = [tf.TensorSpec([], tf.int32, "num_steps"), *scale]
+    shape, _ = model.shapes_of(size)
     begin = [
-        tf.TensorSpec([None, *model.data_shape], tf.float32, "images"),
-        tf.TensorSpec([None, *model.data_shape[:-1], 1], tf.float32, "mask"),
+        tf.TensorSpec([None, *shape], tf.float32, "images"),
+        tf.TensorSpec([None, *shape[:-1], 1], tf.float32, "mask"),
         tf.TensorSpec([], tf.float32, "strength"),
     ]
     away = [tf.TensorSpec(t.shape, t.dtype, f"negative_{t.name}") for t in taken]
-    bounds = limits.now_chosen()
+    bounds, sampler = limits.now_chosen(), dataclasses.replace(model.sampler)
     low, high = -float("inf"), float("inf")
     if model.bounded:
         low, high = float(model.likelihood.low), float(model.likelihood.high)
 
-    def draw(size, values, options, given=None, negative=()):
+    def draw(number, values, options, given=None, negative=()):
         checks = [limits.count("num_steps", options[0], bounds.max_steps)]
         if taken:
             checks.append(limits.batch(taken[0].name, values[0], bounds.max_batch))
         else:
-            checks.append(limits.count("num_samples", size, bounds.max_batch))
-        checks += [limits.same(t.name, v, size) for t, v in zip(taken, values)]
-        checks += [limits.same(t.name, v, size) for t, v in zip(away, negative)]
+            checks.append(limits.count("num_samples", number, bounds.max_batch))
+        checks += [limits.same(t.name, v, number) for t, v in zip(taken, values)]
+        checks += [limits.same(t.name, v, number) for t, v in zip(away, negative)]
         for group in filter(len, (values, negative)):
             checks += model.conditioner.graph_checks(pack(group))
         if guided:
             checks.append(limits.finite("guidance_scale", options[1]))
         if options[-1].shape.rank == 2:
-            checks.append(limits.same("seeds", options[-1], size))
+            checks.append(limits.same("seeds", options[-1], number))
         if given:
             strength = given["strength"]
             checks += [
                 ((strength > 0) & (strength <= 1), "`strength` must be in (0, 1]."),
                 limits.within("images", given["x"], low, high),
                 limits.finite("images", given["x"]),
-                limits.same("images", given["x"], size),
+                limits.same("images", given["x"], number),
                 limits.within("mask", given["mask"], 0, 1),
-                limits.same("mask", given["mask"], size, one=True),
+                limits.same("mask", given["mask"], number, one=True),
             ]
-        size, values, options, given, negative = limits.checked(
-            (size, values, options, given or {}, negative), *checks
+        number, values, options, given, negative = limits.checked(
+            (number, values, options, given or {}, negative), *checks
         )
         num_steps, *scale, seed = options
         if seed.shape.rank == 1:
-            seeds, indices = tf.tile(seed[tf.newaxis], [size, 1]), tf.range(size)
+            seeds, indices = tf.tile(seed[tf.newaxis], [number, 1]), tf.range(number)
         else:
-            seeds, indices = seed, tf.zeros([size], tf.int32)
-        with model.averaged(), fused(False):
+            seeds, indices = seed, tf.zeros([number], tf.int32)
+        with model.averaged(), fused(False), pictures_of(size):
             cond = null = model.conditioner(pack(values)) if taken else None
             if negative:
                 null = model.conditioner(pack(negative))
             elif taken:
-                null = model.conditioner.null(size)
+                null = model.conditioner.null(number)
             scale = scale[0] if scale else tf.constant(1.0)
-            steering = Guided(cond, null, scale, tf.range(size))
-            images = model.draw(plan, guidance, seeds, indices, num_steps, steering, given)
+            steering = Guided(cond, null, scale, tf.range(number))
+            run = (plan, guidance, seeds, indices, num_steps, steering, given, size, sampler)
+            images = model.draw(*run)
         return {"images": images}
 
     def generator(seed):
         rest = [*settings, seed]
         # With a seed for each example these say how many there are.
-        number = count if seed is SEED else []
+        counted = count if seed is SEED else []
 
-        @served([*taken, *number, *rest])
+        @served([*taken, *counted, *rest])
         def generate(*arguments):
             values, options = arguments[: len(taken)], arguments[-len(rest) :]
             if taken:
-                size = tf.shape(values[0])[0]
+                number = tf.shape(values[0])[0]
             else:
-                size = arguments[0] if number else tf.shape(options[-1])[0]
-            return draw(size, values, options)
+                number = arguments[0] if counted else tf.shape(options[-1])[0]
+            return draw(number, values, options)
 
         return generate
 
@@ -192,7 +200,7 @@ def log_likelihood(model, num_probes=1):
         num_probes: random vectors in each.
     """
     taken, pack, _, _ = condition_inputs(model.conditioner)
-    measure = model.flow_log_likelihood(solvers.DormandPrince(), num_probes, portable=True)
+    measure = model.flow_log_likelihood.anew()(solvers.DormandPrince(), num_probes, portable=True)
     images = tf.TensorSpec([None, *model.data_shape], tf.float32, "images")
 
     @served([images, *taken, SEED])

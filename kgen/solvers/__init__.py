@@ -1,4 +1,4 @@
-"""Solvers: from noise to data with a denoiser."""
+"""Solvers: numerical methods that integrate from noise to data with a denoiser."""
 
 from kgen.solvers.ancestral import Ancestral
 from kgen.solvers.clipped_ddim import ClippedDDIM
@@ -11,6 +11,7 @@ from kgen.solvers.langevin import AnnealedLangevin, PredictorCorrector
 from kgen.solvers.pndm import PNDM
 from kgen.solvers.solver import Solver, solve
 from kgen.solvers.unipc import UniPC
+from kgen.types import SolverName
 
 SOLVERS = {
     "ddim": DDIM,
@@ -43,7 +44,7 @@ __all__ = [
 ]
 
 
-def get(solver):
+def get(solver: SolverName | Solver) -> Solver:
     """Returns a solver given by name or as an instance.
 
     Args:

@@ -1,4 +1,4 @@
-"""DDIM: keep the estimate of the data and of the noise, change only their proportion.
+"""DDIM: a step that recombines the estimates of the data and the noise for the next noise level.
 
     x_hat = denoise(z, t),    eps_hat = (z - alpha_t x_hat) / sigma_t
     v     = eta sigma_s sqrt(1 - exp(l_t - l_s))
@@ -11,7 +11,7 @@ l_t) / 2 and k = sqrt(1 - v^2 / sigma_s^2) = sqrt(1 + eta^2 expm1(-2 h)), and si
 
     z_s = k (sigma_s / sigma_t) z + alpha_s (1 - k exp(-h)) x_hat + v eps
 
-Toward noise (h < 0) no fresh noise is added whatever eta.
+Toward noise (h < 0) no fresh noise is added, for any eta.
 
 References:
   Song, Meng and Ermon (2020), https://arxiv.org/abs/2010.02502, eqs. 12 and 16.
@@ -23,9 +23,11 @@ import dataclasses
 import tensorflow as tf
 
 from kgen.checks import check_interval
+from kgen.diffusion.process import GaussianDiffusion
 from kgen.serialization import serializable
 from kgen.solvers.solver import Solver
 from kgen.tensors import normal
+from kgen.types import Denoise, Memory
 
 
 @serializable
@@ -34,7 +36,8 @@ class DDIM(Solver):
     """First-order solver, deterministic or with fresh noise in every step.
 
     Args:
-        eta: share of the fresh noise, from 0 (deterministic) to 1 (ancestral sampling).
+        eta: amount of fresh noise, from 0 (deterministic) to 1 (ancestral sampling).
+        grid: see `Solver`.
 
     Raises:
         ValueError: if `eta` is not in [0, 1].
@@ -47,20 +50,30 @@ class DDIM(Solver):
     eta: float = 0.0
     order = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_interval("eta", self.eta, "[0, 1]")
 
     @property
-    def stochastic(self):
+    def stochastic(self) -> bool:
         """Whether steps draw noise."""
         return self.eta > 0
 
-    def nfe(self, num_steps):
-        """One call a step."""
+    def nfe(self, num_steps: int) -> int:
+        """Returns `num_steps`."""
         return num_steps
 
-    def step(self, denoise, process, z, t, s, index, memory, seed):
+    def step(
+        self,
+        denoise: Denoise,
+        process: GaussianDiffusion,
+        z: tf.Tensor,
+        t: tf.Tensor,
+        s: tf.Tensor,
+        index: tf.Tensor,
+        memory: Memory,
+        seed: tf.Tensor | None,
+    ) -> tuple[tf.Tensor, Memory]:
         """Makes one step from `t` to `s`."""
         log_snr_t, log_snr_s = process.log_snr(t), process.log_snr(s)
         h = (log_snr_s - log_snr_t) / 2

@@ -1,31 +1,36 @@
-"""The adaptive Runge-Kutta pair of Dormand and Prince.
+"""The adaptive Runge-Kutta method of Dormand and Prince, of order 5.
 
-In y = z / alpha and the log-SNR l the probability flow is free of the scaling,
+In y = z / alpha and the log-SNR l the probability flow does not depend on the scaling,
 
     dy/dl = -(y - x_hat) / 2
 
-Seven slopes give a result of order 5 and its difference to one of order 4, the error; the last of
-them is the first of the next step. A step is accepted when the root mean square of the error, in
-units of atol + rtol |y|, is at most 1; the next one is 0.9 error^(-1/5) times as long, and a fifth
-where there was no finite result. How many calls that takes depends on the denoiser.
+Seven evaluations of the slope give a result of order 5 and its difference to one of order 4, the
+error estimate; the last evaluation is the first of the next step. A step is accepted if the root
+mean square of the error, in units of atol + rtol |y|, is at most 1; the next step is 0.9
+error^(-1/5) times as long, and a fifth as long after a result that is not finite. The number of
+evaluations depends on the denoiser.
 
-Each example has steps of its own, so that its result does not depend on the others of its batch;
-a call of the denoiser serves all, each at its own time. Those that have arrived wait.
+Each example has separate steps, so that its result does not depend on the other examples of its
+batch; one call of the denoiser serves all examples, each at its own time, until the last of them
+has reached the end.
 
-`integrate` does the same for any differential equation; `kgen.log_likelihood` uses it.
+`integrate` applies the method to any differential equation; `kgen.log_likelihood` uses it.
 
 Reference:
   Dormand and Prince (1980), https://doi.org/10.1016/0771-050X(80)90013-3.
 """
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
 from kgen.checks import check_count, check_positive
+from kgen.diffusion.process import GaussianDiffusion
 from kgen.serialization import serializable
 from kgen.solvers.solver import Solver
 from kgen.tensors import expand_to
+from kgen.types import Denoise, Memory, TensorLike
 
 _A = (
     (1 / 5,),
@@ -50,14 +55,15 @@ _ERROR = (
 @serializable
 @dataclasses.dataclass(frozen=True)
 class DormandPrince(Solver):
-    """Solver that chooses its own steps between the times of the grid.
+    """Adaptive solver, which chooses its own steps between the times of the grid.
 
-    One step of the grid is enough, `num_steps=1`: each of them has to be met.
+    Use it with `num_steps=1`, since it must stop at every time of the grid.
 
     Args:
         rtol: relative tolerance.
         atol: absolute tolerance.
-        max_steps: number of steps, of each of the grid, after which it gives up.
+        max_steps: largest number of steps between two times of the grid; more are an error.
+        grid: see `Solver`.
 
     Raises:
         ValueError: if an argument is not positive.
@@ -73,24 +79,34 @@ class DormandPrince(Solver):
 
     order = 5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_positive("rtol", self.rtol)
         check_positive("atol", self.atol)
         check_count("max_steps", self.max_steps)
 
-    def nfe(self, num_steps):
-        """None: the number is not known beforehand."""
+    def nfe(self, num_steps: int) -> None:
+        """Returns None, since the number of calls is not known in advance."""
         return None
 
-    def initial_memory(self, z):
-        """The length of each example's next step, `[B]`; 0 for none yet."""
+    def initial_memory(self, z: tf.Tensor) -> Memory:
+        """Returns the length of the next step of each example, `[B]`, 0 if not known yet."""
         return tf.zeros(tf.shape(z)[:1], z.dtype)
 
-    def step(self, denoise, process, z, t, s, index, memory, seed):
-        """Integrates from `t` to `s`."""
+    def step(
+        self,
+        denoise: Denoise,
+        process: GaussianDiffusion,
+        z: tf.Tensor,
+        t: tf.Tensor,
+        s: tf.Tensor,
+        index: tf.Tensor,
+        memory: Memory,
+        seed: tf.Tensor | None,
+    ) -> tuple[tf.Tensor, Memory]:
+        """Integrates from `t` to `s` in as many steps as the tolerances require."""
 
-        def slope(log_snr, state):
+        def slope(log_snr: tf.Tensor, state: list[tf.Tensor]) -> list[tf.Tensor]:
             y = state[0]
             t = expand_to(process.schedule.time(log_snr), y)
             alpha, _ = process.alpha_sigma_of(expand_to(log_snr, y))
@@ -102,34 +118,49 @@ class DormandPrince(Solver):
         return alpha_s * y, h
 
 
-def integrate(slope, state, start, end, solver, first_step=0.0):
+def integrate(
+    slope: Callable[[tf.Tensor, list[tf.Tensor]], list[tf.Tensor]],
+    state: list[tf.Tensor],
+    start: TensorLike,
+    end: TensorLike,
+    solver: DormandPrince,
+    first_step: TensorLike = 0.0,
+) -> tuple[list[tf.Tensor], tf.Tensor]:
     """Integrates d state / dl = slope(l, state) for each example of a batch.
 
     Args:
-        slope: a function of l `[B]` and a list of tensors `[B, ...]` that returns a list of their
-            shapes.
-        state: list of tensors `[B, ...]`, at `start`.
-        start: where to begin, scalar.
-        end: where to arrive, scalar.
+        slope: a function of l `[B]` and a list of tensors `[B, ...]` that returns the list of their
+            derivatives.
+        state: list of tensors `[B, ...]`, the state at `start`.
+        start: first value of l, scalar.
+        end: last value of l, scalar.
         solver: a `DormandPrince`, for its tolerances.
-        first_step: length of the first step, scalar or `[B]`; 0 for a fiftieth of the way.
+        first_step: length of the first step, scalar or `[B]`; 0 for a fiftieth of the interval.
 
     Returns:
         The list of tensors at `end`, and the length that the next step would have, `[B]`.
 
     Raises:
-        tf.errors.InvalidArgumentError: if `solver.max_steps` do not suffice for an example, or a
-            slope is not finite.
+        tf.errors.InvalidArgumentError: if `solver.max_steps` steps are not enough for an example,
+            or a slope is not finite.
     """
     start, end = tf.convert_to_tensor(start), tf.convert_to_tensor(end)
     num = tf.shape(state[0])[:1]
     first_step = tf.broadcast_to(tf.cast(first_step, start.dtype), num)
     close = 1e-6 * tf.abs(end - start)
 
-    def of_each(condition, new, old):
+    def of_each(
+        condition: tf.Tensor, new: list[tf.Tensor], old: list[tf.Tensor]
+    ) -> list[tf.Tensor]:
         return [tf.where(expand_to(condition, y), v, y) for v, y in zip(new, old)]
 
-    def body(count, at, planned, state, first):
+    def body(
+        count: tf.Tensor,
+        at: tf.Tensor,
+        planned: tf.Tensor,
+        state: list[tf.Tensor],
+        first: list[tf.Tensor],
+    ) -> tuple:
         active = going_on(at, planned, first)
         h = tf.where(tf.abs(planned) > tf.abs(end - at), end - at, planned)
         ks = [first]
@@ -146,7 +177,7 @@ def integrate(slope, state, start, end, solver, first_step=0.0):
         error = tf.where(tf.math.is_finite(error), error, error.dtype.max)
         accept = active & (error <= 1)
         growth = tf.clip_by_value(0.9 * tf.maximum(error, 1e-6) ** -0.2, 0.2, 5.0)
-        # A step that only the end made short says nothing against the one that was planned.
+        # A step that was shortened to meet the end does not shorten the planned one.
         longer = accept & (tf.abs(planned) > tf.abs(h * growth))
         return (
             count + 1,
@@ -156,14 +187,14 @@ def integrate(slope, state, start, end, solver, first_step=0.0):
             of_each(accept, ks[-1], first),
         )
 
-    def possible(h, first):
+    def possible(h: tf.Tensor, first: list[tf.Tensor]) -> tf.Tensor:
         finite = [_all_event(tf.math.is_finite(k)) for k in first]
         return tf.reduce_all(tf.stack(finite), axis=0) & (tf.abs(h) > close)
 
-    def under_way(at):
+    def under_way(at: tf.Tensor) -> tf.Tensor:
         return tf.abs(end - at) > close
 
-    def going_on(at, h, first):
+    def going_on(at: tf.Tensor, h: tf.Tensor, first: list[tf.Tensor]) -> tf.Tensor:
         return under_way(at) & possible(h, first)
 
     at = tf.broadcast_to(start, num)
@@ -184,7 +215,7 @@ def integrate(slope, state, start, end, solver, first_step=0.0):
     found = tf.debugging.assert_equal(
         tf.reduce_all(possible(h, first) | ~under_way(at)),
         True,
-        "The slope is not finite, or needs steps of less than a millionth of the way.",
+        "The slope is not finite, or needs steps of less than a millionth of the interval.",
     )
     with tf.control_dependencies([] if found is None else [found]):
         arrived = tf.debugging.assert_equal(
@@ -196,13 +227,13 @@ def integrate(slope, state, start, end, solver, first_step=0.0):
         return [tf.identity(y) for y in state], h
 
 
-def _combine(weights, ks, i):
+def _combine(weights: Sequence[float], ks: list[list[tf.Tensor]], i: int) -> tf.Tensor:
     return sum(w * k[i] for w, k in zip(weights, ks) if w)
 
 
-def _mean_event(x):
+def _mean_event(x: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(x, axis=list(range(1, x.shape.rank)))
 
 
-def _all_event(x):
+def _all_event(x: tf.Tensor) -> tf.Tensor:
     return tf.reduce_all(x, axis=list(range(1, x.shape.rank)))

@@ -1,4 +1,4 @@
-"""What a solver is, and the one loop that runs it.
+"""The interface of solvers, and the loop that runs them.
 
 The process and any denoiser define a path from noise to data, the probability flow. In the
 coordinates lambda = l / 2 = log(alpha / sigma) it reads, for every scaling (Lu et al., eq. 8),
@@ -6,12 +6,11 @@ coordinates lambda = l / 2 = log(alpha / sigma) it reads, for every scaling (Lu 
     z_s = (sigma_s / sigma_t) z_t
         + sigma_s * integral from lambda_t to lambda_s of exp(lambda) x_hat dlambda
 
-A solver is a rule for one step from t to s given a denoiser, and some memory of earlier steps. All
-else is here: `solve` walks along any monotone grid of times, of any length, in one `tf.while_loop`,
-so that one compiled function serves every number of steps. What a multistep rule remembers are loop
-variables of fixed shape; it takes its coefficients from the index of the step.
+A solver defines one step from t to s, given a denoiser and a memory of earlier steps. `solve`
+applies it along a monotone grid of times in one `tf.while_loop`, so that one compiled function
+serves every number of steps. The memory of a multistep method is a loop variable of fixed shape.
 
-Going up the grid (data to noise) inverts a deterministic solver up to its error.
+An increasing grid (from data to noise) inverts a deterministic solver, up to its error.
 
 References:
   Song et al. (2021), https://arxiv.org/abs/2011.13456, eq. 13 (the probability flow).
@@ -24,34 +23,50 @@ import dataclasses
 import tensorflow as tf
 
 from kgen.checks import check_one_of
+from kgen.diffusion.process import GaussianDiffusion
 from kgen.diffusion.times import TIME_GRIDS
 from kgen.tensors import as_seed, fold_in
+from kgen.types import Denoise, Memory, Seed, TensorLike, TimeGrid
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Solver(abc.ABC):
-    """A rule for one step along the path. Solvers are frozen dataclasses.
+    """Abstract base of solvers, which define one step of the integration.
 
-    A solver has an integer `order`, the power of the step with which the error falls; of stochastic
-    solvers that of means and variances. None is no order.
+    A subclass is a frozen dataclass that defines `step`, `nfe` and an attribute or property
+    `order`: the power of the step size with which the error decreases (for stochastic solvers that
+    of means and variances), or None if there is none.
 
     Args:
-        grid: `"log_snr"`, `"t"` or `"karras"`: in what the steps that `generate` makes are
-            equidistant, see `kgen.diffusion.time_grid`. An argument of every solver.
+        grid: coordinate in which the steps of `generate` are equally spaced, `"log_snr"`, `"t"` or
+            `"karras"`; see `kgen.diffusion.time_grid`. An argument of every solver.
+
+    Attributes:
+        stochastic: whether steps draw noise.
 
     Raises:
-        ValueError: if `grid` is none of these.
+        ValueError: for another `grid`.
     """
 
-    grid: str = "log_snr"
+    grid: TimeGrid = "log_snr"
 
     stochastic = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_one_of("grid", self.grid, TIME_GRIDS)
 
     @abc.abstractmethod
-    def step(self, denoise, process, z, t, s, index, memory, seed):
+    def step(
+        self,
+        denoise: Denoise,
+        process: GaussianDiffusion,
+        z: tf.Tensor,
+        t: tf.Tensor,
+        s: tf.Tensor,
+        index: tf.Tensor,
+        memory: Memory,
+        seed: tf.Tensor | None,
+    ) -> tuple[tf.Tensor, Memory]:
         """Makes one step.
 
         Args:
@@ -62,32 +77,42 @@ class Solver(abc.ABC):
             t: time of the state, scalar.
             s: time to go to, scalar.
             index: number of steps made before, int32 scalar.
-            memory: what the previous step returned, at first `initial_memory(z)`.
-            seed: an int32 pair, another one at every step, or such a pair for each example,
-                `[B, 2]` (`kgen.tensors.normal` takes both); None if the solver is not stochastic.
+            memory: the memory that the previous step returned, at first `initial_memory(z)`.
+            seed: an int32 pair, different at every step; or a pair per example, `[B, 2]`
+                (`kgen.tensors.normal` accepts both); None if the solver is not stochastic.
 
         Returns:
             The state at time `s` and the new memory, of unchanged shapes and dtypes.
         """
 
     @abc.abstractmethod
-    def nfe(self, num_steps):
-        """Returns the number of calls of `denoise` that `num_steps` steps cost."""
+    def nfe(self, num_steps: int) -> int | None:
+        """Returns the number of calls of `denoise` in `num_steps` steps; None if it varies."""
 
-    def initial_memory(self, z):
+    def initial_memory(self, z: tf.Tensor) -> Memory:
         """Returns the memory before the first step: tensors of fixed shape, empty by default."""
         return ()
 
 
-def advance(solver, denoise, process, z, memory, times, first, last, seed=None):
-    """Makes the steps `first` to `last - 1` of a path: the one loop of all solvers.
+def advance(
+    solver: Solver,
+    denoise: Denoise,
+    process: GaussianDiffusion,
+    z: tf.Tensor,
+    memory: Memory,
+    times: tf.Tensor,
+    first: tf.Tensor,
+    last: tf.Tensor,
+    seed: tf.Tensor | None = None,
+) -> tuple[tf.Tensor, Memory]:
+    """Makes the steps `first` to `last - 1` of a grid, in one loop.
 
     Args:
         solver: a `Solver`.
         denoise: a function of `z` `[B, ...]` and a scalar `t` that returns `x_hat` `[B, ...]`.
         process: a `GaussianDiffusion`.
         z: state at `times[first]`, `[B, ...]`.
-        memory: what the step before returned; before the first, `solver.initial_memory(z)`.
+        memory: the memory after the previous step; at first `solver.initial_memory(z)`.
         times: monotone, `[num_steps + 1]`.
         first: index of the first step, an int32 scalar.
         last: index after that of the last step, an int32 scalar.
@@ -97,7 +122,7 @@ def advance(solver, denoise, process, z, memory, times, first, last, seed=None):
         The state at `times[last]`, and the memory.
     """
 
-    def body(index, z, memory):
+    def body(index: tf.Tensor, z: tf.Tensor, memory: Memory) -> tuple[tf.Tensor, tf.Tensor, Memory]:
         step_seed = fold_in(seed, index) if solver.stochastic else None
         new = solver.step(
             denoise, process, z, times[index], times[index + 1], index, memory, step_seed
@@ -113,8 +138,15 @@ def advance(solver, denoise, process, z, memory, times, first, last, seed=None):
     return z, memory
 
 
-def solve(solver, denoise, process, z, times, seed=None):
-    """Follows the path of a denoiser from `times[0]` to `times[-1]`.
+def solve(
+    solver: Solver,
+    denoise: Denoise,
+    process: GaussianDiffusion | None,
+    z: TensorLike,
+    times: TensorLike,
+    seed: Seed = None,
+) -> tf.Tensor:
+    """Integrates from `times[0]` to `times[-1]` with a denoiser.
 
     Args:
         solver: a `Solver`.
@@ -131,9 +163,9 @@ def solve(solver, denoise, process, z, times, seed=None):
 
     Raises:
         TypeError: if `solver` is not a `Solver`, or `process` is None and `denoise` has none.
-        ValueError: if `times` is not 1-D or (outside of a compiled function) not monotone,
-            if `z` is not finite, or if a stochastic solver is traced without a seed, since
-            a fresh one would be frozen into the graph.
+        ValueError: if `times` is not 1-D; if `times` is not monotone or `z` not finite (checked
+            outside of compiled functions only); or if a stochastic solver is traced without a seed,
+            since a random seed would be frozen into the graph.
 
     Example:
         >>> from kgen.diffusion import GaussianDiffusion, LinearLogSNR, time_grid
@@ -165,11 +197,11 @@ def solve(solver, denoise, process, z, times, seed=None):
     return z
 
 
-def process_of(denoise, process=None):
-    """Returns `process`, or where that is None the process of a `Denoiser`.
+def process_of(denoise: object, process: GaussianDiffusion | None = None) -> GaussianDiffusion:
+    """Returns `process`, or the process of a `Denoiser` if it is None.
 
     Raises:
-        TypeError: if there is neither.
+        TypeError: if `process` is None and `denoise` is not a `Denoiser`.
     """
     process = getattr(denoise, "process", None) if process is None else process
     if process is None:
@@ -177,7 +209,7 @@ def process_of(denoise, process=None):
     return process
 
 
-def _check_values(z, times):
+def _check_values(z: tf.Tensor, times: tf.Tensor) -> None:
     if not bool(tf.reduce_all(tf.math.is_finite(z))):
         raise ValueError("`z` must be finite. Received: NaN or infinite values.")
     steps = times[1:] - times[:-1]

@@ -1,1 +1,1 @@
-"""How models are trained: the order of data, the update on several devices, averaged weights."""
+"""Training of models: the training step, the order of data, several devices, averaged weights."""

@@ -7,12 +7,15 @@ References:
 """
 
 import contextlib
+import contextvars
 
 import keras
 import tensorflow as tf
 
 from kgen.layer_tree import layers_of, places
 from kgen.serialization import Untracked
+
+_COPIES = contextvars.ContextVar("copies", default=None)
 
 
 class WeightAverages(keras.layers.Layer):
@@ -148,9 +151,68 @@ class WeightAverages(keras.layers.Layer):
 
         Variables assigned inside keep their old values outside.
         """
+        copies = _COPIES.get()
+        if copies is not None:
+            return _StandIns(copies)
         if self.decay is None:
             return contextlib.nullcontext()
-        return keras.StatelessScope([(v, tf.cast(a.value, v.dtype)) for v, a in self.pairs()])
+        return _StandIns({id(v): average.value for v, average in self.pairs()})
+
+
+@contextlib.contextmanager
+def copies_in(model, dtype):
+    """Within it, the scopes of averages read copies of all weights, of another type.
+
+    A copy of a weight that is averaged is one of its average. For exports: a graph that is traced
+    in such a scope reads the copies that it needs, and casts them to the types of the weights.
+
+    Args:
+        model: the model; that of models inside it too.
+        dtype: type of the copies of weights in float32 or float64, such as `"float16"`.
+
+    Raises:
+        ValueError: if a weight is too large for it.
+    """
+    averages = {}
+    for part in layers_of(model):
+        if isinstance(part, WeightAverages):
+            averages |= {id(v): average for v, average in part.pairs()}
+    of_averages = {id(average) for average in averages.values()}
+    copies = {}
+    for variable in model.variables:
+        if variable.dtype not in ("float32", "float64") or id(variable) in of_averages:
+            continue
+        copy = tf.Variable(tf.cast(averages.get(id(variable), variable).value, dtype))
+        if not tf.reduce_all(tf.math.is_finite(copy)):
+            raise ValueError(
+                f"Weights must be finite as `dtype`. Received: dtype={dtype!r} and "
+                f"{variable.path} with NaN, infinite or too large values."
+            )
+        copies[id(variable)] = copy
+    token = _COPIES.set(copies)
+    try:
+        yield
+    finally:
+        _COPIES.reset(token)
+
+
+class _StandIns(keras.StatelessScope):
+    """A scope in which other variables stand in for weights, and are cast where they are read.
+
+    A cast where the scope begins would be a tensor of one graph, which no other graph could read.
+    """
+
+    def __init__(self, variables):
+        super().__init__()
+        self.variables = variables
+
+    def get_current_value(self, variable):
+        """Returns the value that was assigned inside, or of the stand-in, or None."""
+        value = super().get_current_value(variable)
+        stand_in = self.variables.get(id(variable))
+        if value is not None or stand_in is None:
+            return value
+        return tf.cast(stand_in, variable.dtype)
 
 
 def _key(place):

@@ -1,4 +1,4 @@
-"""What `fit` is given: checked first, and in an order that a resumed training can find again."""
+"""The data of `fit`: validated, and in an order in which a resumed training can continue."""
 
 import hashlib
 import itertools
@@ -19,10 +19,10 @@ def split_weights(data, target_key=None):
     Args:
         data: x, `(x, y)` or `(x, y, sample_weight)`, as Keras yields it; weights may also be the
             entry `"sample_weight"` of a dictionary.
-        target_key: the entry of a batch that `y` stands for, or None.
+        target_key: the entry of a batch that targets `y` become, or None.
 
     Raises:
-        ValueError: if `y` is neither x again nor of use to the model.
+        ValueError: if `y` is not x, and the model has no use for it.
     """
     x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
     x = with_targets(x, y, target_key)
@@ -35,10 +35,10 @@ def split_weights(data, target_key=None):
 
 
 def with_targets(x, y, target_key):
-    """Returns a batch for x and targets: `(x, x)` is x, and other targets are a condition.
+    """Returns a batch for x and targets: `(x, x)` becomes x, other targets become the condition.
 
     Raises:
-        ValueError: if there is no condition that targets could be.
+        ValueError: if the model has no condition that the targets could be.
     """
     if y is None or y is x or _alike(x, y):
         return x
@@ -57,7 +57,7 @@ def with_targets(x, y, target_key):
 
 
 def _alike(x, y):
-    """Whether targets are the inputs again; in a graph, whether they have their shape and type."""
+    """Returns whether targets equal the inputs; in a graph, whether shape and dtype are equal."""
     if isinstance(x, dict) or np.shape(x)[1:] != np.shape(y)[1:] or len(np.shape(x)) < 2:
         return False
     if tf.is_tensor(x) and not tf.executing_eagerly():
@@ -66,17 +66,17 @@ def _alike(x, y):
 
 
 class Data:
-    """The data of `fit` or `evaluate`, checked, and the options that go with them.
+    """The validated data of `fit` or `evaluate`, and the remaining options of Keras.
 
     Args:
-        model: has `target_key` and `check_batch`.
+        model: a model with `target_key` and `check_batch`.
         x: arrays, a dictionary of arrays, a `tf.data.Dataset`, a `PyDataset`, a generator of
             batches or a data frame.
-        y: None; or x again; or what the model is conditional on.
-        options: of Keras' `fit` or `evaluate`; what is done here is taken out.
+        y: None; x; or the condition of a conditional model.
+        options: options of Keras' `fit` or `evaluate`; those that are handled here are removed.
 
     Raises:
-        ValueError: if the data do not fit the model.
+        ValueError: if the data are not what the model learns from.
     """
 
     def __init__(self, model, x, y, options):
@@ -99,13 +99,13 @@ class Data:
             options.setdefault("shuffle", False)  # Keras would warn that it cannot
 
     def put_in_order(self, seed):
-        """Makes the data set one whose place a resumed training can find again."""
+        """Makes the order of the data reproducible, so that a resumed training can continue."""
         self.x, self.order = ordered(self.x, self.options, seed)
         if isinstance(self.x, tf.data.Dataset):
             self.options["shuffle"] = False
 
     def _checked(self, x):
-        """Checks arrays, or the first batch of anything else, which is not lost."""
+        """Validates arrays, or the first batch of other data, which is still trained on."""
         if isinstance(x, types.GeneratorType):
             first = next(x, None)
             x, batch = _again(first, x), first
@@ -152,12 +152,10 @@ def _sources(dataset):
 
 
 def with_weights(x, weights):
-    """Returns arrays with the weights of their examples as an entry.
-
-    Keras leaves weights out where there are no targets.
+    """Adds the weights of examples to arrays as an entry, since Keras drops them without targets.
 
     Raises:
-        ValueError: if there are weights already, or not as many as examples.
+        ValueError: if there are weights already, or their number is not that of the examples.
 
     Example:
         >>> sorted(with_weights(np.ones([2, 3]), [1.0, 0.5]))
@@ -170,18 +168,18 @@ def with_weights(x, weights):
 
 
 def _again(first, rest):
-    """A generator of its first batch, which has been looked at, and of the rest, as Keras wants."""
+    """Yields the first batch, which was read for validation, and then the others."""
     for batch in itertools.chain([first], rest):
         yield batch if isinstance(batch, tuple) else (batch,)
 
 
 def _plain(x):
-    """A data frame as an array of float32; all else as it is."""
+    """Converts a data frame to a float32 array; returns other data unchanged."""
     return np.asarray(x.to_numpy(), "float32") if hasattr(x, "to_numpy") else x
 
 
 def _class_weights(y, options):
-    """The weight of each example, from those of its class."""
+    """Returns the weight of each example, that of its class."""
     classes = options.pop("class_weight")
     if y is None or options.get("sample_weight") is not None:
         raise ValueError(
@@ -192,7 +190,7 @@ def _class_weights(y, options):
 
 
 def as_arrays(x):
-    """A dictionary of arrays as Keras can batch it, with text as tensors; all else as it is.
+    """Converts a dictionary of arrays so that Keras can batch it; returns other data unchanged.
 
     Raises:
         ValueError: if the arrays hold different numbers of examples, or one is a single value.
@@ -226,10 +224,10 @@ def _is_text(a):
 
 
 def first_batch(x):
-    """Returns the arrays of `fit` or the first batch of its data set; None of anything else.
+    """Returns the arrays of `fit`, or the first batch of its data set; None for other data.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if the data set is empty.
     """
     if isinstance(x, tf.data.Dataset):
         x = next(iter(x.take(1)), None)
@@ -242,16 +240,17 @@ def first_batch(x):
 
 
 def ordered(x, options, seed):
-    """Makes a data set whose place a resumed training can find again.
+    """Makes a data set of reproducible order, in which a resumed training can continue.
 
     Args:
         x: arrays or a data set.
-        options: of `fit`; what is done here is taken out, and `steps_per_epoch` is added.
-        seed: an integer, of the order of arrays.
+        options: options of `fit`; those that are handled here are removed, and `steps_per_epoch` is
+            added.
+        seed: integer seed of the order of arrays.
 
     Returns:
-        The data set, and a namespace: `dataset` and `steps_per_epoch`, as they were asked for, and
-        `description`, what tells these data and batches from others, of plain values.
+        The data set, and a namespace: `dataset` and `steps_per_epoch` as requested, and
+        `description`, plain values that identify these data and batches.
     """
     description = {}
     if isinstance(x, ARRAYS):
@@ -277,7 +276,7 @@ def ordered(x, options, seed):
     if isinstance(x, tf.data.Dataset):
         description |= {"form": repr(x.element_spec), "batches": int(x.cardinality())}
     if steps is None and isinstance(x, tf.data.Dataset) and int(x.cardinality()) > 0:
-        # Keras opens a data set twice an epoch if it is not told how long an epoch is.
+        # Without `steps_per_epoch` Keras opens a data set twice in an epoch.
         options["steps_per_epoch"] = int(x.cardinality())
     elif steps is None:
         warnings.warn(
@@ -291,7 +290,7 @@ def ordered(x, options, seed):
 
 
 def _sample(arrays):
-    """A sha256 of some examples of arrays: the first, the last and some between."""
+    """Returns a sha256 of some examples of arrays: the first, the last and some between."""
     digest = hashlib.sha256()
     for array in tf.nest.flatten(arrays):
         for i in np.unique(np.linspace(0, len(array) - 1, 8).astype(int)):

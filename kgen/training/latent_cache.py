@@ -7,6 +7,7 @@ the results:
     moments.npy       [N, h, w, 2 c]    mean and log standard deviation of each latent
     rows.npy          [N]               which condition belongs to which latent
     condition.*.npy   [P, ...]          one row for each distinct condition
+    weights.npy       [N]               of the examples, if they have any
 
 The files are memory-mapped: written in pieces and read by rows, so they may be larger than memory.
 A folder without its last file, `meta.json`, is incomplete and is written anew. That file also says
@@ -63,6 +64,7 @@ class LatentCache:
             )
         self.moments, self.rows = (_map(directory, name) for name in ("moments", "rows"))
         self.conditions = {key: _map(directory, key) for key in meta["conditions"]}
+        self.weights = _map(directory, "weights") if meta.get("weights") else None
 
     @staticmethod
     def exists(directory):
@@ -76,7 +78,8 @@ class LatentCache:
         Args:
             directory: the folder; created if missing.
             dataset: finite batches.
-            read: a function of a batch that returns its pictures and the values of its condition.
+            read: a function of a batch that returns its pictures, the values of its condition and
+                the weights of its examples or None.
             moments: a function of pictures that returns `[B, h, w, 2 c]`.
             encode: a function of values that returns nested dictionaries of arrays, one row each;
                 None without a condition.
@@ -88,11 +91,13 @@ class LatentCache:
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / META).unlink(missing_ok=True)
-        latents, rows, distinct = None, [], Distinct()
+        latents, rows, weights, distinct = None, [], [], Distinct()
         print("Encoding pictures")
         bar = keras.utils.Progbar(_length(dataset))
         for batch in dataset:
-            images, values = read(batch)
+            images, values, weight = read(batch)
+            if weight is not None:
+                weights.append(np.asarray(weight, "float32"))
             latents = latents or _Appender(directory / "moments.npy")
             latents.append(moments(images))
             if encode is not None:
@@ -102,6 +107,8 @@ class LatentCache:
             raise ValueError("`dataset` must yield at least one batch. Received an empty one.")
         latents.close()
         np.save(directory / "rows.npy", np.array(rows, "int32"))
+        if weights:
+            np.save(directory / "weights.npy", np.concatenate(weights))
         tables = {}
         if encode is not None:
             print(f"Encoding {len(distinct)} distinct conditions")
@@ -116,6 +123,7 @@ class LatentCache:
             table.close()
         meta = {
             "conditions": sorted(tables),
+            "weights": bool(weights),
             "source": source,
             "data": data_fingerprint(dataset),
         }
@@ -130,11 +138,14 @@ class LatentCache:
         """
         batch_size = min(batch_size, len(self.moments))
         keys = sorted(self.conditions)
-        arrays = [self.moments, *(self.conditions[key] for key in keys)]
+        weights = [] if self.weights is None else [self.weights]
+        arrays = [self.moments, *weights, *(self.conditions[key] for key in keys)]
+        names = ["moments", *("sample_weight" for _ in weights), *keys]
 
         def read(indices):
             rows = self.rows[indices] if keys else ()
-            values = [self.moments[indices], *(self.conditions[key][rows] for key in keys)]
+            values = [a[indices] for a in (self.moments, *weights)]
+            values += [self.conditions[key][rows] for key in keys]
             return [v.astype("float32") if v.dtype == np.float16 else v for v in values]
 
         types = [tf.float32 if a.dtype == np.float16 else tf.as_dtype(a.dtype) for a in arrays]
@@ -143,7 +154,7 @@ class LatentCache:
             values = tf.numpy_function(read, [indices], types)
             for value, array in zip(values, arrays):
                 value.set_shape([batch_size if shuffle else None, *array.shape[1:]])
-            return {"moments": values[0], **_nested(dict(zip(keys, values[1:])))}
+            return _nested(dict(zip(names, values)))
 
         indices = tf.data.Dataset.range(len(self.moments))
         if shuffle:

@@ -44,6 +44,7 @@ class TermsModel(keras.Model, abc.ABC):
     """
 
     target_key = None  # the entry of a batch that targets, `fit(x, y)`, stand for
+    frozen_weights = ()  # what a fine-tuning of a few weights leaves as it is
 
     def __init__(self, *, ema_decay=None, seed=None, **kwargs):
         super().__init__(**kwargs)

@@ -1,21 +1,22 @@
-"""One update of the weights on one device: what Keras documents, and what is skipped.
+"""The update of the weights on one device, which may be skipped.
 
-What several devices need beyond this is in `kgen.training.replicas`.
+For several devices see `kgen.training.replicas`.
 """
 
 import tensorflow as tf
 
 
 def apply_gradients(optimizer, gradients, variables, skip_above=None, then=lambda: None):
-    """Applies gradients, unless they are to be skipped.
+    """Applies gradients, unless their norm is too large.
 
     Args:
-        optimizer: a Keras optimizer, built. With `gradient_accumulation_steps` its weights move
-            once in so many calls.
-        gradients: a list of tensors, scaled by `optimizer.scale_loss`; None where there is none.
-        variables: the Keras variables they belong to.
-        skip_above: None, or the norm above which, or if it is not finite, nothing is done.
-        then: a function that is called after the weights have moved.
+        optimizer: a built Keras optimizer. With `gradient_accumulation_steps` it changes the
+            weights once in that many calls.
+        gradients: a list of tensors, scaled by `optimizer.scale_loss`; None for a variable without
+            a gradient.
+        variables: the Keras variables of the gradients.
+        skip_above: None, or the norm above which, or if it is not finite, the update is skipped.
+        then: a function that is called after the weights have changed.
 
     Returns:
         A boolean tensor, whether the gradients were skipped.
@@ -31,7 +32,7 @@ def apply_gradients(optimizer, gradients, variables, skip_above=None, then=lambd
         if not waits:
             then()
             return tf.constant(True)
-        # Accumulated or scaled gradients do not move the weights in every call.
+        # With accumulation or loss scaling, not every call changes the weights.
         return tf.cond(inner.iterations > before, lambda: _true(then), lambda: tf.constant(False))
 
     if skip_above is None:
@@ -39,7 +40,7 @@ def apply_gradients(optimizer, gradients, variables, skip_above=None, then=lambd
         return tf.constant(False)
     norm = tf.linalg.global_norm(gradients) / optimizer.scale_loss(tf.constant(1.0))
     good = go_on = norm < skip_above  # NaN is not less than anything
-    if inner is not optimizer:  # sees itself to what is not finite, and lowers the scale
+    if inner is not optimizer:  # a LossScaleOptimizer skips non-finite gradients itself
         go_on |= ~optimizer.check_finite(gradients)
     tf.cond(go_on, move, lambda: tf.constant(False))
     return ~good

@@ -43,6 +43,22 @@ def test_a_fine_tuned_model_is_written_with_its_card_and_sheets(
     assert "another pictures or captions" in refused("finetune", other, *arguments)
 
 
+def test_a_lora_is_written_and_merged(kgen_json, text_model, folder_of_pictures, tmp_path):
+    folder, output = folder_of_pictures(), tmp_path / "lora"
+    arguments = ["--from", text_model, "--output", output, "--steps", "2", "--lora", "2", *FEW]
+    assert kgen_json("finetune", folder, *arguments)["lora"] == 2
+    before, merged = kgen.from_preset(text_model), kgen.from_preset(output)
+    assert merged.lora is None
+    before.load_lora(output / "lora.safetensors")
+    before.merge_lora()
+    pairs = list(zip(before.network.weights, merged.network.weights))
+    assert all(np.abs(a.numpy() - b.numpy()).max() < 2e-3 for a, b in pairs)  # stored as float16
+    plain = weights_of(text_model)
+    changed = sum(np.abs(a - b.numpy()).max() > 0 for a, (b, _) in zip(plain, pairs))
+    assert 0 < changed < len(pairs)
+    assert "LoRA of rank 2" in (output / "README.md").read_text()
+
+
 @pytest.mark.parametrize("captions", ["txt", "csv", "jsonl", "folders"])
 def test_captions_of_every_kind_are_found(captions, folder_of_pictures):
     pictures = folders.read(folder_of_pictures(captions=captions), (16, 16, 3), "texts")
@@ -100,7 +116,6 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
 def test_what_cannot_be_trained_is_refused(refused, text_model, folder_of_pictures, tmp_path):
     folder, output = folder_of_pictures(captions=None), tmp_path / "out"
     model = ["--from", text_model, "--output", output]
-    assert "--lora is not there yet" in refused("finetune", folder, *model, "--lora", 4)
     assert "has no captions" in refused("finetune", folder, *model)
     assert "no folder" in refused("finetune", tmp_path / "none", *model)
     assert "holds a model already" in refused(

@@ -142,7 +142,7 @@ def test_scenes_show_what_their_prompt_says(folder):
     numbers, checked = {"a": 1, "an": 1, "two": 2, "three": 3, "four": 4}, 0
     thing = r"(an?|two|three|four)( red| green| blue)? (ball|box|door|kite)\w*"
     before = {"left": (1, -1), "right": (1, 1), "above": (0, -1), "below": (0, 1)}
-    for seed in range(12):
+    for seed in range(30):
         for picture, prompt in pairs_of(drawings.load("train", seed=seed, **options)):
             if "water" in prompt:
                 continue

@@ -17,6 +17,7 @@ from kgen.diffusion import (
 from kgen.networks import TimeMLP
 
 TYPES = sorted(prediction.PREDICTION_TYPES)
+DATA_STD = {"edm": 0.5, "edm_unit": 1.0}  # EDM's sigma_data
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -24,15 +25,16 @@ TYPES = sorted(prediction.PREDICTION_TYPES)
 def test_exact_networks_give_the_exact_denoiser(kind, scaling, gaussian_data):
     """Networks that output each quantity for Gaussian data, written out from its closed form.
 
-    They are shown z at unit variance. EDM's input and output are those of its table 1, with
-    sigma_data = 1/2: c_in = 1 / sqrt(sigma^2 + sigma_data^2) of the variance-exploding z / alpha.
+    They are shown z at unit variance. EDM's input and output are those of its table 1:
+    c_in = 1 / sqrt(sigma^2 + sigma_data^2) of the variance-exploding z / alpha.
     """
     process = GaussianDiffusion(CosineLogSNR(8.0, -8.0), scaling)
 
     def network(z, log_snr, cond, training):
         alpha, sigma = (v[:, None] for v in process.alpha_sigma_of(tf.cast(log_snr, z.dtype)))
-        if kind == "edm":
-            z *= alpha * tf.sqrt((sigma / alpha) ** 2 + 0.25)
+        std = DATA_STD.get(kind, 1.0)
+        if kind in DATA_STD:
+            z *= alpha * tf.sqrt((sigma / alpha) ** 2 + std**2)
         else:
             z *= tf.sqrt(alpha**2 + sigma**2)
         score = tf.constant(gaussian_data.score(z, alpha.numpy(), sigma.numpy()))
@@ -43,9 +45,11 @@ def test_exact_networks_give_the_exact_denoiser(kind, scaling, gaussian_data):
             "v": alpha * eps - sigma * x,
             "score": score,
             "flow": eps - x,
-            "edm": (x - 0.25 / ((sigma / alpha) ** 2 + 0.25) * z / alpha)
-            / (0.5 * sigma / alpha / tf.sqrt((sigma / alpha) ** 2 + 0.25)),
         }
+        for edm in DATA_STD:
+            outputs[edm] = (x - std**2 / ((sigma / alpha) ** 2 + std**2) * z / alpha) / (
+                std * sigma / alpha / tf.sqrt((sigma / alpha) ** 2 + std**2)
+            )
         return outputs[kind]
 
     z = tf.constant(np.random.default_rng(0).normal(size=(5, 2)))
@@ -108,7 +112,7 @@ def silent(z, log_snr, cond, training):
     return tf.zeros_like(z)
 
 
-@pytest.mark.parametrize("kind", sorted(set(TYPES) - {"edm"}))
+@pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("scaling", ["vp", "ve", "sub_vp", "flow"])
 def test_error_of_a_network_that_is_silent(kind, scaling):
     """By hand: |eps - eps_hat|^2 where the network says that x, eps, v or eps - x is 0."""
@@ -122,7 +126,11 @@ def test_error_of_a_network_that_is_silent(kind, scaling):
         "score": eps,
         "v": alpha * (alpha * eps - sigma * x) / (alpha**2 + sigma**2),  # sigma z = (..) eps_hat
         "flow": alpha * (eps - x) / (alpha + sigma),  # z = (alpha + sigma) eps_hat
-    }[kind]
+    }
+    for edm, std in DATA_STD.items():  # x_hat = c_skip z / alpha
+        c_skip = std**2 / ((sigma / alpha) ** 2 + std**2)
+        expected[edm] = alpha * (c_skip * (x + sigma / alpha * eps) - x) / sigma
+    expected = expected[kind]
     error = Denoiser(silent, process, kind).error(x, eps, log_snr)
     np.testing.assert_allclose(error, np.sum(np.square(expected), axis=1), rtol=2e-4)
 

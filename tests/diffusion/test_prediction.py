@@ -83,5 +83,5 @@ def test_edm_is_its_published_preconditioning():
 
 
 def test_unknown_type():
-    with pytest.raises(ValueError, match=r"`prediction` must be one of \['edm', 'eps'"):
+    with pytest.raises(ValueError, match=r"`prediction` must be one of \['edm', 'edm_unit', 'eps'"):
         prediction.coefficients("epsilon", 1.0, 1.0)

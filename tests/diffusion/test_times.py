@@ -106,8 +106,8 @@ def test_cosine_is_even_in_the_angle_of_every_schedule():
     alpha, sigma = process.alpha_sigma(t)
     start, end = (np.arctan(np.exp(log_snr / 2)) for log_snr in (-9.0, 5.0))
     angle = np.arctan2(sigma, alpha)
-    even = start + (end - start) * (np.arange(5000) + 0.5) / 5000
-    np.testing.assert_allclose(np.sort(angle), even, atol=4e-4)
+    expected = start + (end - start) * (np.arange(5000) + 0.5) / 5000
+    np.testing.assert_allclose(np.sort(angle), expected, atol=4e-4)
     # 14 is -dl/dt, and |da/dl| = alpha sigma / 2.
     np.testing.assert_allclose(density, 14 * alpha * sigma / 2 / (end - start), rtol=1e-3)
 

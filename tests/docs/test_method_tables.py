@@ -83,6 +83,6 @@ def annealed_std(solver, process, num_steps, std):
     var = sigmas[0] ** 2
     for sigma in sigmas[1:]:
         a = (solver.step_size * sigma) ** 2
-        for _ in range(solver.walks):
+        for _ in range(solver.langevin_steps):
             var = var * (1 - a / 2 / (std**2 + sigma**2)) ** 2 + a
     return var**0.5 * std**2 / (std**2 + sigmas[-1] ** 2)

@@ -9,6 +9,9 @@ import kgen
 from kgen.networks import TimeMLP
 from kgen.networks.conv import encoder
 
+# The batches have prompts for the models that take them.
+pytestmark = pytest.mark.filterwarnings("ignore:The entries .* of a batch have no use")
+
 
 def make_score(**options):
     process = kgen.diffusion.GaussianDiffusion(kgen.diffusion.LinearLogSNR(9.0, -8.0), "ve")

@@ -366,7 +366,7 @@ def test_a_classifier_guides_each_part_to_its_own_labels(conditional):
 
     guide = kgen.diffusion.classifier_guidance(model.process, log_prob, labels)
     options = {"num_steps": 20, "guidance": guide, "guidance_scale": 2.0, "seed": 0}
-    # The conditional model is told the contrary; a guide of labels in a wrong order would show.
+    # The condition is the other class, so that a guide with labels in a wrong order would show.
     whole, parts = (model.generate(1 - labels, batch_size=n, **options) for n in (7, 3))
     np.testing.assert_allclose(parts, whole, atol=1e-4)
     plain = model.generate(1 - labels, num_steps=20, seed=0)
@@ -444,7 +444,7 @@ def test_interpolation_through_generate(gaussian_data):
 
 @pytest.mark.parametrize("times", ["cosine", "importance", "log_normal", "stratified"])
 def test_the_loss_is_the_same_in_the_mean_however_times_are_drawn(times, gaussian_data):
-    """Unbiased against even times, whose estimate has an error of at most two hundredths."""
+    """Unbiased against uniform times, whose estimate has an error of at most two hundredths."""
     process = GaussianDiffusion(CosineLogSNR(6.0, -6.0))
 
     def network(z, log_snr, cond=None, training=False):
@@ -480,8 +480,8 @@ def test_log_likelihood_with_even_noise(gaussian_data):
     x = np.tile(data.mean, (400, 1)).astype("float32")
     options = {"rtol": 1e-4, "atol": 1e-4}
     plain = model.log_likelihood(x, **options)
-    even = model.log_likelihood(x, dequantization="uniform", **options)
-    assert (plain - even).mean() == pytest.approx(2 * width**2 / (24 * std**2), rel=0.1)
+    uniform = model.log_likelihood(x, dequantization="uniform", **options)
+    assert (plain - uniform).mean() == pytest.approx(2 * width**2 / (24 * std**2), rel=0.1)
 
 
 def small(schedule=None, **options):
@@ -577,13 +577,13 @@ def test_bad_options(make, error, message):
         make()
 
 
-def test_a_model_that_is_told_nothing_takes_no_conditions():
+def test_an_unconditional_model_takes_no_conditions():
     process = GaussianDiffusion(CosineLogSNR())
     model = kgen.DiffusionModel(TimeMLP(2, width=8, blocks=1), process, grey_levels=None)
     x = np.zeros((3, 2), "float32")
-    for told in (model.log_likelihood, model.invert):
+    for method in (model.log_likelihood, model.invert):
         with pytest.raises(ValueError, match="`condition` needs a model with a conditioner"):
-            told(x, condition=[0, 1, 2])
+            method(x, condition=[0, 1, 2])
 
 
 @pytest.mark.parametrize(

@@ -181,53 +181,53 @@ def test_frozen_parts_do_not_train(model, dataset):
 
 @pytest.fixture(scope="module", params=["classes", "nothing"])
 def other(request, make_autoencoder, pictures):
-    """A model that is told no text, trained for a moment, and what it is told to draw three."""
-    told, process = request.param == "classes", kgen.diffusion.GaussianDiffusion(SCHEDULE)
+    """A briefly trained model without a text encoder, and arguments that draw three pictures."""
+    labelled, process = request.param == "classes", kgen.diffusion.GaussianDiffusion(SCHEDULE)
     keras.utils.set_random_seed(2)
     options = {"channels": (8,), "blocks": 1, "attention": (False,), "heads": 2}
-    network = UNet((8, 8, 4), pooled=4 if told else None, **options)
-    conditioner = Labels(3, 4) if told else None
+    network = UNet((8, 8, 4), pooled=4 if labelled else None, **options)
+    conditioner = Labels(3, 4) if labelled else None
     model = kgen.LatentDiffusion(make_autoencoder(), network, process, conditioner, seed=0)
     x = pictures["images"]
-    data = {"images": x, "labels": np.arange(len(x)) % 3} if told else x
+    data = {"images": x, "labels": np.arange(len(x)) % 3} if labelled else x
     model.compile(keras.optimizers.Adam(3e-2))
     model.fit(data, batch_size=32, epochs=3, verbose=0)
-    return model, {"condition": [0, 2, 1]} if told else {"num_samples": 3}
+    return model, {"condition": [0, 2, 1]} if labelled else {"num_samples": 3}
 
 
 class TestWithoutTexts:
     def test_draws(self, other):
-        model, told = other
-        one = model.generate(**told, num_steps=3, seed=1)
+        model, three = other
+        one = model.generate(**three, num_steps=3, seed=1)
         assert one.shape == (3, 16, 16, 3)
         assert one.dtype == np.uint8
-        np.testing.assert_array_equal(one, model.generate(**told, num_steps=3, seed=1))
-        assert np.any(one != model.generate(**told, num_steps=3, seed=2))
-        if "num_samples" in told:
+        np.testing.assert_array_equal(one, model.generate(**three, num_steps=3, seed=1))
+        assert np.any(one != model.generate(**three, num_steps=3, seed=2))
+        if "num_samples" in three:
             return
         assert np.any(one != model.generate([1, 1, 1], num_steps=3, seed=1))
-        assert np.any(one != model.generate(**told, num_steps=3, seed=1, negative=1))
+        assert np.any(one != model.generate(**three, num_steps=3, seed=1, negative=1))
 
     def test_inverts(self, other):
-        model, told = other
-        images = model.generate(**told, num_steps=3, seed=1)
-        noise = model.invert(images, told.get("condition"), num_steps=80)
+        model, three = other
+        images = model.generate(**three, num_steps=3, seed=1)
+        noise = model.invert(images, three.get("condition"), num_steps=80)
         options = {"num_steps": 80, "solver": "ddim", "guidance_scale": 1.0, "noise": noise}
         decoded = model.autoencoder.reconstruct((images / 127.5 - 1).astype("float32"))
         decoded = np.clip((np.asarray(decoded) + 1) * 127.5, 0, 255)
-        again = model.generate(**told, **options)
+        again = model.generate(**three, **options)
         assert np.abs(again - decoded).mean() < 0.1 * np.abs(images - decoded).mean() + 1
 
     def test_exports(self, other, pictures, tmp_path):
-        model, told = other
+        model, three = other
         kgen.export_saved_model(model, tmp_path / "1", editing=True)
         loaded = tf.saved_model.load(str(tmp_path / "1")).signatures
-        expected = model.generate(**told, num_steps=3, seed=7)
+        expected = model.generate(**three, num_steps=3, seed=7)
         arguments = {"num_steps": tf.constant(3), "seed": tf.constant([7, 0])}
         who = {"num_samples": tf.constant(3)}
-        if "condition" in told:
+        if "condition" in three:
             arguments["guidance_scale"] = tf.constant(3.0)
-            who = {"labels": tf.constant(told["condition"])}
+            who = {"labels": tf.constant(three["condition"])}
         for name in ("generate", "serving_default"):
             images = loaded[name](**who, **arguments)["images"].numpy()
             assert np.abs(images.astype(int) - expected).max() <= 1
@@ -235,24 +235,24 @@ class TestWithoutTexts:
         np.testing.assert_array_equal([tf.io.decode_png(file) for file in png], images)
         begin = {"images": pictures["images"][:3], "strength": np.float32(0.8)}
         begin["mask"] = (np.indices((3, 16, 16))[2] > 9)[..., None].astype("float32")
-        expected = model.generate(**told, num_steps=3, seed=7, **begin)
-        if "num_samples" in told:
+        expected = model.generate(**three, num_steps=3, seed=7, **begin)
+        if "num_samples" in three:
             who = {}
         begin = {key: tf.constant(value) for key, value in begin.items()}
         images = loaded["edit"](**who, **begin, **arguments)["images"].numpy()
         assert np.abs(images.astype(int) - expected).max() <= 1
 
     def test_a_reloaded_preset_makes_the_same_pictures(self, other, tmp_path):
-        model, told = other
+        model, three = other
         model.save_to_preset(tmp_path, dtype="float32")
-        again = kgen.from_preset(tmp_path).generate(**told, num_steps=3, seed=4).astype(int)
-        assert np.abs(again - model.generate(**told, num_steps=3, seed=4)).max() <= 1
+        again = kgen.from_preset(tmp_path).generate(**three, num_steps=3, seed=4).astype(int)
+        assert np.abs(again - model.generate(**three, num_steps=3, seed=4)).max() <= 1
 
     def test_computes_latents_beforehand(self, other, pictures, tmp_path):
         """With labels, which are trained: the cache holds the labels themselves."""
-        model, told = other
+        model, three = other
         x, labels = pictures["images"], np.arange(len(pictures["images"])) % 3
-        data = {"images": x, "labels": labels} if "condition" in told else x
+        data = {"images": x, "labels": labels} if "condition" in three else x
         data = tf.data.Dataset.from_tensor_slices(data).batch(32)
         cached = model.precompute(data, tmp_path, batch_size=32)
         stored = LatentCache(tmp_path)
@@ -261,7 +261,7 @@ class TestWithoutTexts:
         batches = list(cached.as_numpy_iterator())
         drawn = np.concatenate([batch["moments"] for batch in batches])
         np.testing.assert_array_equal(*(np.sort(v, axis=0) for v in (drawn, stored.moments)))
-        if "condition" in told:
+        if "condition" in three:
             drawn = drawn.reshape(len(x), -1)
             nearest = [np.abs(moments.reshape(len(x), -1) - row).sum(1).argmin() for row in drawn]
             beside = np.concatenate([batch["labels"] for batch in batches])

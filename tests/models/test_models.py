@@ -10,6 +10,9 @@ from kgen.networks.blocks import dtype_policy
 from kgen.networks.conv import decoder, encoder
 from kgen.serialization import serializable
 
+# The batches have prompts for the models that take them.
+pytestmark = pytest.mark.filterwarnings("ignore:The entries .* of a batch have no use")
+
 MODELS = [
     "make_plain",
     "make_vae",

@@ -42,7 +42,7 @@ def test_learned_scores_are_those_of_the_data(scaling, gaussian_data):
 
 
 @pytest.mark.parametrize("objective", ["dsm", "implicit"])
-def test_a_ladder_is_trained_where_it_is_walked(objective):
+def test_noise_levels_of_training_are_those_of_sampling(objective):
     """NCSN: ten levels from end to end, of which the chain visits all but the noisiest."""
     model = small("ve", levels=10, objective=objective)
     seen = []
@@ -59,14 +59,14 @@ def test_a_ladder_is_trained_where_it_is_walked(objective):
 
     model.network.call = watch
     model.loss_terms(tf.zeros([500, 2]), training=True, seed=SEED)
-    ladder = np.linspace(-4, 6, 10)
-    np.testing.assert_allclose(levels(), ladder, atol=1e-2)
+    expected = np.linspace(-4, 6, 10)
+    np.testing.assert_allclose(levels(), expected, atol=1e-2)
     model.generate(num_samples=3, num_steps=9, solver=AnnealedLangevin(2), seed=0)
-    np.testing.assert_allclose(levels(), ladder[1:], atol=1e-2)
+    np.testing.assert_allclose(levels(), expected[1:], atol=1e-2)
 
 
-def test_a_ladder_with_langevin_dynamics(gaussian_data):
-    """The row of README, but for its walks."""
+def test_noise_levels_with_langevin_dynamics(gaussian_data):
+    """The row of README, with fewer Langevin steps."""
     model = small("ve", levels=10, width=48)
     model.compile(keras.optimizers.Adam(3e-3), steps_per_execution=20)
     x = gaussian_data.sample(4000).astype("float32")

@@ -16,6 +16,9 @@ from kgen.likelihoods import GaussianLikelihood
 from kgen.networks import mlp
 from kgen.priors import GaussianMixture, VampPrior
 
+# The batches have prompts for the models that take them.
+pytestmark = pytest.mark.filterwarnings("ignore:The entries .* of a batch have no use")
+
 SEED = tf.constant([5, 6])
 STD = 0.4
 

@@ -91,7 +91,7 @@ def nats(model, x, dequantization, draws=200):
 def test_the_learned_bound_lies_between_the_even_one_and_the_probability(
     model, trained, peaks, grid, probability
 ):
-    even, learned, exact = (
+    uniform, learned, exact = (
         nats(model, grid, "uniform"),
         nats(model, grid, trained),
         np.log(probability),
@@ -100,8 +100,8 @@ def test_the_learned_bound_lies_between_the_even_one_and_the_probability(
         (np.arange(400) + 0.5) / 400 - 0.5
     ) * WIDTH  # by quadrature: a product over coordinates
     expected = [peaks.log_prob(x + noise[:, None]).mean() + 2 * np.log(WIDTH) for x in grid]
-    np.testing.assert_allclose(even.mean(), np.mean(expected), atol=0.1)
-    assert (learned > even + 1).all()
+    np.testing.assert_allclose(uniform.mean(), np.mean(expected), atol=0.1)
+    assert (learned > uniform + 1).all()
     assert (learned < exact + 0.03).all()
     assert 0 < np.mean(exact - learned) < 0.06
 

@@ -57,5 +57,5 @@ def test_geglu_is_gated_by_an_exact_gelu():
 
 
 def test_data_without_axes_in_space_are_refused():
-    with pytest.raises(ValueError, match="one, two or three axes in space"):
+    with pytest.raises(ValueError, match="one, two or three spatial axes"):
         blocks.conv(keras.Input((3,)), 4, "conv")

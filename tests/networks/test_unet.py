@@ -346,8 +346,8 @@ def test_published_networks_have_as_many_weights():
         ({"channels": (16, 32), "halving": "before"}, "`halving` must be one of"),
         ({"channels": (16, 32), "pooled": 6, "pooled_dense": False}, "`pooled` must be 4"),
         ({"channels": (16, 32), "epsilon": 0.0}, "`epsilon` must be positive"),
-        ({"shape": (4,)}, "one, two or three axes in space"),
-        ({"shape": (2, 2, 2, 2, 1)}, "one, two or three axes in space"),
+        ({"shape": (4,)}, "one, two or three spatial axes"),
+        ({"shape": (2, 2, 2, 2, 1)}, "one, two or three spatial axes"),
     ],
 )
 def test_it_refuses_options_that_do_not_fit(options, message):

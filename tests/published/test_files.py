@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from kgen.files.safetensors import read_header
 from kgen.published.configs import read_config
 from kgen.published.files import Folder, open_file, read_json
-from kgen.published.headers import read_header
 from kgen.published.weights import Weights
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
@@ -119,7 +119,7 @@ HEADERS = {
     "claims more than any file": (b"{}", 2**63, "no longer than the file"),
     "no JSON": (b"{what", None, "must be JSON"),
     "not in UTF-8": (b"\xff\xfe{}", None, "must be JSON"),
-    "nested without end": (b"[" * 100_000, None, "must be JSON"),
+    "nested without end": (b"[" * 100_000, None, "must not be nested more than 100 deep"),
     "a list": (b"[]", None, "must be a dictionary"),
     "entry is a list": ({"a": [1]}, None, "'a' must have the keys"),
     "entry without a type": ({"a": {"shape": [], "data_offsets": [0, 0]}}, None, "'a' must have"),
@@ -171,6 +171,13 @@ def test_damaged_header(case, tmp_path):
     assert "bad.safetensors" in str(error.value)
     # Kilobytes: nothing of the size that a header claims was taken.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+def test_type_that_is_not_computed_with(tmp_path):
+    path = write(tmp_path / "bad.safetensors", {"a": entry((8,), dtype="F8_E4M3")}, bytes(8))
+    assert read_header(path)[0]["a"].shape == (8,)
+    with pytest.raises(ValueError, match="'a' of one of the types .* Received: F8_E4M3"):
+        Weights([path])
 
 
 def test_superfluous_values(tmp_path):

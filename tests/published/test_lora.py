@@ -210,8 +210,10 @@ def test_bad_metadata(text, message, tmp_path):
 def test_what_cannot_be_attached_says_so():
     _, _, parts = opened()
     lora = read_lora(FOLDER / FILES["peft"], parts)
-    with pytest.raises(ValueError, match="cannot be attached to text_encoder"):
-        attach([({"text_encoder": lora["text_encoder"]}, 1.0)], parts)
+    name = "up_blocks.0.upsamplers.0.conv"
+    factors = Factors(np.ones((1, 32, 3, 3)), np.ones((32, 1, 1, 1)), 1.0)
+    with pytest.raises(ValueError, match=f"cannot be attached to unet.{name}, a UpsampleConv"):
+        attach([({"unet": {name: factors}}, 1.0)], parts)
     unet = {"unet": lora["unet"]}
     attach([(unet, 1.0)], parts)
     with pytest.raises(ValueError, match="has a LoRA already"):

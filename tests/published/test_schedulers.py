@@ -262,6 +262,8 @@ NEAREST = [
     ("PNDMScheduler", {"skip_prk_steps": True, "timestep_spacing": "trailing"}, "spacing", DDIM()),
     ("HeunDiscreteScheduler", {}, "the method of HeunDiscreteScheduler", DDIM()),
     ("LMSDiscreteScheduler", {}, "the method", DDIM()),
+    ("DPMSolverSDEScheduler", {}, "the method", DDIM()),
+    ("SASolverScheduler", {}, "the method", DDIM()),
     ("DPMSolverMultistepScheduler", {"solver_order": 3}, "solver_order=3", DPMSolver(2)),
     ("DPMSolverMultistepScheduler", {"solver_type": "heun"}, "solver_type='heun'", DPMSolver(2)),
     ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver"}, "algorithm_", DPMSolver(2)),
@@ -284,6 +286,28 @@ def test_what_kgen_does_not_have_warns_once_and_takes_the_nearest(name, options,
         steps, _ = read_scheduler({"_class_name": name, **options}, "scheduler_config.json")
     assert len(record) == 1
     assert steps.solver == solver
+
+
+STRIDES = [  # whether a timestep less 1000 // N is the next one, all the way
+    ("DDIMScheduler", "leading", 7, True),
+    ("DDIMScheduler", "linspace", 10, False),
+    ("DDIMScheduler", "trailing", 10, True),
+    ("DDIMScheduler", "trailing", 7, False),
+    ("DDPMScheduler", "trailing", 30, False),
+    ("EulerDiscreteScheduler", "linspace", 10, True),  # has sigmas of its own for its steps
+    ("DPMSolverMultistepScheduler", "linspace", 7, True),
+]
+
+
+@pytest.mark.parametrize(("name", "spacing", "num_steps", "published"), STRIDES)
+def test_steps_that_are_not_the_published_ones_warn(name, spacing, num_steps, published):
+    config = {"_class_name": name, "timestep_spacing": spacing}
+    steps, _ = read_scheduler(config, "scheduler_config.json")
+    if published:
+        steps.check(num_steps)  # a warning is an error in tests
+        return
+    with pytest.warns(UserWarning, match="is not the published one"):
+        steps.check(num_steps)
 
 
 BAD = [

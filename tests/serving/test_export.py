@@ -329,8 +329,8 @@ for num_steps, scale in ((2, 3.0), (5, 1.0)):
     edited = loaded.edit(*(first if labels else []), *begin, *options, seed)
     results[f"edited_{num_steps}"] = edited["images"]
 x = tf.constant(np.load(folder + "/x.npy"))
-told = {"labels": first[0]} if labels else {}
-measured = loaded.log_likelihood(images=x, **told, seed=seed)
+condition = {"labels": first[0]} if labels else {}
+measured = loaded.log_likelihood(images=x, **condition, seed=seed)
 np.savez(folder + "/results.npz", log_p=measured["log_likelihood"], **results)
 """
 

@@ -67,10 +67,10 @@ def test_euler_maruyama_approaches_the_data(gaussian_data):
 
 
 @pytest.mark.parametrize("scaling", ["vp", "ve"])
-def test_langevin_walks_to_the_distribution_of_its_level(scaling, gaussian_data):
-    """The last level is walked long: variance v / (1 - a / 4v) of the discrete chain."""
+def test_langevin_steps_lead_to_the_distribution_of_the_level(scaling, gaussian_data):
+    """Many steps are made at the last level: variance v / (1 - a / 4v) of the discrete chain."""
     process = GaussianDiffusion(LinearLogSNR(1.0, -4.0), scaling)
-    solver = AnnealedLangevin(walks=200, step_size=0.5)
+    solver = AnnealedLangevin(langevin_steps=200, step_size=0.5)
     z = run(solver, process, gaussian_data, 2, num_samples=8000)
     alpha, sigma = (v.numpy() for v in process.alpha_sigma(tf.constant(0.0, tf.float64)))
     var = alpha**2 * gaussian_data.std**2 + sigma**2
@@ -83,13 +83,16 @@ def test_the_corrector_helps_the_predictor(gaussian_data):
     process = GaussianDiffusion(CosineLogSNR(5.0, -5.0), "vp")
     plain, corrected = (
         np.abs(run(solver, process, gaussian_data, 10).std(0) - gaussian_data.std).max()
-        for solver in (EulerMaruyama(), PredictorCorrector())
+        for solver in (EulerMaruyama(), PredictorCorrector(snr=0.3))
     )
     assert corrected < 0.85 * plain
 
 
 def test_a_corrector_step_by_hand():
-    """One correction of Song et al. (2021), algorithm 5, in numpy, with the same noise."""
+    """One corrector step of Song et al. (2021), algorithm 5, in numpy, with the same noise.
+
+    Of a length in proportion to sigma^2, as in Song and Ermon (2019), algorithm 1.
+    """
     process = GaussianDiffusion(LinearLogSNR(4.0, -4.0), "vp")
     z, t, s = (tf.constant(v, tf.float64) for v in ([[1.0, -2.0], [0.3, 0.5]], 0.6, 0.5))
 
@@ -102,7 +105,7 @@ def test_a_corrector_step_by_hand():
     predicted = reverse_step(denoise, process, z, t, s, noise).numpy()
     eps = normal([2, 2], fold_in(SEED, 1), tf.float64).numpy()
     score = (alpha * 3.0 - predicted) / sigma**2
-    a = 2 * (0.2 * np.linalg.norm(eps) / np.linalg.norm(score)) ** 2
+    a = 2 * 0.2**2 * sigma**2
     np.testing.assert_allclose(drawn, predicted + a * score + np.sqrt(2 * a) * eps, rtol=1e-6)
 
 
@@ -123,9 +126,9 @@ def test_a_corrector_of_an_untrained_network_stays_finite(scaling):
     ("make", "message"),
     [
         (lambda: UniPC(order=3), "`order` must be 1 or 2"),
-        (lambda: AnnealedLangevin(walks=0), "at least 1"),
+        (lambda: AnnealedLangevin(langevin_steps=0), "at least 1"),
         (lambda: AnnealedLangevin(step_size=0.0), "`step_size` must be positive"),
-        (lambda: PredictorCorrector(corrections=0), "at least 1"),
+        (lambda: PredictorCorrector(corrector_steps=0), "at least 1"),
         (lambda: PredictorCorrector(snr=-1.0), "`snr` must be positive"),
     ],
 )
@@ -145,7 +148,7 @@ def variance_error(solver, process, data, num_steps, monkeypatch):
     It begins with the exact variance at t = 1. A solver that is affine in z and in its noise is
     read off its action on unit vectors: nothing, z, and each draw of noise, put in by hand.
     """
-    draws = num_steps * getattr(solver, "walks", 1)
+    draws = num_steps * getattr(solver, "langevin_steps", 1)
     times = time_grid(process, num_steps, dtype="float64")
     z = np.zeros([draws + 2, 2])
     z[1] = 1.0

@@ -10,6 +10,9 @@ from kgen.conditioning import Labels
 from kgen.models.generative_model import images_of
 from kgen.training.model import TermsModel, weighted
 
+# The batches have prompts for the models that take them.
+pytestmark = pytest.mark.filterwarnings("ignore:The entries .* of a batch have no use")
+
 X = np.random.default_rng(0).uniform(0.1, 0.9, (12, 4)).astype("float32")
 
 

@@ -22,6 +22,8 @@ it once, read one epoch of it; another seed gives another set.
 import functools
 import io
 import pathlib
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -31,6 +33,7 @@ from kgen.data.drawings.files import SIZE, SPLITS, default_folder, read_index, r
 from kgen.data.drawings.scenes import Thing, draw_count, draw_pair, draw_thing
 from kgen.data.drawings.words import article
 from kgen.data.emoji.captions import digest
+from kgen.types import Path
 
 __all__ = ["SPLITS", "gallery", "load", "load_arrays", "styles_of"]
 
@@ -41,19 +44,19 @@ _SAME_NOUN = 0.15
 
 
 def load(
-    split="train",
+    split: Literal["train", "test"] = "train",
     *,
-    batch_size=64,
-    styles=None,
-    captions="varied",
-    recolour=0.2,
-    compose=0.3,
-    shuffle=None,
-    seed=0,
-    repeat=False,
-    drop_remainder=False,
-    data_dir=None,
-):
+    batch_size: int = 64,
+    styles: Sequence[str] | None = None,
+    captions: Literal["label", "styled", "varied"] = "varied",
+    recolour: float = 0.2,
+    compose: float = 0.3,
+    shuffle: bool | None = None,
+    seed: int = 0,
+    repeat: bool = False,
+    drop_remainder: bool = False,
+    data_dir: Path | None = None,
+) -> tf.data.Dataset:
     """Returns the batches of one split, ready for `model.fit`.
 
     Args:
@@ -76,7 +79,7 @@ def load(
 
     Raises:
         FileNotFoundError: If the data set has not been built; the message has the command.
-        ValueError: If an argument is none of the above, or the data set is damaged.
+        ValueError: If an argument has another value, or the data set is damaged.
 
     Example:
         batches = kgen.data.drawings.load("train", batch_size=64)
@@ -105,7 +108,12 @@ def load(
     return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
 
 
-def load_arrays(split="train", styles=None, *, data_dir=None):
+def load_arrays(
+    split: Literal["train", "test"] = "train",
+    styles: Sequence[str] | None = None,
+    *,
+    data_dir: Path | None = None,
+) -> dict[str, np.ndarray]:
     """Returns one split in memory as it is stored, for evaluation.
 
     Args:
@@ -119,7 +127,7 @@ def load_arrays(split="train", styles=None, *, data_dir=None):
 
     Raises:
         FileNotFoundError: If the data set has not been built.
-        ValueError: If an argument is none of the above, or the data set is damaged.
+        ValueError: If an argument has another value, or the data set is damaged.
     """
     rows = _rows(split, styles, data_dir)
     images = np.empty((len(rows["image"]), SIZE, SIZE, 3), "uint8")
@@ -138,7 +146,13 @@ def load_arrays(split="train", styles=None, *, data_dir=None):
     return {"images": images, **{key: rows[name].astype(str) for key, name in names.items()}}
 
 
-def gallery(split="test", size=200, style="noto", *, data_dir=None):
+def gallery(
+    split: Literal["train", "test"] = "test",
+    size: int = 200,
+    style: str = "noto",
+    *,
+    data_dir: Path | None = None,
+) -> list[str]:
     """Returns a fixed set of captions, chosen by a hash, each with a picture in a style.
 
     Args:
@@ -152,7 +166,7 @@ def gallery(split="test", size=200, style="noto", *, data_dir=None):
 
     Raises:
         FileNotFoundError: If the data set has not been built.
-        ValueError: If an argument is none of the above, or the data set is damaged.
+        ValueError: If an argument has another value, or the data set is damaged.
     """
     check_count("size", size)
     captions = sorted(set(_rows(split, [style], data_dir)["caption"]), reverse=True)
@@ -160,7 +174,7 @@ def gallery(split="test", size=200, style="noto", *, data_dir=None):
     return [caption for _, caption in sorted(by_digest.items())[:size]]
 
 
-def styles_of(data_dir=None):
+def styles_of(data_dir: Path | None = None) -> list[str]:
     """Returns the names of all styles in a data set, those with most training pictures first.
 
     Args:
@@ -173,7 +187,7 @@ def styles_of(data_dir=None):
     return sorted(counts, key=lambda style: (-counts[style], style))
 
 
-def decode(encoded):
+def decode(encoded: bytes) -> np.ndarray:
     """Returns a PNG as a uint8 array `[H, W, 3]`."""
     from PIL import Image
 
@@ -184,14 +198,20 @@ def decode(encoded):
 class _Maker:
     """Makes a picture and its prompt out of the index of a row and a random number."""
 
-    def __init__(self, rows, captions, recolour, compose):
+    def __init__(
+        self,
+        rows: dict[str, np.ndarray],
+        captions: Literal["label", "styled", "varied"],
+        recolour: float,
+        compose: float,
+    ) -> None:
         self.rows, self.captions = rows, captions
         self.recolour, self.compose = recolour, compose
         self.partners = {}
         for index in np.flatnonzero(rows["noun"] != ""):
             self.partners.setdefault(rows["style"][index], []).append(index)
 
-    def __call__(self, index, draw):
+    def __call__(self, index: int, draw: int) -> tuple[np.ndarray, str]:
         rng = np.random.default_rng([int(draw), int(index)])
         row = {name: values[index] for name, values in self.rows.items()}
         composed, counted, same, turned = rng.random(4)
@@ -217,13 +237,13 @@ class _Maker:
         return thing.picture, self.prompt(row, rng)
 
     @staticmethod
-    def thing(row):
+    def thing(row: dict[str, Any]) -> Thing:
         """Returns the `Thing` of a row."""
         turns = tuple(row["turns"].split("|")) if row["turns"] else ()
         noun = row["noun"] or row["caption"]
         return Thing(decode(row["image"]), noun, row["colour"], float(row["hue"]), turns)
 
-    def prompt(self, row, rng, said=False):
+    def prompt(self, row: dict[str, Any], rng: np.random.Generator, said: bool = False) -> str:
         """Draws the prompt of one picture; `said` means that its colour is said in any case."""
         label = row["caption"]
         named, with_article, tagged, styled, drawing = rng.random(5)
@@ -246,7 +266,7 @@ class _Maker:
         return ", ".join(parts)
 
 
-def _call(maker, index, draw):
+def _call(maker: _Maker, index: tf.Tensor, draw: tf.Tensor) -> dict[str, tf.Tensor]:
     image, prompt = tf.numpy_function(
         lambda i, d: _as_tensors(*maker(i, d)), [index, draw], [tf.uint8, tf.string]
     )
@@ -254,11 +274,13 @@ def _call(maker, index, draw):
     return {"images": image, "prompts": tf.ensure_shape(prompt, ())}
 
 
-def _as_tensors(picture, prompt):
+def _as_tensors(picture: np.ndarray, prompt: str) -> tuple[np.ndarray, bytes]:
     return np.ascontiguousarray(picture), prompt.encode()
 
 
-def _rows(split, styles, data_dir):
+def _rows(
+    split: Literal["train", "test"], styles: Sequence[str] | None, data_dir: Path | None
+) -> dict[str, np.ndarray]:
     """Returns the rows of a split in the given styles."""
     if split not in SPLITS:
         raise ValueError(f"`split` must be one of {list(SPLITS)}. Received: split={split!r}.")

@@ -9,9 +9,13 @@ A record is a `tf.train.Example` with the features below; its picture is a PNG.
 import functools
 import json
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+from kgen.types import Path
 
 INDEX = "drawings.json"
 VERSION = "1.0.0"
@@ -34,17 +38,17 @@ _FOLDER = "~/.cache/kgen/drawings"
 _COMMAND = "python -m tools.drawings --output {folder}"
 
 
-def default_folder():
+def default_folder() -> pathlib.Path:
     """Returns the folder that the data set is built into and read from by default."""
     return pathlib.Path(_FOLDER).expanduser()
 
 
-def shard_name(split, number, count):
+def shard_name(split: str, number: int, count: int) -> str:
     """Returns the name of a shard."""
     return f"drawings-{split}-{number:05d}-of-{count:05d}.tfrecord"
 
 
-def encode_row(row):
+def encode_row(row: Mapping[str, Any]) -> bytes:
     """Returns a row, a dictionary with the `FEATURES`, as the bytes of a record."""
     features = {}
     for name in FEATURES:
@@ -58,7 +62,7 @@ def encode_row(row):
     return example.SerializeToString(deterministic=True)
 
 
-def read_index(folder):
+def read_index(folder: Path) -> dict[str, Any]:
     """Returns the index of the data set in a folder.
 
     Raises:
@@ -83,7 +87,7 @@ def read_index(folder):
 
 
 @functools.lru_cache(maxsize=4)
-def read_rows(folder, split):
+def read_rows(folder: Path, split: str) -> dict[str, np.ndarray]:
     """Reads one split into memory, its pictures still encoded.
 
     Args:

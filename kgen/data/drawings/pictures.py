@@ -9,6 +9,8 @@ darker of the two pixels stays,
 Everything here is a pure function of arrays.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 WHITE = 255
@@ -28,7 +30,7 @@ GRIDS = {
 }
 
 
-def turn_hue(picture, hue, target):
+def turn_hue(picture: np.ndarray, hue: float, target: float) -> np.ndarray:
     """Turns the hues of a picture by `target - hue`; value and saturation in HSV stay.
 
     Args:
@@ -59,7 +61,7 @@ def turn_hue(picture, hue, target):
     return np.rint(turned).astype("uint8")
 
 
-def trim(picture):
+def trim(picture: np.ndarray) -> np.ndarray:
     """Crops a picture to the box of what is drawn on the white.
 
     Args:
@@ -78,7 +80,7 @@ def trim(picture):
     return picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def fit(picture, height, width):
+def fit(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     """Scales a picture to the largest size that fits into `height` and `width`.
 
     Args:
@@ -97,7 +99,7 @@ def fit(picture, height, width):
     return np.asarray(resized)
 
 
-def arrange(pictures, places, size):
+def arrange(pictures: Sequence[np.ndarray], places: Sequence[tuple], size: int) -> np.ndarray:
     """Draws pictures side by side on white, each trimmed and fitted into the middle of its place.
 
     Args:
@@ -128,7 +130,7 @@ def arrange(pictures, places, size):
     return canvas
 
 
-def inside(places, frame):
+def inside(places: Sequence[tuple], frame: tuple) -> list[tuple]:
     """Returns places within a frame, which has the form of a place itself."""
     top, left, bottom, right = frame
     height, width = bottom - top, right - left

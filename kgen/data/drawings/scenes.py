@@ -8,6 +8,7 @@ functions take all their chances from a `numpy.random.Generator`, so a scene fol
 """
 
 import dataclasses
+from typing import Self
 
 import numpy as np
 
@@ -46,19 +47,19 @@ class Thing:
     hue: float = 0.0
     turns: tuple = ()
 
-    def turned(self, colour):
+    def turned(self, colour: str) -> Self:
         """Returns the thing in another colour, one of `turns`."""
         if colour not in self.turns:
             raise ValueError(f"`colour` must be one of {list(self.turns)}. Received: {colour!r}.")
         picture = turn_hue(self.picture, self.hue, COLOURS[colour])
         return dataclasses.replace(self, picture=picture, colour=colour, turns=())
 
-    def uncoloured(self):
+    def uncoloured(self) -> Self:
         """Returns the thing without the word for its colour."""
         return dataclasses.replace(self, colour="")
 
 
-def count_scene(thing, number, size=128):
+def count_scene(thing: Thing, number: int, size: int = 128) -> tuple[np.ndarray, str]:
     """Returns `(picture, prompt)` of a thing 1 to 4 times.
 
     Example:
@@ -71,7 +72,14 @@ def count_scene(thing, number, size=128):
     return arrange([thing.picture] * number, GRIDS[number], size), prompt
 
 
-def pair_scene(first, second, where, numbers=(1, 1), template=0, size=128):
+def pair_scene(
+    first: Thing,
+    second: Thing,
+    where: str,
+    numbers: tuple[int, int] = (1, 1),
+    template: int = 0,
+    size: int = 128,
+) -> tuple[np.ndarray, str]:
     """Returns `(picture, prompt)` of two things.
 
     Args:
@@ -84,7 +92,7 @@ def pair_scene(first, second, where, numbers=(1, 1), template=0, size=128):
         size: Pixels of a side.
 
     Raises:
-        ValueError: If `where` or `numbers` is none of these.
+        ValueError: If `where` or `numbers` has another value.
 
     Example:
     >>> red, blue = (np.full((9, 9, 3), c, "uint8") for c in ((200, 0, 0), (0, 0, 200)))
@@ -109,7 +117,9 @@ def pair_scene(first, second, where, numbers=(1, 1), template=0, size=128):
     return arrange(pictures, places, size), prompt
 
 
-def draw_thing(thing, rng, turn=0.5, name=0.5):
+def draw_thing(
+    thing: Thing, rng: np.random.Generator, turn: float = 0.5, name: float = 0.5
+) -> Thing:
     """Draws the colour of a thing: turned, named, or left unsaid.
 
     Args:
@@ -125,17 +135,17 @@ def draw_thing(thing, rng, turn=0.5, name=0.5):
     return thing if named < name else thing.uncoloured()
 
 
-def draw_count(thing, rng):
+def draw_count(thing: Thing, rng: np.random.Generator) -> tuple[np.ndarray, str]:
     """Draws a scene of one thing several times; two of four times there are two."""
     number = int(rng.choice([2, 2, 3, 4]))
     return count_scene(draw_thing(thing, rng), number, len(thing.picture))
 
 
-def draw_pair(first, second, rng):
+def draw_pair(first: Thing, second: Thing, rng: np.random.Generator) -> tuple[np.ndarray, str]:
     """Draws a scene of two things; if both are the same noun, their colours differ and are said.
 
     Returns:
-        `(picture, prompt)`, or a count if the two cannot be told apart in words.
+        `(picture, prompt)`, or a count if the two cannot be distinguished in words.
     """
     where = str(rng.choice(list(FRAMES)))
     numbers = tuple(int(n) for n in rng.choice([1, 1, 1, 1, 2], 2))

@@ -61,7 +61,7 @@ _IRREGULAR = {
 }
 
 
-def article(noun):
+def article(noun: str) -> str:
     """Returns a singular noun with its indefinite article.
 
     Example:
@@ -72,7 +72,7 @@ def article(noun):
     return f"{'an' if vowel or noun.startswith(_VOWEL_SOUND) else 'a'} {noun}"
 
 
-def plural(noun):
+def plural(noun: str) -> str:
     """Returns the plural of a noun of one or more words, the last of which is in the singular.
 
     Example:
@@ -93,7 +93,7 @@ def plural(noun):
     return before + space + last
 
 
-def phrase(noun, colour="", count=None):
+def phrase(noun: str, colour: str = "", count: int | None = None) -> str:
     """Returns a thing in words.
 
     Args:
@@ -102,7 +102,7 @@ def phrase(noun, colour="", count=None):
         count: How many there are, 1 to 4, or `None` for one with the article.
 
     Raises:
-        ValueError: If `count` is none of these.
+        ValueError: If `count` has another value.
 
     Example:
     >>> phrase("apple", "red"), phrase("apple", "green", 2)

@@ -20,6 +20,8 @@ The data are a TFDS data set in this folder; `python -m tools.emoji --help` rebu
 
 import functools
 import pathlib
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -27,6 +29,7 @@ import tensorflow as tf
 from kgen.checks import check_count, check_interval
 from kgen.data.emoji.captions import digest, normalise
 from kgen.files.records import check_data_set
+from kgen.types import Path
 
 __all__ = [
     "COLOURS",
@@ -63,18 +66,18 @@ _FIXED_COLOUR_WORDS = (
 
 
 def load(
-    split="train",
+    split: Literal["train", "test"] = "train",
     *,
-    batch_size=64,
-    styles=None,
-    captions="composed",
-    recolour=0.0,
-    shuffle=None,
-    seed=0,
-    repeat=False,
-    drop_remainder=False,
-    data_dir=None,
-):
+    batch_size: int = 64,
+    styles: Sequence[str] | None = None,
+    captions: Literal["label", "styled", "composed"] = "composed",
+    recolour: float = 0.0,
+    shuffle: bool | None = None,
+    seed: int = 0,
+    repeat: bool = False,
+    drop_remainder: bool = False,
+    data_dir: Path | None = None,
+) -> tf.data.Dataset:
     """Returns the batches of one split, ready for `model.fit`.
 
     Args:
@@ -94,7 +97,7 @@ def load(
         [B]}`.
 
     Raises:
-        ValueError: If an argument is none of the above, or `data_dir` holds no data set.
+        ValueError: If an argument has another value, or `data_dir` holds no data set.
 
     Example:
     >>> batch = next(iter(load("test", batch_size=4, captions="styled")))
@@ -119,7 +122,12 @@ def load(
     return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
 
 
-def load_arrays(split="train", styles=None, *, data_dir=None):
+def load_arrays(
+    split: Literal["train", "test"] = "train",
+    styles: Sequence[str] | None = None,
+    *,
+    data_dir: Path | None = None,
+) -> dict[str, np.ndarray]:
     """Returns one split in memory, for evaluation.
 
     Args:
@@ -132,7 +140,7 @@ def load_arrays(split="train", styles=None, *, data_dir=None):
         (joined by "|") and `groups`, strings `[N]`.
 
     Raises:
-        ValueError: If an argument is none of the above, or `data_dir` holds no data set.
+        ValueError: If an argument has another value, or `data_dir` holds no data set.
 
     Example:
     >>> arrays = load_arrays("test", styles=["noto"])
@@ -147,7 +155,13 @@ def load_arrays(split="train", styles=None, *, data_dir=None):
     return {"images": rows["image"], **columns}
 
 
-def gallery(split="test", size=200, style="noto", *, data_dir=None):
+def gallery(
+    split: Literal["train", "test"] = "test",
+    size: int = 200,
+    style: str = "noto",
+    *,
+    data_dir: Path | None = None,
+) -> list[str]:
     """Returns a fixed set of captions, chosen by a hash and so by nobody's taste.
 
     Args:
@@ -160,7 +174,7 @@ def gallery(split="test", size=200, style="noto", *, data_dir=None):
         A list of captions of different keys, in the order of the sha256 of `normalise(caption)`.
 
     Raises:
-        ValueError: If an argument is none of the above, or `data_dir` holds no data set.
+        ValueError: If an argument has another value, or `data_dir` holds no data set.
 
     Example:
     >>> len(gallery("test", size=20))
@@ -174,7 +188,7 @@ def gallery(split="test", size=200, style="noto", *, data_dir=None):
     return [caption for _, caption in sorted(by_digest.items())[:size]]
 
 
-def recoloured(image, hue, target):
+def recoloured(image: tf.Tensor, hue: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
     """Turns the hues of a picture by `target - hue`.
 
     Args:
@@ -190,12 +204,14 @@ def recoloured(image, hue, target):
     return tf.image.hsv_to_rgb(tf.concat([turned, hsv[..., 1:]], axis=-1))
 
 
-def _check_choice(name, value, allowed):
+def _check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
     if value not in allowed:
         raise ValueError(f"`{name}` must be one of {list(allowed)}. Received: {name}={value!r}.")
 
 
-def _examples(split, styles, data_dir):
+def _examples(
+    split: Literal["train", "test"], styles: Sequence[str] | None, data_dir: Path | None
+) -> tuple[tf.data.Dataset, int]:
     """Returns the undecoded examples of a split in the given styles, and their number."""
     import tensorflow_datasets as tfds
 
@@ -230,7 +246,7 @@ def _examples(split, styles, data_dir):
     return examples, count
 
 
-def _decode(encoded):
+def _decode(encoded: tf.Tensor) -> tf.Tensor:
     # The size stands in the header, and a larger picture would be made before it is refused.
     same = tf.strings.substr(encoded, 16, 8) == _SIZE
     with tf.control_dependencies(
@@ -240,7 +256,9 @@ def _decode(encoded):
     return tf.ensure_shape(tf.io.decode_png(encoded, channels=3), (64, 64, 3))
 
 
-def _picture_and_prompt(row, draws, captions, recolour):
+def _picture_and_prompt(
+    row: dict[str, tf.Tensor], draws: tf.Tensor, captions: str, recolour: float
+) -> dict[str, tf.Tensor]:
     image = tf.cast(_decode(row["image"]), tf.float32) / 255.0
     seeds = tf.random.experimental.stateless_split(draws, 3)
     label, tags = row["caption"], row["tags"]
@@ -258,14 +276,14 @@ def _picture_and_prompt(row, draws, captions, recolour):
     return {"images": image * 2.0 - 1.0, "prompts": prompt}
 
 
-def _has_free_colour(row):
+def _has_free_colour(row: dict[str, tf.Tensor]) -> tf.Tensor:
     """Says whether a picture has one hue, which neither its caption nor being a person fixes."""
     named = tf.strings.regex_full_match(row["caption"], rf"(.*\b)?({_FIXED_COLOUR_WORDS})(\b.*)?")
     free = ~named & (row["group"] != "people-body")
     return free & (row["hue_concentration"] >= _MIN_CONCENTRATION)
 
 
-def _other_colour(hue, seed):
+def _other_colour(hue: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Draws one of `COLOURS` that is visibly not `hue`; returns its name and its hue."""
     targets = tf.constant(list(COLOURS.values()))
     distance = tf.abs(tf.math.floormod(targets - hue + 0.5, 1.0) - 0.5)
@@ -274,7 +292,7 @@ def _other_colour(hue, seed):
     return tf.constant(list(COLOURS))[index], targets[index]
 
 
-def _composed(label, style, tags, seed):
+def _composed(label: tf.Tensor, style: tf.Tensor, tags: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Draws a caption: the label, perhaps with tags, perhaps with the style."""
     seeds = tf.random.experimental.stateless_split(seed, 3)
     kind = tf.random.stateless_uniform([], seeds[0])

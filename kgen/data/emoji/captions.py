@@ -16,6 +16,8 @@ Everything here is plain Python, without TensorFlow.
 import hashlib
 import re
 import unicodedata
+from collections.abc import Iterable
+from typing import Literal
 
 TEST_FRACTION = 0.1
 
@@ -25,13 +27,13 @@ _APOSTROPHES, _DROPPED, _EN_DASH = "\u2018\u2019", "\u201c\u201d()", "\u2013"
 _TYPOGRAPHY = str.maketrans(_APOSTROPHES + _EN_DASH, "''-", _DROPPED)
 
 
-def ascii_words(text):
+def ascii_words(text: str) -> str:
     """Returns `text` in lower-case ASCII: accents and typographic quotes are dropped."""
     decomposed = unicodedata.normalize("NFKD", text.translate(_TYPOGRAPHY).replace("&", "and"))
     return " ".join(decomposed.encode("ascii", "ignore").decode("ascii").lower().split())
 
 
-def caption_of_label(label):
+def caption_of_label(label: str) -> str:
     """Returns the caption, in plain words, of an emojibase label.
 
     Args:
@@ -61,7 +63,7 @@ def caption_of_label(label):
     return f"{subject} of {detail}" if subject in ("family", "kiss") else f"{subject} {detail}"
 
 
-def normalise(caption):
+def normalise(caption: str) -> str:
     """Returns the key under which the spellings of one concept meet.
 
     Case, accents, punctuation, joining words (of, for, with, and, the), a trailing "facing right"
@@ -90,12 +92,12 @@ def normalise(caption):
     return " ".join(kept)
 
 
-def digest(caption):
+def digest(caption: str) -> str:
     """Returns the sha256 hex digest of the normalised caption."""
     return hashlib.sha256(normalise(caption).encode("ascii")).hexdigest()
 
 
-def split_of(caption):
+def split_of(caption: str) -> Literal["train", "test"]:
     """Returns the split of a caption: `"test"` for about one key in ten, else `"train"`.
 
     Example:
@@ -105,7 +107,7 @@ def split_of(caption):
     return "test" if int(digest(caption)[:8], 16) < TEST_FRACTION * 2**32 else "train"
 
 
-def clean_tags(tags, caption):
+def clean_tags(tags: Iterable[str], caption: str) -> list[str]:
     """Returns the tags in lower-case ASCII that say something the caption does not."""
     known = set(re.findall(r"[a-z0-9]+", caption))
     cleaned = {}

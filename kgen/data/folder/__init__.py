@@ -1,4 +1,4 @@
-"""A folder of your own pictures as batches for `fit`, with captions or classes if it has them.
+"""Batches for `fit` from a folder of your own pictures, with or without captions or classes.
 
     captions=None          pictures/**/*.png ...                   batches x
     captions="txt"         heart.png, and beside it heart.txt      {"images": x, "prompts": ...}
@@ -10,22 +10,22 @@
     captions="webdataset"  *.tar, examples by the names in them    as the archives have captions,
     captions="tfrecord"    *.tfrecord, records of tf.train.Example classes or neither
 
-AVIF (where Pillow has it), BMP, GIF (its first frame), JPEG, PNG, TIFF and WebP, grey, palette,
-16-bit or with transparency, of any size: a picture is turned as its camera says, put on white where
-it is transparent, cut (or padded) to the shape around its middle and resized. Pictures in other
-formats (HEIC, JPEG XL and more) are named in a warning. A picture with several captions, the lines
-of its text or rows of a table, has one of them by chance, anew each epoch.
+Pictures may be AVIF (if Pillow supports it), BMP, GIF (the first frame), JPEG, PNG, TIFF and WebP
+files of any size: grey, with a palette, of 16 bits or with transparency. A picture is rotated by
+its EXIF orientation, composited on white, cropped (or padded) at its centre to the aspect ratio and
+resized. Pictures in other formats (such as HEIC and JPEG XL) are named in a warning. Of several
+captions of a picture, the lines of its text or rows of a table, one is drawn in each epoch.
 
-All pictures are read once, in threads, so a broken one is known by its path before the training
-begins. Small sets stay in memory as bytes, N x H x W x channels, and epochs cost no reading; larger
-ones are read again from their files when a batch is due. A folder may be a stranger's:
-`kgen.data.picture_files` says what a picture may be, and a link that leads out of the folder is not
-followed unless that is asked for.
+All pictures are read once, in threads, so that a broken file is reported before training begins.
+Small data sets are kept in memory as bytes, N x H x W x channels; larger ones are read again from
+their files for each batch. The folder may be untrusted: see `kgen.data.picture_files` for the
+limits, and links that lead out of the folder are followed only with `follow_links`.
 """
 
 import math
 import os
 import warnings
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -34,69 +34,70 @@ from kgen.checks import check_count, check_interval, check_one_of
 from kgen.data.arrays import VALUES, batches, batches_of
 from kgen.data.folder.captions import captioned, class_names
 from kgen.data.folder.decoding import Reader
-from kgen.data.folder.finding import SUFFIXES, Entry, find, unread_message
+from kgen.data.folder.finding import SUFFIXES, Entry, Found, find, unread_message
 from kgen.data.folder.shards import examples
 from kgen.data.folder.splitting import parts
 from kgen.data.folder.streaming import reading
 from kgen.data.picture_files import MAX_PIXELS
+from kgen.types import Path
 
 __all__ = ["classes", "load", "load_arrays"]
 
 CAPTIONS = ("txt", "csv", "jsonl", "folders", "webdataset", "tfrecord")
 SPLITS = ("train", "validation", "all")
-MAX_BYTES_IN_MEMORY = 256 * 2**20  # of pictures, where nothing else is asked for
+MAX_BYTES_IN_MEMORY = 256 * 2**20  # largest size of a data set that is kept in memory by default
 
 
 def load(
-    directory,
-    size=64,
+    directory: Path,
+    size: int | tuple[int, int] = 64,
     *,
-    captions=None,
-    channels=3,
-    values="signed",
-    batch_size=32,
-    shuffle=True,
-    seed=0,
-    resize="crop",
-    split="all",
-    validation=0.1,
-    in_memory=None,
-    on_error="raise",
-    max_pixels=MAX_PIXELS,
-    follow_links=False,
-    progress=True,
+    captions: str | None = None,
+    channels: Literal[1, 3, 4] = 3,
+    values: Literal["binary", "unit", "signed"] = "signed",
+    batch_size: int = 32,
+    shuffle: bool = True,
+    seed: int = 0,
+    resize: Literal["crop", "pad"] = "crop",
+    split: Literal["all", "train", "validation"] = "all",
+    validation: float = 0.1,
+    in_memory: bool | None = None,
+    on_error: Literal["raise", "skip"] = "raise",
+    max_pixels: int = MAX_PIXELS,
+    follow_links: bool = False,
+    progress: bool = True,
 ) -> tf.data.Dataset:
     """Returns the pictures of a folder in batches, ready for `model.fit`.
 
     Args:
-        directory: the folder; pictures in folders below it count too, hidden ones do not.
-        size: side of the pictures that are returned, in pixels, or `(height, width)`.
+        directory: the folder; pictures in its subfolders are included, hidden files are not.
+        size: side of the returned pictures in pixels, or `(height, width)`.
         captions: None or one of `CAPTIONS`; see the module.
         channels: 3 for colour, 1 for grey, 4 for colour and opacity.
         values: `"signed"`, `"unit"` or `"binary"`; see `kgen.data.arrays`.
-        batch_size: pictures in a batch, a positive integer.
-        shuffle: whether to shuffle anew each epoch.
-        seed: integer from which the order, and captions where there are several, follow.
-        resize: `"crop"` for the middle of the picture, `"pad"` for all of it on white.
-        split: `"all"`, or `"train"` or `"validation"` for one of two parts that share no picture.
-        validation: about the fraction of the second; which one a picture is in follows from its
-            name, so it stays there when pictures come or go.
-        in_memory: whether pictures stay in memory; None for those of at most 256 MB.
-        on_error: `"raise"`, or `"skip"` to leave out what is broken or lacks its caption, with a
-            warning that names it.
-        max_pixels: largest number of pixels of a picture; also of those that are read at once.
+        batch_size: number of pictures in a batch, a positive integer.
+        shuffle: whether to shuffle again in each epoch.
+        seed: integer seed of the order, and of the choice among several captions.
+        resize: `"crop"` for the centre of the picture, `"pad"` for all of it on white.
+        split: `"all"`, or one of two disjoint parts, `"train"` or `"validation"`.
+        validation: approximate fraction of the validation part. The part of a picture depends on
+            its name only, so it does not change when other pictures are added or removed.
+        in_memory: whether pictures are kept in memory; None for data sets of at most 256 MB.
+        on_error: `"raise"`, or `"skip"` to leave out pictures that are broken or lack a caption,
+            with a warning that names them.
+        max_pixels: largest number of pixels of a picture, and of all that are read at once.
         follow_links: whether links may lead out of the folder.
-        progress: whether the first reading of 1000 pictures or more has a progress bar.
+        progress: whether to show a progress bar for the first reading of 1000 or more pictures.
 
     Returns:
         A `tf.data.Dataset` of known length: float32 `[B, H, W, channels]`, or a dictionary of it,
         `"images"`, and `"prompts"` string `[B]` or `"labels"` int32 `[B]`.
 
     Raises:
-        FileNotFoundError: if there is no such folder, or no table of captions or archive in it.
-        TypeError: if a number is none.
+        FileNotFoundError: if the folder does not exist, or has no table of captions or archive.
+        TypeError: if an argument is not a number.
         ValueError: if the folder has no picture, a picture is broken or lacks its caption, a
-            caption its picture, or an option is none of the above.
+            caption lacks its picture, or an option has another value.
 
     Example:
         >>> import pathlib, tempfile
@@ -128,43 +129,43 @@ def load(
 
 
 def load_arrays(
-    directory,
-    size=64,
+    directory: Path,
+    size: int | tuple[int, int] = 64,
     *,
-    captions=None,
-    channels=3,
-    resize="crop",
-    split="all",
-    validation=0.1,
-    on_error="raise",
-    max_pixels=MAX_PIXELS,
-    follow_links=False,
-    progress=True,
+    captions: str | None = None,
+    channels: Literal[1, 3, 4] = 3,
+    resize: Literal["crop", "pad"] = "crop",
+    split: Literal["all", "train", "validation"] = "all",
+    validation: float = 0.1,
+    on_error: Literal["raise", "skip"] = "raise",
+    max_pixels: int = MAX_PIXELS,
+    follow_links: bool = False,
+    progress: bool = True,
 ) -> tuple:
     """Returns the pictures of a folder in memory, in the order of their paths.
 
     Args:
-        directory: as of `load`, like all the others.
+        directory: see `load`, as for all other arguments.
         size: side of the pictures, or `(height, width)`.
         captions: None or one of `CAPTIONS`.
         channels: 1, 3 or 4.
         resize: `"crop"` or `"pad"`.
         split: `"train"`, `"validation"` or `"all"`.
-        validation: about the fraction of the second part.
+        validation: approximate fraction of the validation part.
         on_error: `"raise"` or `"skip"`.
         max_pixels: largest number of pixels of a picture.
         follow_links: whether links may lead out of the folder.
-        progress: whether there is a progress bar.
+        progress: whether to show a progress bar.
 
     Returns:
-        uint8 `[N, H, W, channels]`, and a dictionary with `"prompts"`, strings `[N]`, or where a
-        picture has several a `tf.RaggedTensor` `[N, None]`; or with `"labels"`, int32 `[N]`: the
-        place of its folder in `classes(directory)`; or an empty one.
+        uint8 `[N, H, W, channels]`, and a dictionary: with `"prompts"`, strings `[N]`, or a
+        `tf.RaggedTensor` `[N, None]` if a picture has several captions; with `"labels"`, int32
+        `[N]`, the index of the class in `classes(directory)`; or empty without captions.
 
     Raises:
-        FileNotFoundError: as of `load`.
-        TypeError: as of `load`.
-        ValueError: as of `load`.
+        FileNotFoundError: see `load`.
+        TypeError: see `load`.
+        ValueError: see `load`.
     """
     entries, column, read = _prepared(
         directory, size, captions, channels, resize, split, validation, on_error, max_pixels,
@@ -177,20 +178,29 @@ def load_arrays(
     return images, columns
 
 
-def classes(directory, follow_links: bool = False) -> list:
-    """The names of the classes of `captions="folders"`: the folders with pictures, sorted.
+def classes(directory: Path, follow_links: bool = False) -> list:
+    """Returns the names of the classes of `captions="folders"`, sorted.
 
     Raises:
-        FileNotFoundError: if there is no such folder.
-        ValueError: if it has no picture.
+        FileNotFoundError: if the folder does not exist.
+        ValueError: if the folder has no picture.
     """
     return class_names(_with_pictures(find(directory, follow_links), directory))
 
 
 def _prepared(
-    directory, size, captions, channels, resize, split, validation, on_error, max_pixels, links
-):
-    """Where the pictures are, what they have, and what reads them; all options are checked."""
+    directory: Path,
+    size: int | tuple[int, int],
+    captions: str | None,
+    channels: Literal[1, 3, 4],
+    resize: Literal["crop", "pad"],
+    split: Literal["all", "train", "validation"],
+    validation: float,
+    on_error: Literal["raise", "skip"],
+    max_pixels: int,
+    links: bool,
+) -> tuple[list[Entry], dict, Reader]:
+    """Validates the options; returns the places of the pictures, their columns and a reader."""
     sizes = size if isinstance(size, (tuple, list)) and len(size) == 2 else (size, size)
     for side in sizes:
         check_count("size", side)
@@ -227,15 +237,15 @@ def _prepared(
     return entries, column, read
 
 
-def _origin(entry, found):
-    """The name of the file that a picture is, which is another one where links lead to it."""
+def _origin(entry: Entry, found: Found) -> str:
+    """Returns the path of the file of a picture, with links resolved."""
     if entry.size is not None:
         return entry.name
     real, root = os.path.realpath(entry.path), os.path.realpath(found.root)
     return os.path.relpath(real, root).replace(os.sep, "/") if real.startswith(root) else real
 
 
-def _with_pictures(found, directory):
+def _with_pictures(found: Found, directory: Path) -> Found:
     if found.pictures:
         return found
     others = [text for text in (unread_message(found), *found.problems[:5]) if text]
@@ -247,8 +257,15 @@ def _with_pictures(found, directory):
     )
 
 
-def _read_all(entries, read, on_error, directory, progress, keep):
-    """All pictures, or None where they are not kept, and the numbers of those that are whole."""
+def _read_all(
+    entries: list[Entry],
+    read: Reader,
+    on_error: Literal["raise", "skip"],
+    directory: Path,
+    progress: bool,
+    keep: bool,
+) -> tuple[np.ndarray | None, list[int]]:
+    """Reads all pictures; returns them, or None if not kept, and the indices of intact ones."""
     images = np.empty([len(entries), *read.shape], "uint8") if keep else None
     good, problems = [], []
     for i, image in enumerate(read.all(entries, progress)):
@@ -264,12 +281,12 @@ def _read_all(entries, read, on_error, directory, progress, keep):
     return (images[: len(good)] if keep else None), good
 
 
-def _picked(values, good):
+def _picked(values: Any, good: list[int]) -> Any:
     return [values[i] for i in good] if isinstance(values, list) else values[good]
 
 
-def _column(values, good):
-    """A column as a tensor or array, ragged where a picture has several captions."""
+def _column(values: Any, good: list[int]) -> Any:
+    """Returns a column as an array or tensor, ragged if a picture has several captions."""
     values = _picked(values, good)
     if not isinstance(values, list):
         return values
@@ -279,7 +296,7 @@ def _column(values, good):
     return tf.RaggedTensor.from_row_lengths(flat, [len(lines) for lines in values])
 
 
-def _report(problems, on_error):
+def _report(problems: list[str], on_error: Literal["raise", "skip"]) -> None:
     if not problems:
         return
     shown = "; ".join(problems[:5])

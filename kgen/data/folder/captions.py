@@ -1,4 +1,4 @@
-"""Captions of the pictures of a folder: from texts, from tables, or the names of folders.
+"""Captions of the pictures in a folder, from text files, tables, or the names of subfolders.
 
     "txt"      heart.txt beside heart.png: each line that is not blank is a caption
     "csv"      captions.csv or metadata.csv, in the folder or in folders below it
@@ -14,11 +14,14 @@ Reference:
 
 import csv
 import os
+from collections.abc import Iterator
+from typing import Any, TextIO
 
 import numpy as np
 
-from kgen.data.folder.finding import JSON_TABLES, TABLES, Names
+from kgen.data.folder.finding import JSON_TABLES, TABLES, Found, Names
 from kgen.files.text import check_regular, parse_json, read_file
+from kgen.types import Path
 
 MAX_CAPTION_BYTES = 2**20  # of a text file, or of a line of a table
 FILE_COLUMNS = ("file_name", "filename", "file", "image")
@@ -27,20 +30,21 @@ MAX_CAPTIONS = 1000  # of one picture
 _OTHERS = 100  # captions without a picture that are kept, to be named in a message
 
 
-def captioned(found, captions):
-    """The pictures that have what is asked for.
+def captioned(found: Found, captions: str | None) -> tuple[list[str], dict, list[str]]:
+    """Finds the captions or classes of pictures.
 
     Args:
-        found: what the folder holds, a `finding.Found`.
+        found: the content of the folder, a `finding.Found`.
         captions: None, `"txt"`, `"csv"`, `"jsonl"` or `"folders"`.
 
     Returns:
-        Their names, what they have, and what is wrong with others: a list, a dictionary of one
-        column (`"prompts"`, lists of captions; or `"labels"`) or of none, and a list.
+        The names of the pictures that have a caption or class; a dictionary with one column of
+        theirs (`"prompts"`, lists of captions; or `"labels"`) or none; and a list of problems with
+        other pictures.
 
     Raises:
-        FileNotFoundError: if a table is asked for and there is none.
-        ValueError: if a table is none.
+        FileNotFoundError: if there is no table of the requested kind.
+        ValueError: if a table is damaged.
     """
     if captions is None:
         return found.pictures, {}, []
@@ -59,13 +63,13 @@ def captioned(found, captions):
     return good, {"prompts": [texts[name] for name in good]}, problems
 
 
-def class_names(found) -> list:
-    """The folders with pictures in them or below them, sorted."""
+def class_names(found: Found) -> list:
+    """Returns the names of the subfolders that contain pictures at any depth, sorted."""
     return sorted({name.split("/")[0] for name in found.pictures if "/" in name})
 
 
-def _texts(found):
-    """Captions by picture, texts without a picture, and what is wrong."""
+def _texts(found: Found) -> tuple[dict, list[str], list[str]]:
+    """Returns the captions by picture, texts without a picture, and problems."""
     stems = {}
     for name in found.pictures:
         stems.setdefault(os.path.splitext(name)[0], []).append(name)
@@ -89,10 +93,10 @@ def _texts(found):
     return texts, others, problems
 
 
-def _tables(found, captions):
-    """Captions by picture, rows without a picture, and what is wrong, of all tables."""
+def _tables(found: Found, captions: str | None) -> tuple[dict, list[str], list[str]]:
+    """Returns, for all tables, the captions by picture, rows without a picture, and problems."""
     wanted = TABLES if captions == "csv" else JSON_TABLES
-    tables = {}  # by folder; of two in one the first kind counts
+    tables = {}  # by folder; of two kinds in one folder the first is used
     for kind in reversed(wanted):
         tables |= {_above(name): name for name in found.tables if _last(name) == kind}
     if not tables:
@@ -128,22 +132,22 @@ def _tables(found, captions):
     return {name: lines for name, lines in texts.items() if lines}, others, problems
 
 
-def _above(name):
+def _above(name: str) -> str:
     return name.rpartition("/")[0]
 
 
-def _last(name):
+def _last(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def _add(problems, problem):
+def _add(problems: list[str], problem: str) -> None:
     if len(problems) < _OTHERS:
         problems.append(problem)
 
 
-def _csv_rows(path, problems):
-    """Rows of a table: its number, the name of the picture, its captions."""
-    # What is not UTF-8 is kept as surrogates, which name the row that has it.
+def _csv_rows(path: Path, problems: list[str]) -> Iterator[tuple[int, str, list[str]]]:
+    """Yields the rows of a CSV table: number, name of the picture, captions."""
+    # Bytes that are not UTF-8 become surrogates, by which their row is found.
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         rows = csv.reader(_lines(file, path), strict=True)
         try:
@@ -177,20 +181,20 @@ def _csv_rows(path, problems):
             raise ValueError(f"{path} must be a table of captions. Received: {error}.") from error
 
 
-def _readable(text):
+def _readable(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _lines(file, path):
-    """The lines of a table, none of which may be without end."""
+def _lines(file: TextIO, path: Path) -> Iterator[str]:
+    """Yields the lines of a table, of limited length."""
     while line := file.readline(MAX_CAPTION_BYTES + 1):
         if len(line) > MAX_CAPTION_BYTES:
             raise ValueError(f"{path} must have lines of at most {MAX_CAPTION_BYTES} characters.")
         yield line
 
 
-def _json_rows(path, problems):
-    """Rows of a table in JSON lines: its number, the name of the picture, its captions."""
+def _json_rows(path: Path, problems: list[str]) -> Iterator[tuple[int, str, list[str]]]:
+    """Yields the rows of a table in JSON lines: number, name of the picture, captions."""
     with open(path, "rb") as file:
         number = 0
         while line := file.readline(MAX_CAPTION_BYTES + 1):
@@ -207,8 +211,8 @@ def _json_rows(path, problems):
             yield number, cell, lines
 
 
-def _json_row(row, source):
-    """The name and the captions in a row of JSON."""
+def _json_row(row: Any, source: object) -> tuple[str, list[str]]:
+    """Returns the name of the picture and the captions in a row of JSON."""
     row = (
         {key.strip().lower(): value for key, value in row.items()} if isinstance(row, dict) else {}
     )

@@ -1,17 +1,23 @@
-"""From a picture file to an array of the size that is asked for.
+"""Decoding of picture files to arrays of a given size.
 
-A picture is turned as its camera says, put on white where it is transparent (or its transparency is
-kept as a fourth channel), cut or padded to the shape around its middle, and resized. Grey of 16
-bits is known by its mode and divided by 257; 32-bit numbers are grey levels only up to 255, since
-nothing says which number is white.
+A picture is rotated by its EXIF orientation, composited on white (or its transparency is kept as a
+fourth channel), cropped or padded at its centre to the aspect ratio, and resized. Grey levels of 16
+bits are divided by 257; 32-bit numbers are accepted as grey levels up to 255 only, since the file
+does not define which number is white.
 """
 
 import concurrent.futures
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 
+from kgen.data.folder.finding import Entry
 from kgen.data.picture_files import Gate, open_picture
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 BAR_FROM = 1000  # pictures whose reading has a progress bar
 _AT_ONCE = 256  # pictures that are waited for
@@ -27,14 +33,14 @@ class Reader:
         max_pixels: largest number of pixels of a picture, and of those that are read at once.
     """
 
-    def __init__(self, size, channels, resize, max_pixels):
+    def __init__(self, size: tuple[int, int], channels: int, resize: str, max_pixels: int) -> None:
         self.shape = (*size, channels)
         self._resize = resize
         self._max_pixels = max_pixels
         self._gate = Gate(max_pixels)
 
-    def __call__(self, entry):
-        """The picture of a `finding.Entry`, or a string that says what is wrong with it."""
+    def __call__(self, entry: Entry) -> np.ndarray | str:
+        """Returns the picture of a `finding.Entry`, or a string that describes the problem."""
         try:
             with (
                 open_picture(entry.path, self._max_pixels, entry.offset, entry.size) as file,
@@ -44,8 +50,8 @@ class Reader:
         except Exception as error:  # a broken file can make Pillow raise nearly anything
             return f"{entry.place} cannot be read: {error}"
 
-    def all(self, entries, progress=True):
-        """Yields the arrays, or strings, of all entries in their order, read in threads."""
+    def all(self, entries: Sequence[Entry], progress: bool = True) -> Iterator[np.ndarray | str]:
+        """Yields the arrays, or strings, of all entries in order; reads them in threads."""
         bar = None
         if progress and len(entries) >= BAR_FROM:
             bar = keras.utils.Progbar(len(entries), unit_name="picture")
@@ -56,7 +62,7 @@ class Reader:
                 if bar is not None:
                     bar.add(len(part))
 
-    def _resized(self, file):
+    def _resized(self, file: "Image.Image") -> np.ndarray:
         from PIL import Image, ImageOps
 
         height, width, channels = self.shape
@@ -77,8 +83,8 @@ class Reader:
         return np.asarray(image).reshape(self.shape)
 
 
-def _eight_bits(image, file_format):
-    """A picture of grey levels of more than 8 bits as one of 8, and others as they are."""
+def _eight_bits(image: "Image.Image", file_format: str | None) -> "Image.Image":
+    """Converts a picture of grey levels of more than 8 bits to 8 bits; returns others unchanged."""
     from PIL import Image
 
     if image.mode == "F":

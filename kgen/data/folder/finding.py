@@ -1,19 +1,21 @@
-"""Which files of a folder are pictures, texts and tables, and what there is that cannot be used.
+"""Finding the pictures, texts and tables in a folder.
 
-Names are paths below the folder, with "/" between parts. A Mac writes an accent as a character of
-its own (NFD) where a table has one letter with it (NFC), so names are compared in NFC. What is
-hidden, or begins with "__", does not count.
+Names are paths relative to the folder, with "/" between parts. They are compared in the Unicode
+normal form NFC, since macOS stores accents as characters of their own (NFD). Hidden files, and
+names that begin with "__", are ignored.
 
-Links to files and folders inside the folder are followed; what leads out of it only where that is
-allowed. A folder that links to one that holds it would have no end, and is left out.
+Links to files and folders inside the folder are followed; links that lead out of it only if that is
+allowed. A link to a folder that contains it is ignored, since it would never end.
 """
 
 import dataclasses
 import os
 import posixpath
 import unicodedata
+from collections.abc import Iterable, Sequence
 
 from kgen.checks import check_path
+from kgen.types import Path
 
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 UNREAD = (
@@ -48,12 +50,12 @@ MAX_LINKS = 1000  # folders that are linked
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
-    """Where a picture is: a file, or bytes of one.
+    """The place of a picture: a file, or a range of bytes in a file.
 
     Attributes:
-        name: what it is called below the folder, with "/" between parts.
+        name: path relative to the folder, with "/" between parts.
         path: the file.
-        offset: first byte.
+        offset: offset of the first byte.
         size: number of bytes, or None for the whole file.
     """
 
@@ -64,13 +66,13 @@ class Entry:
 
     @property
     def place(self) -> str:
-        """The file, and which part of it, for messages."""
+        """Returns the file and the offset in it, for messages."""
         return self.path if self.size is None else f"{self.path} ({self.name})"
 
 
 @dataclasses.dataclass
 class Found:
-    """What a folder holds: names of its files, by kind, and what is wrong with others."""
+    """The content of a folder: names of its files by kind, and problems with others."""
 
     root: str
     pictures: list
@@ -81,19 +83,19 @@ class Found:
     problems: list
 
     def path(self, name: str) -> str:
-        """The path of a name, for messages and for reading."""
+        """Returns the path of a name."""
         return os.path.join(self.root, *name.split("/"))
 
 
 def suffixes() -> tuple:
-    """The endings of pictures that are read here: AVIF only where Pillow can."""
+    """Returns the suffixes of supported pictures; AVIF only if Pillow supports it."""
     from PIL import features
 
     return (*SUFFIXES, ".avif") if features.check("avif") else SUFFIXES
 
 
-def find(directory, follow_links: bool = False) -> Found:
-    """Finds the files of a folder and of those below it.
+def find(directory: Path, follow_links: bool = False) -> Found:
+    """Finds the files in a folder and its subfolders.
 
     Args:
         directory: the folder.
@@ -103,8 +105,8 @@ def find(directory, follow_links: bool = False) -> Found:
         A `Found`, whose names are sorted.
 
     Raises:
-        FileNotFoundError: if there is no such folder.
-        ValueError: if a picture, text or table is a link that leads out of it.
+        FileNotFoundError: if the folder does not exist.
+        ValueError: if a picture, text or table is a link that leads out of the folder.
     """
     path = check_path("directory", directory)
     if not path.is_dir():
@@ -156,7 +158,7 @@ def find(directory, follow_links: bool = False) -> Found:
 
 
 def unread_message(found: Found) -> str:
-    """What is said of pictures in formats that are not read; empty if there are none."""
+    """Returns the warning about pictures in unsupported formats; empty if there are none."""
     if not found.unread:
         return ""
     kinds = sorted({os.path.splitext(name)[1].lower() for name in found.unread})
@@ -169,18 +171,18 @@ def unread_message(found: Found) -> str:
 
 
 class Names:
-    """Looks up names as tables and texts spell them.
+    """Looks up the names of files as tables and texts spell them.
 
     Args:
-        names: those that there are.
+        names: the existing names.
     """
 
-    def __init__(self, names):
+    def __init__(self, names: Iterable[str]) -> None:
         self._exact = set(names)
         self._composed = {unicodedata.normalize("NFC", name): name for name in names}
 
-    def find(self, name: str):
-        """The name that is meant, or None."""
+    def find(self, name: str) -> str | None:
+        """Returns the existing name that matches, or None."""
         for spelled in (name, name.replace("\\", "/")):
             spelled = posixpath.normpath(spelled)
             if spelled in self._exact:
@@ -191,8 +193,8 @@ class Names:
         return None
 
 
-def _kind(found, name, known):
-    """The list that a file of such a name belongs to, or None."""
+def _kind(found: Found, name: str, known: Sequence[str]) -> list | None:
+    """Returns the list of `found` that a file of this name belongs to, or None."""
     suffix = os.path.splitext(name)[1].lower()
     if suffix in known:
         return found.pictures

@@ -1,6 +1,6 @@
-"""Pictures in archives: tar files as WebDataset has them, and TFRecord files.
+"""Pictures in archives: tar files in the layout of WebDataset, and TFRecord files.
 
-    "webdataset"   *.tar       a/heart.png, a/heart.txt: what has one name is one example.
+    "webdataset"   *.tar       a/heart.png, a/heart.txt: files of one name are one example.
                                Texts: .txt, .text, .caption, or .json with "caption" or "text";
                                classes: .cls, a number
     "tfrecord"     *.tfrecord  records of `tf.train.Example`: a picture under "image",
@@ -8,8 +8,8 @@
                                "caption", "text" or "prompt"; a class under "label" or
                                "image/class/label"
 
-An archive is passed over once to find where its pictures lie, and these are read from there.
-Nothing is unpacked, and sizes are checked against the file before they are believed.
+An archive is scanned once to find the offsets of its pictures, which are read in place. Nothing is
+unpacked, and declared sizes are checked against the size of the file.
 
 References:
   https://pubs.opengroup.org/onlinepubs/9799919799/utilities/pax.html (tar: ustar and pax headers).
@@ -18,11 +18,13 @@ References:
 
 import os
 import struct
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from kgen.data.folder.captions import CAPTION_COLUMNS, MAX_CAPTION_BYTES
-from kgen.data.folder.finding import SUFFIXES, Entry
+from kgen.data.folder.finding import SUFFIXES, Entry, Found
 from kgen.files.records import check_records
 from kgen.files.text import check_regular, parse_json
 
@@ -33,20 +35,20 @@ _PICTURES = ("image", "image/encoded", "image_raw", "jpg", "jpeg", "png")
 _LABELS = ("label", "image/class/label")
 
 
-def examples(found, kind):
-    """The examples in the archives of a folder.
+def examples(found: Found, kind: str) -> tuple[list[Entry], dict, list[str]]:
+    """Finds the examples in the archives of a folder.
 
     Args:
-        found: what the folder holds, a `finding.Found`.
+        found: the content of the folder, a `finding.Found`.
         kind: `"webdataset"` or `"tfrecord"`.
 
     Returns:
-        Entries of pictures, a list for each of its captions or one number, or `{}` if there are
-        neither, and what is wrong: a list, a dictionary of one column or of none, and a list.
+        A list of the pictures, as `finding.Entry`; a dictionary with one column, the captions of
+        each picture or its class, or an empty one; and a list of problems.
 
     Raises:
         FileNotFoundError: if there is no such archive.
-        ValueError: if an archive is damaged, or holds no picture.
+        ValueError: if an archive is damaged, or has no picture.
     """
     is_tar = kind == "webdataset"
     paths = [found.path(name) for name in found.shards if (".tar" in name) == is_tar]
@@ -74,8 +76,8 @@ def examples(found, kind):
 _WORDS = {"prompts": "caption", "labels": "class"}
 
 
-def _tar(path, problems):
-    """Examples of a tar file."""
+def _tar(path: str, problems: list[str]) -> Iterable[dict]:
+    """Returns the examples of a tar file."""
     if not path.lower().endswith(".tar"):
         raise ValueError(
             f"{path} must be unpacked to a .tar file first: it cannot be read in parts."
@@ -112,14 +114,14 @@ def _tar(path, problems):
     return rows.values()
 
 
-def _key(name):
-    """What the parts of one example have in common, and what kind of part it is."""
+def _key(name: str) -> tuple[str, str]:
+    """Splits the name of a part into the key of its example and its suffix."""
     folder, _, file = name.rpartition("/")
     stem, dot, suffix = file.partition(".")
     return (f"{folder}/{stem}" if folder else stem), (dot + suffix).lower()
 
 
-def _add_text(row, suffix, data, source):
+def _add_text(row: dict, suffix: str, data: bytes, source: object) -> None:
     if suffix == ".cls":
         row["labels"] = _label(data.decode("ascii", "replace"))
     elif suffix == ".json":
@@ -134,7 +136,7 @@ def _add_text(row, suffix, data, source):
         _add_lines(row, data.decode("utf-8-sig").splitlines())
 
 
-def _add_lines(row, lines):
+def _add_lines(row: dict, lines: Any) -> None:
     lines = [" ".join(line.split()) for line in lines]
     have = row.get("prompts") or []
     have = list(dict.fromkeys([*have, *(line for line in lines if line)]))
@@ -142,15 +144,15 @@ def _add_lines(row, lines):
         row["prompts"] = have
 
 
-def _label(text):
+def _label(text: str) -> int:
     number = int(text)
     if not 0 <= number < 2**31:
         raise ValueError("a class must be a number of at least 0")
     return number
 
 
-def _members(file, path):
-    """Yields name, first byte and size of each regular file in a tar file."""
+def _members(file: BinaryIO, path: str) -> Iterator[tuple[str, int, int]]:
+    """Yields the name, offset and size of each regular file in a tar file."""
     check_regular(path)
     end, place, longer = os.fstat(file.fileno()).st_size, 0, {}
     while place + 512 <= end:
@@ -191,14 +193,14 @@ def _members(file, path):
         yield name.decode("utf-8", "replace").removeprefix("./"), start, size
 
 
-def _octal(field):
+def _octal(field: bytes) -> int:
     if field[0] & 0x80:  # a number of more than 8 GB, in binary
         return int.from_bytes(field[1:])
     return int(field.strip(b"\0 ") or b"0", 8)
 
 
-def _extended(data, damaged):
-    """What an extended header says of the name and the size of the next file."""
+def _extended(data: bytes, damaged: Exception) -> dict:
+    """Returns the name and the size of the next file that an extended header defines."""
     found = {}
     while data:
         length, _, _ = data.partition(b" ")
@@ -215,8 +217,8 @@ def _extended(data, damaged):
     return found
 
 
-def _records(path, problems):
-    """Examples of a TFRecord file."""
+def _records(path: str, problems: list[str]) -> list[dict]:
+    """Returns the examples of a TFRecord file."""
     import tensorflow as tf
 
     check_records(path)
@@ -236,7 +238,7 @@ def _records(path, problems):
     return rows
 
 
-def _record(parser, data, path, offset, number):
+def _record(parser: Any, data: bytes, path: str, offset: int, number: int) -> dict:
     features = parser.FromString(data).features.feature
     picture = next((features[n].bytes_list.value for n in _PICTURES if n in features), ())
     if len(picture) != 1:
@@ -247,7 +249,7 @@ def _record(parser, data, path, offset, number):
         if len(name) == 1
         else f"{os.path.basename(path)}/record {number}"
     )
-    # The picture is a part of the record, so only the place of it has to be kept.
+    # The picture is a part of the record, so its offset is enough.
     row = {"entry": Entry(name, path, offset + data.index(picture[0]), len(picture[0]))}
     texts = next((features[n].bytes_list.value for n in CAPTION_COLUMNS if n in features), ())
     _add_lines(row, [line for text in texts for line in text.decode("utf-8").splitlines()])

@@ -1,23 +1,26 @@
-"""Which pictures of a folder are held out for validation: the same ones every time, and no copies.
+"""A reproducible split of the pictures of a folder into training and validation, without copies.
 
-The part of a picture follows from its name alone, without the ending, so it stays where it is when
-others come or go. Files of one name (heart.png, heart.jpg) and files of the same bytes are one
-picture, whatever their names: they are for training if any of them is, so that a copy that is
-added later never takes a picture out of the training part.
+The part of a picture depends on its name without the suffix only, so that it does not change when
+other pictures are added or removed. Files of one name (heart.png, heart.jpg) and files of the same
+bytes are one picture: all of them are in the training part if any of them is, so that adding a copy
+never removes a picture from the training part.
 """
 
 import hashlib
 import os
 import unicodedata
+from collections.abc import Sequence
+
+from kgen.data.folder.finding import Entry
 
 
-def parts(entries, names, validation: float) -> list:
+def parts(entries: Sequence[Entry], names: Sequence[str], validation: float) -> list:
     """Returns the part of each picture, "train" or "validation".
 
     Args:
         entries: `kgen.data.folder.finding.Entry` objects.
-        names: what each of them is called.
-        validation: about the fraction of the second part.
+        names: the names of the pictures.
+        validation: approximate fraction of the validation part.
     """
     groups, of = {}, []
     contents = _contents(entries)
@@ -35,7 +38,7 @@ def parts(entries, names, validation: float) -> list:
 
 
 def part_of(name: str, validation: float) -> str:
-    """Which part a name belongs to by itself, "train" or "validation".
+    """Returns the part of a name by itself, "train" or "validation".
 
     Example:
         >>> part_of("a/heart.png", 0.5) == part_of("a/heart.jpg", 0.5)
@@ -45,19 +48,19 @@ def part_of(name: str, validation: float) -> str:
     return "validation" if int.from_bytes(digest[:7]) < validation * 2**56 else "train"
 
 
-def _stem(name):
+def _stem(name: str) -> str:
     return os.path.splitext(unicodedata.normalize("NFC", name))[0]
 
 
-def _root(groups, key):
-    """The key that stands for the group of a key."""
+def _root(groups: dict[str, str], key: str) -> str:
+    """Returns the representative of the group of a key."""
     while groups.setdefault(key, key) != key:
         key = groups[key]
     return key
 
 
-def _contents(entries):
-    """The sha256 of each file that has the size of another one; None of the others."""
+def _contents(entries: Sequence[Entry]) -> list[str | None]:
+    """Returns the sha256 of each file that has the size of another one, and None for others."""
     sizes = [os.path.getsize(e.path) if e.size is None else e.size for e in entries]
     seen, several = set(), set()
     for size in sizes:
@@ -67,7 +70,7 @@ def _contents(entries):
     ]
 
 
-def _sha256(entry, size):
+def _sha256(entry: Entry, size: int) -> str:
     with open(entry.path, "rb") as file:
         file.seek(entry.offset)
         return "bytes " + hashlib.sha256(file.read(size)).hexdigest()

@@ -1,35 +1,39 @@
-"""Pictures that are read from their files when a batch of them is due.
+"""Pictures that are read from their files for each batch.
 
-What stays in memory is where each picture is, a few hundred bytes, and the batches under way.
+Only the places of the pictures, a few hundred bytes each, and the next batches are in memory.
 """
 
 import concurrent.futures
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
+from kgen.data.folder.decoding import Reader
+from kgen.data.folder.finding import Entry
 
-def reading(entries, read):
-    """A function of tensors that reads pictures by their numbers.
+
+def reading(entries: Sequence[Entry], read: Reader) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a function of tensors that reads pictures by their indices.
 
     Args:
-        entries: where the pictures are.
+        entries: the places of the pictures, a list of `finding.Entry`.
         read: a `decoding.Reader`.
 
     Returns:
-        A function: numbers `[B]` to uint8 `[B, H, W, C]`. A picture that cannot be read any more is
-        an error that names it, in the middle of an epoch.
+        A function from indices `[B]` to uint8 `[B, H, W, C]`, which raises an error that names the
+        picture if one can no longer be read.
     """
     pool = concurrent.futures.ThreadPoolExecutor()
 
-    def pictures(index):
+    def pictures(index: tf.Tensor) -> np.ndarray:
         images = list(pool.map(lambda i: read(entries[i]), index))
         problem = next((image for image in images if isinstance(image, str)), None)
         if problem is not None:
             raise ValueError(f"{problem}. It could be read when the data set was made.")
         return np.stack(images)
 
-    def take(index):
+    def take(index: tf.Tensor) -> tf.Tensor:
         images = tf.numpy_function(pictures, [index], tf.uint8, stateful=False)
         return tf.ensure_shape(images, [None, *read.shape])
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kgen.networks import conv_ladder, dense_ladder
+from kgen.networks import conv_hierarchy, dense_hierarchy
 
 
 def noise(shape, seed=0):
@@ -39,18 +39,18 @@ def way_down(levels, features):
         ((8, 8, 1), (2, 4, 8)),
     ],
 )
-def test_conv_ladder_runs_down_to_the_shape_of_the_data(shape, sizes):
+def test_conv_hierarchy_runs_down_to_the_shape_of_the_data(shape, sizes):
     options = {"counts": (1, 2, 1), "channels": (16, 8, 8), "latents": (3, 2, 2)}
     options = {key: value[: len(sizes)] for key, value in options.items()}
-    encoder, levels, decoder = conv_ladder(shape, 2 * shape[-1], sizes=sizes, **options)
+    encoder, levels, decoder = conv_hierarchy(shape, 2 * shape[-1], sizes=sizes, **options)
     features = encoder(noise([2, *shape]))
     assert len(features) == len(levels) == sum(options["counts"])
     assert decoder(way_down(levels, features)).shape == (2, *shape[:-1], 2 * shape[-1])
 
 
-def test_conv_ladder_pads_odd_sizes_with_zeros_and_crops():
+def test_conv_hierarchy_pads_odd_sizes_with_zeros_and_crops():
     options = {"sizes": ((2, 3), (4, 6)), "counts": (1, 1)}
-    odd, even = (conv_ladder((h, w, 3), 1, **options) for h, w in ((13, 11), (16, 12)))
+    odd, even = (conv_hierarchy((h, w, 3), 1, **options) for h, w in ((13, 11), (16, 12)))
     x, state = noise([2, 13, 11, 3]), noise([2, 4, 6, 32])
     padded = tf.pad(x, [[0, 0], [1, 2], [0, 1], [0, 0]])
     for one, other in zip(filled(odd[0])(x), filled(even[0])(padded)):
@@ -69,13 +69,13 @@ def test_conv_ladder_pads_odd_sizes_with_zeros_and_crops():
         ({"latents": (1,)}, "`latents` must have one entry for each of the 2"),
     ],
 )
-def test_conv_ladder_refuses_sizes_that_do_not_fit(options, message):
+def test_conv_hierarchy_refuses_sizes_that_do_not_fit(options, message):
     with pytest.raises(ValueError, match=message):
-        conv_ladder((28, 28, 1), 1, **options)
+        conv_hierarchy((28, 28, 1), 1, **options)
 
 
-def test_dense_ladder_runs_down_to_the_shape_of_the_data():
-    encoder, levels, decoder = dense_ladder((4, 3, 2), (2, 3, 5), 4, hidden=(8,))
+def test_dense_hierarchy_runs_down_to_the_shape_of_the_data():
+    encoder, levels, decoder = dense_hierarchy((4, 3, 2), (2, 3, 5), 4, hidden=(8,))
     features = encoder(noise([2, 4, 3, 2]))
     state, _ = tf.split(levels[0][1](features[0]), 2, axis=-1)
     for (prior, posterior, merge, _), h, size in zip(levels[1:], features[1:], (3, 5)):

@@ -1,30 +1,33 @@
-"""The networks of a hierarchical VAE: a pass up over the data, and levels on the way down.
+"""The networks of a hierarchical VAE: a bottom-up encoder, and the levels of a top-down pass.
 
-dense, two levels or more: the state is all latents so far, side by side
+Dense networks: the state is the concatenation of all latents so far.
 
-    features   x -> h_0 ... h_L        one for each level, the top one deepest
-    prior      state -> 2 C            none on top
-    posterior  [state, h_l] -> 2 C     on top h_0 -> 2 C
-    merge      [state, z] -> state + z side by side
+    features   x -> h_0 ... h_L        one per level; that of the top level is the deepest
+    prior      state -> 2 C            the top level has none
+    posterior  [state, h_l] -> 2 C     at the top level h_0 -> 2 C
+    merge      [state, z] -> concatenation of state and z
 
-convolutional, levels on several sizes: the state is a map of features that every level refines
+Convolutional networks, with levels at several resolutions: the state is a feature map that every
+level updates.
 
-    features   x -> [residual blocks, halve] ...     one map for each size
+    features   x -> [residual blocks, halve] ...     one map per resolution
     prior      block(state) -> 2 C
     posterior  block([state, h]) -> 2 C
-    merge      state + conv(z), block, and doubled before the first level of the next size
+    merge      state + conv(z), block; upsampled before the first level of the next resolution
 
-Each returns an encoder, a list of `(prior, posterior, merge, state_shape)`, and a decoder from the
-last state; `kgen.GaussianLevel` makes a level of four.
+Both functions return an encoder, a list of the networks `(prior, posterior, merge, state_shape)` of
+each level, from which `kgen.GaussianLevel` makes a level, and a decoder of the last state.
 
 References:
-  Sonderby et al. (2016), https://arxiv.org/abs/1602.02282, figure 1 d (shared way down).
-  Child (2020), https://arxiv.org/abs/2011.10650, figure 3 and section 3.3 (blocks of a quarter of
-  the width inside, last convolution scaled by 1 / sqrt(number of levels)).
+  Sonderby et al. (2016), https://arxiv.org/abs/1602.02282, figure 1 d (ladder VAE: the prior and
+  the posterior share the top-down pass).
+  Child (2020), https://arxiv.org/abs/2011.10650, figure 3 and section 3.3 (bottleneck blocks; last
+  convolution scaled by 1 / sqrt(number of levels)).
 """
 
 import itertools
 import math
+from typing import Any
 
 import keras
 from keras import layers, ops
@@ -34,7 +37,7 @@ from kgen.networks.mlp import mlp
 from kgen.networks.shapes import CropTo, Pad
 
 
-def dense_ladder(
+def dense_hierarchy(
     shape: tuple[int, ...],
     latents: tuple[int, ...],
     output_channels: int,
@@ -42,24 +45,25 @@ def dense_ladder(
     hidden: tuple[int, ...] = (300, 300),
     gated: bool = True,
 ) -> tuple[keras.Model, list[tuple], keras.Model]:
-    """Dense networks of a hierarchical VAE.
+    """Builds the dense networks of a hierarchical VAE.
 
     Args:
         shape: shape of an example, such as `(28, 28, 1)`.
-        latents: number of latents of each level, the top one first.
-        output_channels: channels of the decoder's output.
-        hidden: width of the hidden layers of every network.
-        gated: whether they are gated linear units.
+        latents: number of latents of each level, from the top level down.
+        output_channels: number of channels of the decoder's output.
+        hidden: widths of the hidden layers of every network.
+        gated: whether the hidden layers are gated linear units.
 
     Returns:
-        The encoder, the networks of the levels, the decoder; see the module.
+        The encoder; the networks `(prior, posterior, merge, state_shape)` of each level; the
+        decoder.
 
     Example:
-        >>> encoder, levels, decoder = dense_ladder((4, 4, 1), (2, 3), 1, hidden=(8,))
+        >>> encoder, levels, decoder = dense_hierarchy((4, 4, 1), (2, 3), 1, hidden=(8,))
         >>> len(levels), decoder.input_shape
         (2, (None, 5))
     """
-    options = {"gated": gated, "activation": "relu"}
+    options: dict[str, Any] = {"gated": gated, "activation": "relu"}
     x = keras.Input(shape, name="x")
     h, features = x, []
     for i in range(len(latents)):
@@ -86,7 +90,7 @@ def dense_ladder(
     return encoder, levels, decoder
 
 
-def conv_ladder(
+def conv_hierarchy(
     shape: tuple[int, ...],
     output_channels: int,
     *,
@@ -95,30 +99,31 @@ def conv_ladder(
     channels: tuple[int, ...] = (64, 32),
     latents: tuple[int, ...] = (8, 4),
 ) -> tuple[keras.Model, list[tuple], keras.Model]:
-    """Convolutional networks of a hierarchical VAE, residual all the way down.
+    """Builds the convolutional networks of a hierarchical VAE.
 
-    Data have one axis in space, two or three. The data are as many times larger than the last map
-    of features as is needed to cover them; what the map covers beyond them is filled with zeros
-    first and left out of the output.
+    Data have one, two or three spatial axes. The last feature map is smaller than the data by an
+    integer factor, rounded up: the data are padded with zeros to a multiple of that factor, and the
+    output is cropped.
 
     Args:
-        shape: shape of the data, such as `(H, W, C)`.
-        output_channels: channels of the decoder's output.
-        sizes: sizes of the maps of features, from the top down, each a divisor of the next: the
-            side of a square, or one size for each axis in space, such as `(h, w)`.
-        counts: how many levels there are on each size.
-        channels: channels of the state on each size.
-        latents: channels of each latent on each size.
+        shape: shape of an example, such as `(H, W, C)`.
+        output_channels: number of channels of the decoder's output.
+        sizes: sizes of the feature maps, from the top level down, each a divisor of the next: the
+            side of a square, or one size per spatial axis, such as `(h, w)`.
+        counts: number of levels at each size.
+        channels: number of channels of the state at each size.
+        latents: number of channels of a latent at each size.
 
     Returns:
-        The encoder, the networks of the levels, the decoder; see the module.
+        The encoder; the networks `(prior, posterior, merge, state_shape)` of each level; the
+        decoder.
 
     Raises:
-        ValueError: if a size does not divide the next, or `counts`, `channels` or `latents` has not
-            one entry for each.
+        ValueError: if a size does not divide the next, or `counts`, `channels` or `latents` does
+            not have one entry per size.
 
     Example:
-        >>> encoder, levels, decoder = conv_ladder((8, 8, 1), 1, sizes=(2, 4), counts=(1, 2))
+        >>> encoder, levels, decoder = conv_hierarchy((8, 8, 1), 1, sizes=(2, 4), counts=(1, 2))
         >>> [posterior.output_shape[1:] for _, posterior, _, _ in levels]
         [(2, 2, 16), (4, 4, 8), (4, 4, 8)]
     """
@@ -184,8 +189,10 @@ def conv_ladder(
     return encoder, levels, keras.Model(state, output, name="decoder")
 
 
-def _map_sizes(shape, sizes):
-    """The sizes of the maps, axis by axis, and how many times each goes into the next."""
+def _map_sizes(
+    shape: tuple[int, ...], sizes: tuple[int | tuple[int, ...], ...]
+) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Returns the sizes of the feature maps per axis, and the ratios of consecutive sizes."""
     rank = len(shape) - 1
     full = [tuple(s) if isinstance(s, (tuple, list)) else (s,) * rank for s in sizes]
     for size, following in zip(full, [*full[1:], None]):
@@ -200,21 +207,26 @@ def _map_sizes(shape, sizes):
     return full, ratios
 
 
-def _of_rank(name, x):
-    """The class of Keras layers for the axes in space of `x`."""
+def _of_rank(name: str, x: keras.KerasTensor) -> type:
+    """Returns the Keras layer class, such as `Conv{}DTranspose`, for the spatial rank of `x`."""
     return getattr(layers, name.format(spatial_rank(x)))
 
 
-def _scaled(scale):
+def _scaled(scale: float) -> keras.Initializer:
     return keras.initializers.VarianceScaling(max(scale, 1e-3) ** 2, "fan_in", "truncated_normal")
 
 
-def _residual(x, width, name, scale):
+def _residual(x: keras.KerasTensor, width: int, name: str, scale: float) -> keras.KerasTensor:
     return x + _block(x, width, width, name, scale)
 
 
-def _block(x, width, outputs, name, scale):
-    """1x1 - 3x3 - 3x3 - 1x1, half as wide inside; the last one starts at `scale`."""
+def _block(
+    x: keras.KerasTensor, width: int, outputs: int, name: str, scale: float
+) -> keras.KerasTensor:
+    """Applies convolutions 1x1, 3x3, 3x3, 1x1, with half the width inside.
+
+    The initial weights of the last convolution are scaled by `scale`.
+    """
     inner = width // 2
     for i, kernel in enumerate((1, 3, 3)):
         x = conv(ops.gelu(x, approximate=True), inner, f"{name}_{i}", kernel)

@@ -1,0 +1,69 @@
+"""Files of a learned word: the vectors of textual inversion, as they are published.
+
+    {"<my-cat>": [vectors, D]}                          one text encoder
+    {"clip_l": [vectors, D], "clip_g": [vectors, D]}    the two of Stable Diffusion XL
+
+The first is called by the word itself; other programs call it `emb_params`.
+
+References:
+  Gal et al. (2022), https://arxiv.org/abs/2208.01618.
+"""
+
+import os
+import pathlib
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from kgen.models.finetuned_model import FineTunedModel
+from kgen.published.files import open_file
+
+TWO = ("clip_l", "clip_g")  # the keys of a file for two text encoders
+NAMELESS = "emb_params"
+
+
+def save_word(model: FineTunedModel, word: str, path: str | os.PathLike):
+    """Writes the vectors of a word; see `FineTunedModel.save_word`."""
+    with model.averaged():
+        found = [np.array(table.vectors[word].value) for table in _tables(model, word)]
+    keys = (word,) if len(found) == 1 else TWO
+    save_file(dict(zip(keys, found)), path, metadata={"format": "pt", "word": word})
+
+
+def load_word(model: FineTunedModel, path: str | os.PathLike, word: str | None) -> str:
+    """Reads the vectors of a word; see `FineTunedModel.load_word`."""
+    weights = open_file(path)
+    keys = list(weights)
+    if word is None:
+        word = weights.metadata.get("word", keys[0])
+        if word in (*TWO, NAMELESS):
+            word = pathlib.Path(path).stem
+    arrays = [weights[key] for key in (TWO if set(keys) == set(TWO) else keys)]
+    weights.close()
+    arrays = [np.atleast_2d(np.asarray(array, "float32")) for array in arrays]
+    add_word = getattr(model.conditioner, "add_word", None)
+    if add_word is None:
+        raise ValueError("The model must have a text encoder that can learn words.")
+    widths = model.conditioner.word_widths()
+    received = [array.shape[-1] for array in arrays]
+    if received != widths or any(a.ndim != 2 or not np.isfinite(a).all() for a in arrays):
+        raise ValueError(
+            f"{path} must have vectors of {widths} finite numbers, as the text encoder of the "
+            f"model has. Received: {[list(a.shape) for a in arrays]}."
+        )
+    if len({len(array) for array in arrays}) > 1:
+        raise ValueError(f"{path} must have as many vectors for each text encoder.")
+    variables = add_word(word, vectors=len(arrays[0]))
+    for variable, array in zip(variables, arrays):
+        variable.assign(array)
+    model.forget_compiled()
+    return word
+
+
+def _tables(model, word):
+    """The new words of each text encoder of a model."""
+    tables = model.conditioner.word_tables() if hasattr(model.conditioner, "add_word") else []
+    known = sorted({w for table in tables if table is not None for w in table.vectors})
+    if word not in known:
+        raise ValueError(f"`word` must be one of {known}. Received: word={word!r}.")
+    return tables
