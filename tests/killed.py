@@ -6,7 +6,7 @@ It tells of each step, saves after each, and at its end writes all weights to `w
 import keras
 import numpy as np
 import tensorflow as tf
-from models.conftest import HashedWords
+from small_models import HashedWords
 
 import kgen
 from kgen.callbacks import Resume

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import kgen
-from kgen.callbacks import PosteriorCollapse, SampleGrid
+from kgen.callbacks import PosteriorCollapse, SampleGrid, callback_state
 from kgen.networks import mlp
 from kgen.pictures import contact_sheet
 
@@ -135,3 +135,12 @@ def test_wrong_arguments(tmp_path):
         SampleGrid(tmp_path, ["a", 3])
     with pytest.raises(ValueError, match="`every` must be at least 1"):
         SampleGrid(tmp_path, PROMPTS, every=0)
+
+
+def test_a_log_that_goes_on_gets_no_second_header(tmp_path):
+    logs = [keras.callbacks.CSVLogger(tmp_path / "log.csv", append=True) for _ in range(2)]
+    logs[1].append_header = False  # as it is where the file has one
+    callback_state.write(tmp_path, 1, logs[:1])
+    callback_state.restore(callback_state.read(tmp_path, 1), logs[1:])
+    assert logs[0].append_header
+    assert not logs[1].append_header

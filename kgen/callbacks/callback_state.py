@@ -21,6 +21,8 @@ from kgen.files.text import read_json
 PLAIN = (bool, int, float, str, type(None))
 NUMBERS = (bool, int, float, type(None))
 IGNORED = ("_model", "params")
+# Their state is that of a file: whether it has a header, say.
+WRITERS = keras.callbacks.CSVLogger, keras.callbacks.TensorBoard
 
 
 def write(
@@ -82,7 +84,7 @@ def restore(state: Any, callbacks: Sequence[keras.callbacks.Callback]) -> None:
     """
     texts, arrays = state
     for place, (entry, callback) in enumerate(zip(texts, callbacks)):
-        if entry["class"] != type(callback).__name__:
+        if entry["class"] != type(callback).__name__ or isinstance(callback, WRITERS):
             continue
         for name, value in entry["values"].items():
             now = vars(callback).get(name, ...)

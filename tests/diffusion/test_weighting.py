@@ -120,5 +120,5 @@ def test_weights_are_finite_and_of_the_dtype(name, dtype):
 
 
 def test_unknown_weighting():
-    with pytest.raises(ValueError, match=r"`weighting` must be one of \['edm', 'elbo'"):
+    with pytest.raises(ValueError, match=r"`weighting` must be one of \['edm', 'edm_unit', 'elbo'"):
         weighting.weight("p2", tf.zeros([1]), -tf.ones([1]))

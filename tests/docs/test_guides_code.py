@@ -7,8 +7,13 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs" / "guides").glob("*.md"))
 PAGES = [page for page in PAGES if "```python" in page.read_text()]
+SLOW = {"fine-tuning", "own-pictures"}  # several trainings of the shipped text-to-image model
+PAGES = [
+    pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if page.stem in SLOW else [])
+    for page in PAGES
+]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES)
 def test_the_code_of_a_page_runs(page, run_page):
     run_page(page)

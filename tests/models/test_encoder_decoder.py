@@ -214,7 +214,7 @@ def labelled(encoder=None, decoder=None, **options):
         (lambda: labelled().generate(0, condition=[1]), ValueError, "`num_samples` must be"),
         (lambda: labelled().generate(condition=[7]), ValueError, "`labels` must be in 0..4"),
         (lambda: labelled().encode(X), ValueError, "`condition` must be given"),
-        (lambda: labelled().log_likelihood(X, 2, condition=[1]), ValueError, "one for each exampl"),
+        (lambda: labelled().log_likelihood(X, 2, condition=[1]), ValueError, "one entry for each"),
         (lambda: MODELS["VAE"]().generate(), ValueError, "`num_samples` must be given"),
         (lambda: MODELS["VAE"]().encode(X, condition=1), ValueError, "needs a model with a cond"),
         (lambda: MODELS["VQVAE"]().encode(X, SEED), ValueError, "`seed` must be None"),
