@@ -82,6 +82,7 @@ def test_broken_pictures_are_left_out_and_named(folder_of_pictures):
     assert "4.png" in " ".join(pictures.left_out)
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_to_the_same_weights(
     kgen_json, capsys, text_model, folder_of_pictures, tmp_path, monkeypatch
 ):
