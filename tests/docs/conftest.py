@@ -112,7 +112,7 @@ def quick(patch):
 @pytest.fixture
 def run_page(tmp_path, monkeypatch):
     """A function that runs a page."""
-    for name in ("saved_models", "examples"):
+    for name in ("saved_models", "examples", "tests"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
     tables = [(table, dict(table)) for table in (PREDICTION_TYPES, WEIGHTINGS)]

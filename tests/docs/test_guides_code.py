@@ -1,12 +1,14 @@
 """The Python code of the pages in docs/guides runs."""
 
 import pathlib
+import re
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs" / "guides").glob("*.md"))
-PAGES = [page for page in PAGES if "```python" in page.read_text()]
+NOT_RUN = re.compile(r"<!-- not run.*?-->\n```python", re.DOTALL)
+PAGES = [page for page in PAGES if "```python" in NOT_RUN.sub("", page.read_text())]
 SLOW = {"fine-tuning", "own-pictures"}  # several trainings of the shipped text-to-image model
 PAGES = [
     pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if page.stem in SLOW else [])
