@@ -36,7 +36,7 @@ class NewWords(keras.layers.Layer):
         >>> table = keras.layers.Embedding(3, 2)
         >>> table.build()
         >>> words = NewWords(table, {"<mine>": 1})
-        >>> words.vectors["<mine>"].assign([[5.0, 6.0]])
+        >>> _ = words.vectors["<mine>"].assign([[5.0, 6.0]])
         >>> table(np.array([[0, 3]]))[0, 1].numpy().tolist()
         [5.0, 6.0]
     """
