@@ -17,6 +17,7 @@ References:
 
 import contextlib
 import contextvars
+import functools
 import json
 import os
 import pathlib
@@ -39,7 +40,9 @@ def strategy() -> tf.distribute.Strategy:
     logical CPU; else the default strategy.
 
     Returns:
-        A `tf.distribute.Strategy`.
+        A `tf.distribute.Strategy`; the same one at every call. (Two instances of
+        `MirroredStrategy` over the same devices disturb each other in TensorFlow: both number
+        their collective operations from the same start.)
 
     Raises:
         ValueError: if `TF_CONFIG` does not have the form that TensorFlow reads.
@@ -53,8 +56,13 @@ def strategy() -> tf.distribute.Strategy:
         return _strategy_of_workers()
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     if len(devices) > 1:
-        return tf.distribute.MirroredStrategy([device.name for device in devices])
+        return _mirrored(tuple(device.name for device in devices))
     return tf.distribute.get_strategy()
+
+
+@functools.cache
+def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
+    return tf.distribute.MirroredStrategy(list(devices))
 
 
 def is_chief() -> bool:

@@ -40,6 +40,16 @@ def test_strategy_takes_the_devices_there_are():
         assert distribution.strategy().num_replicas_in_sync == 2
 
 
+@pytest.mark.parametrize("width", [8, 12])
+def test_a_strategy_asked_for_again_trains_another_model(width):
+    """TensorFlow takes the collectives of a second `MirroredStrategy` for those of the first."""
+    with distribution.strategy().scope():
+        networks = mlp((2,), (2,), hidden=(width,)), mlp((1,), (2,), hidden=(width,))
+        model = kgen.VAE(*networks)
+        model.compile("sgd")
+    model.fit(np.full([8, 2], 0.5, np.float32), batch_size=4, verbose=0)
+
+
 def cluster(kind, index, **members):
     return json.dumps({"cluster": members, "task": {"type": kind, "index": index}})
 
