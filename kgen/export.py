@@ -59,7 +59,8 @@ def export_saved_model(
         **options: arguments of `model.export_functions`. Of a `LatentDiffusion`: `inputs`, of texts
             `"prompts"` (strings; the default) or `"token_ids"` (TensorFlow's core operations only),
             `solver`, `guidance`, `editing`, whether to offer image to image and inpainting too,
-            `negatives`, whether to offer negative prompts, and `size`, of the pictures.
+            `negatives`, whether to offer negative prompts, `from_noise`, whether to offer given
+            noise, and `size`, of the pictures.
 
     Raises:
         TypeError: if the model cannot be exported, or has no such option, or a bound is no number.

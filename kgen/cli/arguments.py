@@ -239,6 +239,7 @@ def _export(made):
     made.add_argument("--inputs", choices=("prompts", "token_ids"))
     made.add_argument("--editing", action="store_true", help="image to image and inpainting too")
     made.add_argument("--negatives", action="store_true", help="negative prompts too")
+    made.add_argument("--from-noise", action="store_true", help="given noise too")
     made.add_argument("--warm-up", action="store_true", help="requests for TensorFlow Serving")
     made.add_argument("--max-steps", type=positive, default=1000, help="in one call (1000)")
     made.add_argument("--max-batch", type=positive, default=64, help="in one call (64)")

@@ -13,10 +13,11 @@ def run(args, session):
 
     model, _ = open_model(args.model, session)
     options = {"solver": args.solver, "inputs": args.inputs}
-    options |= {"editing": args.editing or None, "negatives": args.negatives or None}
+    for name in ("editing", "negatives", "from_noise"):
+        options[name] = getattr(args, name) or None
     options = {name: value for name, value in options.items() if value is not None}
     if options and not denoises(model):
-        name = next(iter(options))
+        name = next(iter(options)).replace("_", "-")
         raise UsageError(f"a {type(model).__name__} has no option --{name}")
     session.say(f"Writing {args.output}")
     with arguments_from_user():

@@ -23,10 +23,12 @@ All are arguments of one graph, so no call traces again. The unconditional branc
 sees the null condition. The whole batch is made at once.
 
 `generate_with_seeds` takes `seeds`, int32 `[B, 2]`, one for each example, which then does not
-depend on the others. Two more functions are there if asked for. `generate_with_negatives` takes
-what to move away from after what to show: `negative_labels`, `negative_prompts` or
-`negative_token_ids` and `negative_padding_mask`. `edit` begins from pictures and not from noise
-alone; they come after the condition:
+depend on the others. Three more functions are there if asked for. `generate_from_noise` takes z at
+t = 1 after the condition, as `generate(..., noise=...)` does: `noise`, float32 `[B, *shape of z]`;
+`seed` then is of the noise that a stochastic solver adds. `generate_with_negatives` takes what to
+move away from after what to show: `negative_labels`, `negative_prompts` or `negative_token_ids` and
+`negative_padding_mask`. `edit` begins from pictures and not from noise alone; they come after the
+condition:
 
     images    float32 [B, H, W, C] in the range of the data
     mask      float32 [B or 1, H, W, 1], 1 where to paint; ones paint all of it over
@@ -50,7 +52,15 @@ SEEDS = tf.TensorSpec([None, 2], tf.int32, "seeds")
 
 
 def sampling(
-    model, solver=None, inputs=None, editing=False, *, guidance=None, negatives=False, size=None
+    model,
+    solver=None,
+    inputs=None,
+    editing=False,
+    *,
+    guidance=None,
+    negatives=False,
+    from_noise=False,
+    size=None,
 ):
     """Makes the functions that draw in a SavedModel, with the averaged weights.
 
@@ -61,6 +71,7 @@ def sampling(
         editing: whether it can begin from examples, by `edit`.
         guidance: as of its `generate`.
         negatives: whether it can move away from a condition, by `generate_with_negatives`.
+        from_noise: whether it can begin from given noise, by `generate_from_noise`.
         size: as of its `generate`.
 
     Returns:
@@ -79,12 +90,13 @@ def sampling(
     guided = taken or guidance is not None
     scale = [tf.TensorSpec([], tf.float32, "guidance_scale")] if guided else []
     settings = [tf.TensorSpec([], tf.int32, "num_steps"), *scale]
-    shape, _ = model.shapes_of(size)
+    shape, z_shape = model.shapes_of(size)
     begin = [
         tf.TensorSpec([None, *shape], tf.float32, "images"),
         tf.TensorSpec([None, *shape[:-1], 1], tf.float32, "mask"),
         tf.TensorSpec([], tf.float32, "strength"),
     ]
+    noise = [tf.TensorSpec([None, *z_shape], tf.float32, "noise")]
     away = [tf.TensorSpec(t.shape, t.dtype, f"negative_{t.name}") for t in taken]
     bounds, sampler = limits.now_chosen(), dataclasses.replace(model.sampler)
     low, high = -float("inf"), float("inf")
@@ -96,7 +108,8 @@ def sampling(
         if taken:
             checks.append(limits.batch(taken[0].name, values[0], bounds.max_batch))
         else:
-            checks.append(limits.count("num_samples", number, bounds.max_batch))
+            counted = "noise" if given and "noise" in given else "num_samples"
+            checks.append(limits.count(counted, number, bounds.max_batch))
         checks += [limits.same(t.name, v, number) for t, v in zip(taken, values)]
         checks += [limits.same(t.name, v, number) for t, v in zip(away, negative)]
         for group in filter(len, (values, negative)):
@@ -105,7 +118,12 @@ def sampling(
             checks.append(limits.finite("guidance_scale", options[1]))
         if options[-1].shape.rank == 2:
             checks.append(limits.same("seeds", options[-1], number))
-        if given:
+        if given and "noise" in given:
+            checks += [
+                limits.finite("noise", given["noise"]),
+                limits.same("noise", given["noise"], number),
+            ]
+        elif given:
             strength = given["strength"]
             checks += [
                 ((strength > 0) & (strength <= 1), "`strength` must be in (0, 1]."),
@@ -153,6 +171,12 @@ def sampling(
 
     rest = [*settings, SEED]
 
+    @served([*taken, *noise, *rest])
+    def generate_from_noise(*arguments):
+        given = {"noise": arguments[len(taken)]}
+        number = tf.shape(given["noise"])[0]
+        return draw(number, arguments[: len(taken)], arguments[-len(rest) :], given)
+
     @served([*taken, *away, *rest])
     def generate_with_negatives(*arguments):
         values, negative = arguments[: len(taken)], arguments[len(taken) : -len(rest)]
@@ -170,6 +194,8 @@ def sampling(
         f"generate{ending}": generate,
         f"generate_with_seeds{ending}": generator(SEEDS),
     }
+    if from_noise:
+        functions[f"generate_from_noise{ending}"] = generate_from_noise
     if negatives:
         functions[f"generate_with_negatives{ending}"] = generate_with_negatives
     if editing:

@@ -147,6 +147,7 @@ def assert_same_pictures(images, expected):
 KNOWN = np.random.default_rng(5).uniform(-1, 1, (len(PROMPTS), 16, 16, 3)).astype("float32")
 MASK = np.zeros((1, 16, 16, 1), "float32")
 MASK[:, :, 10:] = 1.0
+NOISE = np.random.default_rng(6).normal(size=(len(PROMPTS), 8, 8, 4)).astype("float32")
 
 
 @pytest.fixture(scope="module")
@@ -173,9 +174,10 @@ results["of_seeds"], results["alone"] = drawn, alone
 @pytest.fixture(scope="module")
 def from_tokens(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokens")
-    kgen.export_saved_model(model, folder, inputs="token_ids", editing=True, negatives=True)
+    offered = {"editing": True, "negatives": True, "from_noise": True}
+    kgen.export_saved_model(model, folder, inputs="token_ids", **offered)
     np.savez(folder.with_suffix(".npz"), **model.conditioner.tokenize(PROMPTS))
-    np.savez(folder.with_suffix(".edit.npz"), images=KNOWN, mask=MASK)
+    np.savez(folder.with_suffix(".edit.npz"), images=KNOWN, mask=MASK, noise=NOISE)
     return run(
         folder,
         folder.with_suffix(".results.npz"),
@@ -193,6 +195,16 @@ for name, strength, paint in (("again", 0.6, begin["mask"] ** 0), ("part", 1.0, 
         num_steps=2, guidance_scale=3.0, seed=tf.constant([7, 0]),
     )
     results[name] = edited["images"]
+call = loaded.signatures["generate_from_noise_from_tokens"]
+options = {"num_steps": tf.constant(2), "guidance_scale": tf.constant(3.0)}
+for name, seed in (("from_noise", 7), ("from_noise_again", 8)):
+    given = {**inputs, **options, "noise": begin["noise"], "seed": [seed, 0]}
+    results[name] = call(**{key: tf.constant(value) for key, value in given.items()})["images"]
+for name, noise in (("few", begin["noise"][:2]), ("infinite", begin["noise"] * np.inf)):
+    try:
+        loaded.generate_from_noise_from_tokens(ids, mask, noise, 2, 3.0, [7, 0])
+    except tf.errors.InvalidArgumentError as error:
+        results[name] = str(error)
 """,
     )
 
@@ -244,6 +256,15 @@ def test_negatives(model, from_tokens, expected):
     away = model.generate(PROMPTS, **options)
     assert_same_pictures(from_tokens["away"], away)
     assert np.abs(away.astype(int) - expected[0])[0].mean() > 2
+
+
+def test_given_noise(model, from_tokens, expected):
+    options = {"noise": NOISE, "num_steps": 2, "guidance_scale": 3.0}
+    assert_same_pictures(from_tokens["from_noise"], model.generate(PROMPTS, **options))
+    np.testing.assert_array_equal(from_tokens["from_noise"], from_tokens["from_noise_again"])
+    assert np.abs(from_tokens["from_noise"].astype(int) - expected[0]).mean() > 2
+    assert "`token_ids` must be one for each example" in str(from_tokens["few"])
+    assert "`noise` must be finite" in str(from_tokens["infinite"])
 
 
 def test_edit_is_image_to_image_and_inpainting(model, from_tokens):
