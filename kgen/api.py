@@ -42,6 +42,7 @@ from kgen.preset_names import list_presets
 from kgen.presets import from_preset
 from kgen.published.opening import from_diffusers, to_diffusers
 from kgen.sampling import editing
+from kgen.serving.parts.writing import export_parts
 
 __all__ = [
     "HVAE",
@@ -63,6 +64,7 @@ __all__ = [
     "diffusion",
     "distribution",
     "editing",
+    "export_parts",
     "export_saved_model",
     "finetuning",
     "from_diffusers",

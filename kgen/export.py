@@ -18,6 +18,8 @@ of a model that averages its weights the averaged ones, and no optimizer.
 TensorFlow Serving wants one folder per version: `directory` = `<models>/<name>/<number>`.
 `examples/export_and_serve.py` shows the whole way.
 
+`kgen.export_parts` writes the networks one by one instead, for runtimes without TensorFlow.
+
 References:
   https://www.tensorflow.org/guide/saved_model
   https://www.tensorflow.org/tfx/serving/api_rest
@@ -25,13 +27,13 @@ References:
 
 import contextlib
 import dataclasses
-import os
-import shutil
 
 import tensorflow as tf
 
 from kgen.checks import check_one_of, check_path
+from kgen.files.replacing import check_free, replaced
 from kgen.serving.limits import Limits, chosen
+from kgen.serving.parts.writing import export_parts
 from kgen.serving.signature import served
 from kgen.serving.warmup import write_warm_up
 from kgen.training.averaging import copies_in
@@ -41,7 +43,15 @@ SAVED_MODEL_FILES = {"saved_model.pb", "fingerprint.pb", "variables", "assets", 
 
 
 def export_saved_model(
-    model, directory, *, max_steps=1000, max_batch=64, dtype=None, warm_up=False, **options
+    model,
+    directory,
+    *,
+    max_steps=1000,
+    max_batch=64,
+    dtype=None,
+    warm_up=False,
+    parts=False,
+    **options,
 ):
     """Writes `model` as a SavedModel.
 
@@ -56,6 +66,8 @@ def export_saved_model(
             size. They are computed with in the type of the model.
         warm_up: whether to write a request of each function, which TensorFlow Serving makes while
             it loads the model (`kgen.serving.warmup`).
+        parts: whether to write the networks for other runtimes instead, by `export_parts`, which is
+            then given `dtype` and the `options`; or the names of the runtimes.
         **options: arguments of `model.export_functions`. Of a `LatentDiffusion`: `inputs`, of texts
             `"prompts"` (strings; the default) or `"token_ids"` (TensorFlow's core operations only),
             `solver`, `guidance`, `editing`, whether to offer image to image and inpainting too,
@@ -81,13 +93,22 @@ def export_saved_model(
         >>> loaded.reconstruct(tf.zeros([2, 8, 8, 3]))["images"].shape
         TensorShape([2, 8, 8, 3])
     """
+    if parts:
+        if warm_up or (max_steps, max_batch) != (1000, 64):
+            raise ValueError(
+                "`parts` must be False with `warm_up`, `max_steps` or `max_batch`, which are of a "
+                f"SavedModel. Received: parts={parts!r}."
+            )
+        runtimes = {} if parts is True else {"runtimes": parts}
+        export_parts(model, directory, dtype=dtype, **runtimes, **options)
+        return
     if not callable(getattr(model, "export_functions", None)):
         raise TypeError(
             "`model` must have a method `export_functions`, as LatentDiffusion and KLAutoencoder "
             f"do. Received: model={model!r} of type {type(model).__name__}."
         )
     directory = check_path("directory", directory).absolute()
-    _check_free(directory)
+    check_free(directory, SAVED_MODEL_FILES, "saved_model.pb", "a SavedModel")
     bounds = Limits(max_steps, max_batch)
     if dtype is not None:
         check_one_of("dtype", dtype, DTYPES)
@@ -108,10 +129,7 @@ def export_saved_model(
     for name, function in functions.items():
         setattr(module, name, function)
 
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    beside = f".{directory.name}.{os.getpid()}"
-    partial, old = (directory.with_name(f"{beside}.{kind}") for kind in ("partial", "old"))
-    try:
+    with replaced(directory) as partial:
         tf.saved_model.save(
             module,
             str(partial),
@@ -120,14 +138,6 @@ def export_saved_model(
         )
         if warm_up:
             write_warm_up(partial, directory.parent.name, functions)
-        if directory.exists():
-            directory.rename(old)
-        partial.rename(directory)
-    finally:
-        if old.exists() and not directory.exists():
-            old.rename(directory)
-        for folder in (partial, old):
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _caller(function, concrete):
@@ -138,17 +148,3 @@ def _caller(function, concrete):
         return concrete(*arguments)
 
     return call
-
-
-def _check_free(directory):
-    if not directory.exists():
-        return
-    if not directory.is_dir():
-        raise FileExistsError(f"`directory` must be a folder. Received: {directory}, a file.")
-    names = sorted(path.name for path in directory.iterdir())
-    other = [name for name in names if name not in SAVED_MODEL_FILES]
-    if names and (other or "saved_model.pb" not in names):
-        raise FileExistsError(
-            "`directory` must be new, empty or a SavedModel, which is replaced. "
-            f"Received: {directory}, which holds {(other or names)[:5]}."
-        )

@@ -30,7 +30,7 @@ from kgen.checks import check_count, check_positive
 from kgen.gaussian import Gaussian
 from kgen.serialization import serializable
 from kgen.tensors import split, sum_event, uniform
-from kgen.types import LikelihoodName
+from kgen.types import LikelihoodName, Shape
 
 BIN = 2 / 255
 _MIN_LOG_STD = -7.0
@@ -246,7 +246,16 @@ def to_output(likelihood: Likelihood, x: tf.Tensor) -> tf.Tensor:
 
     Args:
         likelihood: the likelihood of the model.
-        x: samples, `[B, ...]`; those of shape `[B, H, W, C]` with 1, 3 or 4 channels are pictures.
+        x: samples, `[B, ...]`; see `is_picture`.
     """
-    picture = x.shape.rank == 4 and x.shape[-1] in (1, 3, 4)
-    return to_uint8(likelihood, x) if picture else x
+    return to_uint8(likelihood, x) if is_picture(x.shape[1:]) else x
+
+
+def is_picture(shape: Shape) -> bool:
+    """Returns whether examples of a shape are pictures: `[H, W, C]` with 1, 3 or 4 channels.
+
+    Example:
+        >>> is_picture((28, 28, 1)), is_picture((8, 8, 2)), is_picture((2,))
+        (True, False, False)
+    """
+    return len(shape) == 3 and shape[-1] in (1, 3, 4)

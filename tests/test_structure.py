@@ -62,7 +62,8 @@ ALLOWED = {
     "published": VALUES
     | {"conditioning", "diffusion", "models", "networks", "presets", "solvers", "training"},
     "serving": VALUES
-    | {"conditioning", "data", "diffusion", "fitting", "models", "pictures", "sampling", "solvers"},
+    | {"conditioning", "data", "diffusion", "fitting", "models", "pictures", "sampling", "solvers"}
+    | {"version"},
     "export": VALUES | {"models", "serving", "training"},
     "finetuning": VALUES | {"data", "models", "pictures"},
 }

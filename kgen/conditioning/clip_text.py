@@ -20,6 +20,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from kgen.conditioning import tokenizers
 from kgen.conditioning.clip_tower import CLIPTower
 from kgen.conditioning.conditioner import Conditioner, size_of_pictures
 from kgen.serialization import serializable
@@ -172,6 +173,20 @@ class CLIPText(Conditioner):
     def resources(self):
         """Returns the tokenizers, whose tables a SavedModel needs."""
         return [tower.text.tokenizer for tower in self.towers]
+
+    def write_vocabulary(self, folder):
+        """Writes the vocabularies; returns how texts become ids with them, of each tower."""
+        said = {}
+        for key, tower in zip(self._keys(), self.towers):
+            text = tower.text
+            words = {} if tower.new_words is None else tower.new_words.ids()
+            said[key] = tokenizers.write(text.tokenizer, folder / key) | {
+                "pad": text.tokenizer.token_to_id(text.pad),
+                "length": tower.length,
+                "windows": tower.windows,
+                "new_words": words,
+            }
+        return {"tokenizers": said}
 
     def fingerprint(self):
         """Returns the sha256 of all that a condition depends on: weights, vocabulary, options."""

@@ -162,6 +162,17 @@ class Conditioner(keras.layers.Layer, abc.ABC):
         """Returns the trackable objects, beside variables, that a SavedModel of it needs."""
         return []
 
+    def write_vocabulary(self, folder):
+        """Writes what a client needs to make the tensors of `signature` of texts.
+
+        Args:
+            folder: a directory, made if something is written.
+
+        Returns:
+            A dictionary for JSON that describes it; by default empty, and nothing is written.
+        """
+        return {}
+
     def fingerprint(self):
         """Returns the sha256 of all that a condition depends on: by default the weights."""
         return fingerprint(self.weights)

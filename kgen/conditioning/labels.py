@@ -99,6 +99,10 @@ class Labels(Conditioner):
         """Returns the inputs of an export: int32 `[B]`."""
         return {"labels": tf.TensorSpec([None], tf.int32, "labels")}
 
+    def write_vocabulary(self, folder):
+        """Returns the names of the classes, if they have any."""
+        return {} if self.names is None else {"names": list(self.names)}
+
     def _of_names(self, values):
         values = [v.decode() if isinstance(v, bytes) else str(v) for v in values]
         unknown = sorted(set(values) - set(self.names or ()))

@@ -120,6 +120,13 @@ class Several(Conditioner):
         """Returns the trackable objects that a SavedModel of the conditioners needs."""
         return [found for one in self.conditioners.values() for found in one.resources()]
 
+    def write_vocabulary(self, folder):
+        """Writes the vocabularies of all conditioners; returns what they return, by name."""
+        said = {
+            name: one.write_vocabulary(folder / name) for name, one in self.conditioners.items()
+        }
+        return {"conditioners": {name: about for name, about in said.items() if about}}
+
     def fingerprint(self):
         """Returns the concatenated fingerprints of the conditioners."""
         return "".join(one.fingerprint() for one in self.conditioners.values())

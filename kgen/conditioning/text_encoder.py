@@ -374,6 +374,13 @@ class TextEncoder(Conditioner):
         """Returns the tokenizer, whose tables a SavedModel needs."""
         return [self.parts.tokenizer]
 
+    def write_vocabulary(self, folder):
+        """Writes the vocabulary; returns how texts become ids with it."""
+        words = {} if self.new_words is None else self.new_words.ids()
+        said = tokenizers.write(self.parts.tokenizer, folder)
+        length = {"length": self.sequence_length, "new_words": words}
+        return {"tokenizers": {"token_ids": {**said, **length}}}
+
     def null(self, batch_size):
         """The encoding of the empty prompt, `batch_size` times; core operations only."""
         cond = self.encode(tf.constant([self._null_ids]), tf.constant([self._null_mask]))

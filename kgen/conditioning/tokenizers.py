@@ -20,6 +20,7 @@ from kgen.files.text import read_file, read_json, reason
 
 CONFIG = "tokenizer.json"
 ASSETS = pathlib.PurePath("assets", "tokenizer")
+KINDS = {"word": "WordPiece", "pair": "BytePair", "sentence": "SentencePiece"}
 MAX_VOCABULARY_BYTES = 64 * 2**20
 LISTED = (
     ("Albert", "Bart", "Bert", "Bloom", "BytePair", "CLIP", "DebertaV3", "DistilBert", "ESM")
@@ -72,6 +73,29 @@ def build(folder):
         raise
     except Exception as error:
         raise ValueError(f"{folder / CONFIG} cannot be rebuilt: {reason(error)}.") from error
+
+
+def write(tokenizer, folder):
+    """Writes the vocabulary of a tokenizer for other programs.
+
+    Args:
+        tokenizer: a `keras_hub.tokenizers.Tokenizer`.
+        folder: directory to write, made with its parents.
+
+    Returns:
+        A dictionary for JSON: the kind, the files, the ids of the marks and the options.
+    """
+    folder.mkdir(parents=True)
+    tokenizer.save_assets(str(folder))
+    _, kind = _listed(type(tokenizer).__name__)
+    said = {"kind": KINDS[kind], "class": type(tokenizer).__name__}
+    said["files"] = sorted(path.name for path in folder.iterdir())
+    for mark in ("start", "end", "pad"):
+        said[mark] = getattr(tokenizer, f"{mark}_token_id", None)
+    if kind == "word":
+        for option in ("lowercase", "strip_accents", "suffix_indicator", "oov_token"):
+            said[option] = getattr(tokenizer, option)
+    return said
 
 
 def file_sum(folder):

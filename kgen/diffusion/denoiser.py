@@ -117,16 +117,21 @@ class Denoiser(keras.layers.Layer):
         t = tf.cast(t, dtype) if tf.is_tensor(t) else tf.convert_to_tensor(t, dtype)
         t = tf.reshape(t, [-1]) if t.shape.rank > 1 else t
         log_snr = tf.broadcast_to(self.process.log_snr(t), tf.shape(z)[:1])
-        value = tf.cast(z, dtype)
-        output = self.output_of(value, log_snr, cond, training)
-        alpha, sigma = self.process.alpha_sigma_of(expand_to(log_snr, z))
-        return tf.cast(to_x(self.prediction, output, value, alpha, sigma), z.dtype)
+        return tf.cast(self.x_hat_of(tf.cast(z, dtype), log_snr, cond, training), z.dtype)
 
     def call(
         self, z: TensorLike, t: TensorLike, cond: Condition = None, training: bool = False
     ) -> tf.Tensor:
         """Returns x_hat, as calling the layer does."""
         return self(z, t, cond, training)
+
+    def x_hat_of(
+        self, z: tf.Tensor, log_snr: tf.Tensor, cond: Condition = None, training: bool = False
+    ) -> tf.Tensor:
+        """Returns x_hat at a log-SNR `[B]`, of `z` `[B, ...]` in float32 or float64."""
+        output = self.output_of(z, log_snr, cond, training)
+        alpha, sigma = self.process.alpha_sigma_of(expand_to(log_snr, z))
+        return to_x(self.prediction, output, z, alpha, sigma)
 
     def output_of(
         self, z: tf.Tensor, log_snr: tf.Tensor, cond: Condition = None, training: bool = False

@@ -354,6 +354,23 @@ class DenoiserModel(FineTunedModel):
         )
         return self.to_data(sampler.finish(plan, guidance, z, times, guided, begin), given)
 
+    def part_functions(self, solver=None, size=None):
+        """Returns the networks as functions for other runtimes, and what a client must know.
+
+        Args:
+            solver: None, or what the client is told to draw with; see
+                `kgen.serving.parts.description.sampling`.
+            size: None, or `(height, width)` of the pictures.
+
+        Returns:
+            `tf.function`s by the names of the parts (`kgen.serving.parts.functions`), and a
+            dictionary for JSON.
+        """
+        from kgen.serving.parts import description, functions
+
+        said = description.sampling(self, solver, size)
+        return functions.denoising_parts(self, size), said
+
     def shapes_of(self, size):
         """Returns the shapes of an example and of its z at a size.
 

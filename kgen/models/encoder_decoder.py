@@ -277,6 +277,20 @@ class EncoderDecoder(GenerativeModel):
 
         return serving.autoencoder(self)
 
+    def part_functions(self):
+        """Returns the decoder, and the conditioner if there is one, for other runtimes.
+
+        Returns:
+            `tf.function`s by the names of the parts (`kgen.serving.parts.functions`), and a
+            dictionary for JSON.
+        """
+        from kgen.serving.parts import description, functions
+
+        parts = {}
+        if self.conditioner is not None:
+            parts["conditioner"] = functions.conditioner_part(self)
+        return {**parts, "decoder": functions.decoder_part(self)}, description.decoding(self)
+
 
 def known_shape(encoder, data_shape):
     """Returns the shape of an example: the given one, or the one that the encoder declares.

@@ -151,6 +151,17 @@ class GenerativeModel(TermsModel):
         """Writes the model as a preset; see `kgen.presets.save_preset`."""
         save_preset(self, directory, dtype, **options)
 
+    def export(self, directory, **options):
+        """Writes the model for programs without kgen; see `kgen.export_saved_model`.
+
+        Args:
+            directory: folder to write.
+            **options: of `kgen.export_saved_model`, such as `parts=True` for LiteRT and ONNX files.
+        """
+        from kgen.export import export_saved_model
+
+        export_saved_model(self, directory, **options)
+
     def with_settings(self, **settings):
         """Returns a model of the same networks, with their weights, and some other settings.
 

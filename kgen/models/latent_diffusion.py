@@ -256,6 +256,14 @@ class LatentDiffusion(DenoiserModel):
         functions["generate_png_with_seeds"] = serving.as_png(with_seeds)
         return functions, resources
 
+    def part_functions(self, solver=None, size=None):
+        """As of `DenoiserModel`, with the decoder."""
+        from kgen.serving.parts import functions
+
+        parts, said = super().part_functions(solver, size)
+        _, shape = self.shapes_of(size)
+        return {**parts, "decoder": functions.decoder_part(self.autoencoder, shape)}, said
+
     def check_batch(self, batch):
         """Checks pictures before training and evaluation; what is precomputed is taken as it is."""
         if not _precomputed(batch):
