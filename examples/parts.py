@@ -162,6 +162,8 @@ class Parts:
 class WordPieces:
     """How BERT cuts texts: into words, and each into the longest pieces of a vocabulary.
 
+    Marks such as "[SEP]" in a text are not known as such.
+
     Args:
         folder: where the vocabulary lies.
         said: the entry of the tokenizer in `parts.json`.
@@ -190,13 +192,14 @@ class WordPieces:
 
     def words(self, text):
         """Cuts a text at spaces and around punctuation and Chinese characters."""
-        text = re.sub(r"[\t\n\r]", " ", text)
-        kinds = {c: unicodedata.category(c) for c in text}
-        text = "".join(" " if kinds[c][0] == "Z" else c for c in text if kinds[c][0] != "C")
+        text = re.sub(r"[\t\n\r]", " ", text.replace("\ufffd", ""))
+        kinds = {c: unicodedata.category(c)[0] for c in text}
+        text = "".join(" " if kinds[c] == "Z" else c for c in text if kinds[c] != "C")
         if self.said["strip_accents"]:
             text = unicodedata.normalize("NFD", text)
             text = "".join(c for c in text if unicodedata.category(c) != "Mn")
-        text = text.lower() if self.said["lowercase"] else text
+        if self.said["lowercase"]:  # letter by letter: a last sigma is as others
+            text = "".join(c.lower() for c in text)
         return "".join(f" {c} " if stands_alone(c) else c for c in text).split()
 
     def pieces(self, word):

@@ -93,7 +93,7 @@ def parser():
     _train(command("train", "Train a text-to-image model of your pictures from scratch."))
     _evaluate(command("evaluate", "Measure a model on pictures it has not seen."))
     _serve(command("serve", "Offer a model over HTTP, with a page for browsers."))
-    _export(command("export", "Write a model as a SavedModel, which runs without kgen."))
+    _export(command("export", "Write a model for programs without kgen."))
     info = command("info", "What a model is, or how a picture was made.")
     info.add_argument("what", metavar="MODEL_or_FILE", help="a model's folder or name, a picture")
     return main
@@ -243,3 +243,8 @@ def _export(made):
     made.add_argument("--warm-up", action="store_true", help="requests for TensorFlow Serving")
     made.add_argument("--max-steps", type=positive, default=1000, help="in one call (1000)")
     made.add_argument("--max-batch", type=positive, default=64, help="in one call (64)")
+    text = "the networks one by one instead, as LiteRT and ONNX files, or those of one runtime"
+    runtimes = ("both", "litert", "onnx")
+    made.add_argument("--parts", nargs="?", const="both", choices=runtimes, help=text)
+    text = "of the weights in the files: float16, bfloat16, or of parts float16, int8"
+    made.add_argument("--dtype", choices=("float16", "bfloat16", "int8"), help=text)

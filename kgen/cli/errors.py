@@ -22,6 +22,8 @@ _FLAGS = {  # arguments of the library by the option that a person has typed
     "max_steps": "--max-steps",
     "max_batch": "--max-batch",
     "inputs": "--inputs",
+    "parts": "--parts",
+    "dtype": "--dtype",
     "max_count": "--max-count",
     "max_queue": "--max-queue",
     "timeout": "--timeout",

@@ -1,16 +1,21 @@
-"""`kgen export`: a model as a SavedModel, which TensorFlow runs without kgen."""
+"""`kgen export`: a model for programs without kgen, as a SavedModel or network by network."""
 
-from kgen.cli.errors import UsageError, arguments_from_user
+from kgen.cli.errors import CommandError, UsageError, arguments_from_user, one_line
 from kgen.cli.models import open_model
 from kgen.serving.typed import denoises
 
+OF_SAVED_MODELS = ("inputs", "editing", "negatives", "from_noise", "warm_up")
+RUNTIMES = {"both": ("litert", "onnx"), "litert": "litert", "onnx": "onnx"}  # of `--parts`
+
 
 def run(args, session):
-    """Writes the SavedModel; returns the result as a dictionary, and lines for a person."""
-    import tensorflow as tf
-
+    """Writes the export; returns the result as a dictionary, and lines for a person."""
     import kgen
 
+    if args.parts is not None:
+        for name in OF_SAVED_MODELS:
+            if getattr(args, name):
+                raise UsageError(f"--{name.replace('_', '-')} is of SavedModels, without --parts")
     model, _ = open_model(args.model, session)
     options = {"solver": args.solver, "inputs": args.inputs}
     for name in ("editing", "negatives", "from_noise"):
@@ -20,22 +25,32 @@ def run(args, session):
         name = next(iter(options)).replace("_", "-")
         raise UsageError(f"a {type(model).__name__} has no option --{name}")
     session.say(f"Writing {args.output}")
-    with arguments_from_user():
-        try:
-            kgen.export_saved_model(
-                model,
-                args.output,
-                max_steps=args.max_steps,
-                max_batch=args.max_batch,
-                warm_up=args.warm_up,
-                **options,
-            )
-        except FileExistsError as error:
-            raise UsageError(str(error)) from error
-    names = sorted(tf.saved_model.load(str(args.output)).signatures)
+    bounds = {"max_steps": args.max_steps, "max_batch": args.max_batch}
+    try:
+        with arguments_from_user():
+            if args.parts is not None:
+                options["parts"] = RUNTIMES[args.parts]
+            else:
+                options["warm_up"] = args.warm_up
+            kgen.export_saved_model(model, args.output, dtype=args.dtype, **bounds, **options)
+    except FileExistsError as error:
+        raise UsageError(str(error)) from error
+    except ImportError as error:
+        raise CommandError(one_line(error)) from error
     size = sum(p.stat().st_size for p in args.output.rglob("*") if p.is_file())
-    result = {"directory": str(args.output), "functions": names, "bytes": size}
+    what, names = _written(args.output, args.parts)
+    result = {"directory": str(args.output), what: names, "bytes": size}
     return result, [
         f"Wrote {args.output} ({size / 1e6:.1f} MB)",
-        f"functions: {', '.join(names)}",
+        f"{what}: {', '.join(names)}",
     ]
+
+
+def _written(folder, parts):
+    """What is in an export: its functions, or the files of its parts."""
+    if parts is not None:
+        names = [p.name for p in folder.iterdir() if p.suffix in (".tflite", ".onnx")]
+        return "files", sorted(names)
+    import tensorflow as tf
+
+    return "functions", sorted(tf.saved_model.load(str(folder)).signatures)

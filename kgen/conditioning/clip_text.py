@@ -79,7 +79,7 @@ class CLIPText(Conditioner):
         """Makes rows of prompts. Needs TensorFlow Text's operations in the process that runs it.
 
         Args:
-            values: see the class.
+            values: see the class; or the ids of one tower, an integer tensor.
             size: `(height, width)` of what is to be drawn; None for that of `pictures_of`, and
                 outside of it for that of the conditioner.
 
@@ -91,7 +91,9 @@ class CLIPText(Conditioner):
             TypeError: if a prompt is not a string.
             ValueError: if there is no prompt, or a dictionary has other keys.
         """
-        if not isinstance(values, dict):
+        if tf.is_tensor(values) and values.dtype.is_integer:
+            values = {"token_ids": values}
+        elif not isinstance(values, dict):
             values = {"prompts": values}
         if set(values) == set(self._keys()):
             return {key: tf.convert_to_tensor(value) for key, value in values.items()}

@@ -53,6 +53,21 @@ def test_an_export_draws_without_kgen_what_the_model_draws(
     assert "new, empty or a SavedModel" in refused("export", vae, "--output", tmp_path / "full")
 
 
+def test_an_export_of_the_networks(kgen_json, refused, text_model, vae, tmp_path):
+    said = kgen_json("export", vae, "--output", tmp_path / "parts", "--parts", "litert")
+    assert said["files"] == ["decoder.tflite"]
+    assert {path.name for path in (tmp_path / "parts").iterdir()} == {
+        "decoder.tflite",
+        "parts.json",
+    }
+    output = ("--output", tmp_path / "other", "--parts")
+    assert "--editing is of SavedModels" in refused("export", text_model, *output, "--editing")
+    assert "--parts must be False" in refused("export", vae, *output, "--max-batch", "3")
+    assert "--dtype must be one of" in refused("export", vae, *output, "--dtype", "bfloat16")
+    assert "which takes texts only" in refused("export", text_model, *output)
+    assert not (tmp_path / "other").exists()
+
+
 def test_evaluate_gives_the_same_figures_as_the_library(
     kgen_json, refused, vae, text_model, folder_of_pictures
 ):

@@ -4,6 +4,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import types
 
 import keras
 import keras_hub
@@ -13,6 +14,7 @@ import tensorflow as tf
 
 import kgen
 from kgen.conditioning import Labels
+from kgen.conditioning.packing import Packer
 from kgen.diffusion import CosineLogSNR, GaussianDiffusion, LinearLogSNR, time_grid
 from kgen.networks import mlp
 from kgen.networks.attention import Attention
@@ -20,7 +22,10 @@ from kgen.networks.conv import decoder, encoder
 from kgen.networks.norm import GroupNorm
 from kgen.networks.unet import UNet
 from kgen.serving.parts import onnx_file
+from kgen.serving.parts.functions import decoder_part, numbers_taken
+from kgen.serving.signature import served
 from kgen.solvers import DDIM, DPMSolver, solve
+from tools.tokenizer_references import VOCABULARY, sentences
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 NEEDS = {"litert": ["ai_edge_litert"], "onnx": ["tf2onnx", "onnxruntime"]}
@@ -275,3 +280,122 @@ def test_a_model_of_pixels_told_a_class(parts, tmp_path, runtime):
     expected = model.generate(labels, **options)
     assert expected.std() > 10
     assert np.abs(client.to_uint8(images) - expected.astype(int)).max() <= 1
+
+
+def test_a_name_of_a_class_is_in_the_description(tmp_path):
+    names = ["cat", "dog"]
+    vae = kgen.VAE(
+        mlp((8,), (4,), hidden=(4,)),
+        mlp([(2,), (2,)], (8,), hidden=(4,)),
+        "bernoulli",
+        conditioner=Labels(2, 2, names=names),
+    )
+    kgen.export_parts(vae, tmp_path, runtimes="litert")
+    said = json.loads((tmp_path / "parts.json").read_text())
+    assert said["names"] == names
+    assert [*said["parts"]] == ["conditioner", "decoder"]
+    assert [*said["parts"]["decoder"]["inputs"]] == ["latents", "pooled"]
+    assert said["pictures"] is None
+
+
+def test_the_pieces_of_the_example_are_those_of_kgen(parts):
+    names = VOCABULARY.read_text("utf-8").splitlines()
+    tokenizer = keras_hub.models.BertTokenizer(vocabulary=names, lowercase=True, strip_accents=True)
+    said = {"kind": "WordPiece", "new_words": {}, "length": 64, "suffix_indicator": "##"}
+    said |= {"start": tokenizer.start_token_id, "end": tokenizer.end_token_id}
+    said |= {"pad": tokenizer.pad_token_id, "oov_token": "[UNK]"}
+    said |= {"lowercase": True, "strip_accents": True}
+    texts = [text for text in sentences() if "[" not in text]
+    assert len(texts) > 400
+    ids, mask, _ = Packer(tokenizer, 64)(tf.constant(texts))
+    cut = parts.WordPieces(VOCABULARY.parent, said)(texts)
+    np.testing.assert_array_equal(cut["token_ids"], ids)
+    np.testing.assert_array_equal(cut["padding_mask"], mask)
+    with pytest.raises(ValueError, match="cuts texts by WordPiece"):
+        parts.WordPieces(VOCABULARY.parent, said | {"kind": "BytePair"})
+
+
+class TestErrors:
+    def test_what_has_no_parts(self, tmp_path):
+        with pytest.raises(TypeError, match="`model` must have a method `part_functions`.*type"):
+            kgen.export_parts(keras.Sequential(), tmp_path)
+        hvae = types.SimpleNamespace(latent_names=("latents_0", "latents_1"))
+        with pytest.raises(ValueError, match="codes of one tensor.*a SimpleNamespace, with 2"):
+            decoder_part(hvae)
+
+    def test_options(self, vae, tmp_path):
+        for options, match in (
+            ({"runtimes": "tensorrt"}, "`runtimes` must be one of"),
+            ({"runtimes": ()}, "`runtimes` must be some of"),
+            ({"dtype": "bfloat16"}, "`dtype` must be one of"),
+        ):
+            with pytest.raises(ValueError, match=match):
+                kgen.export_parts(vae, tmp_path / "new", **options)
+        with pytest.raises(ValueError, match="`parts` must be False with `warm_up`"):
+            vae.export(tmp_path / "new", parts=True, warm_up=True)
+        with pytest.raises(TypeError, match="solver"):
+            vae.export(tmp_path / "new", parts=True, solver="dpm")
+        assert not (tmp_path / "new").exists()
+
+    def test_a_folder_of_other_files(self, vae, tmp_path):
+        kgen.export_parts(vae, tmp_path, runtimes="litert")
+        before = (tmp_path / "decoder.tflite").read_bytes()
+        kgen.export_parts(vae, tmp_path, runtimes="litert")
+        assert (tmp_path / "decoder.tflite").stat().st_size == len(before)
+        (tmp_path / "mine.txt").touch()
+        with pytest.raises(FileExistsError, match=r"empty or parts.*mine\.txt"):
+            kgen.export_parts(vae, tmp_path, runtimes="litert")
+
+    def test_a_solver_that_the_client_does_not_know(self):
+        model = pixels()
+        for solver in (DDIM(eta=1.0), DPMSolver(order=3), "heun"):
+            with pytest.raises(ValueError, match="`solver` must be a deterministic DPMSolver"):
+                model.part_functions(solver=solver)
+        _, said = pixels(default_solver="heun").part_functions()
+        assert said["sampling"]["order"] == 2
+
+    def test_a_conditioner_of_texts_alone(self, hashed_words):
+        with pytest.raises(ValueError, match="conditioner that takes numbers.*HashedWords"):
+            numbers_taken(hashed_words)
+
+    def test_an_operation_without_an_operator(self, tmp_path):
+        process = GaussianDiffusion(LinearLogSNR(), "sub_vp")
+        with pytest.raises(ValueError, match=r"no built-in operator.*model: Asinh\."):
+            kgen.export_parts(pixels(process), tmp_path / "new", runtimes="litert")
+        assert not (tmp_path / "new").exists()
+
+    def test_half_precision(self, tmp_path):
+        model = pixels()
+        model.network.layers[-1].dtype_policy = keras.DTypePolicy("mixed_bfloat16")
+        with pytest.raises(ValueError, match="compute in float32.*layers in bfloat16"):
+            kgen.export_parts(model, tmp_path / "new")
+
+    def test_a_missing_package(self, vae, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "tf2onnx", None)
+        with pytest.raises(ImportError, match=r"kgen-keras\[runtimes\]"):
+            kgen.export_parts(vae, tmp_path / "new", runtimes="onnx")
+        assert not (tmp_path / "new").exists()
+
+    def test_an_operation_unknown_to_onnx(self):
+        need("onnx")
+
+        @served([tf.TensorSpec([None, 2], tf.float64, "x")])
+        def place(x):
+            return {"i": tf.searchsorted(tf.zeros([tf.shape(x)[0], 2], tf.float64), x)}
+
+        with pytest.raises(ValueError, match="ONNX has no operator.*LowerBound"):
+            onnx_file.convert(place)
+
+
+@pytest.fixture
+def vae():
+    return kgen.VAE(mlp((8,), (4,), hidden=(4,)), mlp((2,), (8,), hidden=(4,)), "bernoulli")
+
+
+def pixels(process=None, **options):
+    """A model of pictures of 4 x 4 pixels without a condition."""
+    process = process or GaussianDiffusion(LinearLogSNR())
+    z, log_snr = keras.Input((4, 4, 1), name="z"), keras.Input((), name="log_snr")
+    level = keras.layers.Reshape((1, 1, 1))(log_snr)
+    output = keras.layers.Conv2D(1, 3, padding="same")(z + level)
+    return kgen.DiffusionModel(keras.Model([z, log_snr], output), process, **options)

@@ -12,6 +12,7 @@ import json
 
 from kgen.checks import check_one_of, check_path
 from kgen.files.replacing import check_free, replaced
+from kgen.layer_tree import layers_of
 from kgen.serving.parts import description, litert, onnx_file
 from kgen.version import __version__
 
@@ -41,8 +42,9 @@ def export_parts(model, directory, *, runtimes=("litert", "onnx"), dtype=None, *
 
     Raises:
         TypeError: if the model has no parts, or no such option.
-        ValueError: for another runtime or `dtype`, or if a network cannot be written: it is larger
-            than 2 GB, or has an operation without an operator of the runtime.
+        ValueError: for another runtime or `dtype`, or if a network cannot be written: it computes
+            in half precision, is larger than 2 GB, or has an operation without an operator of the
+            runtime.
         ImportError: if tf2onnx is not installed and `"onnx"` is among the runtimes.
         FileExistsError: if `directory` is a file, or holds anything else than parts.
 
@@ -71,6 +73,7 @@ def export_parts(model, directory, *, runtimes=("litert", "onnx"), dtype=None, *
         check_one_of("dtype", dtype, DTYPES)
     directory = check_path("directory", directory).absolute()
     check_free(directory, FILES, "parts.json", "parts", (".tflite", ".onnx"))
+    _check_precision(model)
     functions, said = model.part_functions(**options)
     with replaced(directory) as folder:
         folder.mkdir()
@@ -99,6 +102,15 @@ def export_parts(model, directory, *, runtimes=("litert", "onnx"), dtype=None, *
         }
         text = json.dumps(said, indent=1)
         (folder / "parts.json").write_text(text, encoding="utf-8")
+
+
+def _check_precision(model):
+    half = {layer.compute_dtype for layer in layers_of(model)} & {"float16", "bfloat16"}
+    if half:
+        raise ValueError(
+            "`model` must compute in float32, which is how `kgen.from_preset(folder)` opens it, "
+            f"for its networks to be parts. Received: layers in {' and '.join(sorted(half))}."
+        )
 
 
 def _check_size(name, function):
