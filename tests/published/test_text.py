@@ -1,10 +1,12 @@
 """Text encoders of published folders against the outputs of transformers."""
 
+import contextlib
 import json
 import pathlib
 import shutil
 import subprocess
 import sys
+import types
 import warnings
 
 import keras
@@ -15,6 +17,9 @@ import tensorflow as tf
 from kgen.conditioning import CLIPText
 from kgen.published.files import Folder
 from kgen.published.text import open_text
+from kgen.serving.parts import litert
+from kgen.serving.parts.functions import conditioner_part
+from kgen.serving.signature import condition_inputs
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 XL = {"null": "zeros", "sizes": 8, "size": (32, 32)}
@@ -151,6 +156,44 @@ def test_rows_and_conditions_are_taken_as_they_are(text):
     assert {key: (spec.shape[1:], spec.dtype) for key, spec in specs.items()} == {
         key: (row.shape[1:], row.dtype) for key, row in rows.items()
     }
+
+
+def test_tensors_of_a_server(text):
+    """An export gives what `signature` says: one tensor by itself, several as a dictionary."""
+    rows = text.prepare(["a cat", ""])
+    specs, pack, _, _ = condition_inputs(text, "token_ids")
+    cond, expected = text(pack([rows[spec.name] for spec in specs])), text(rows)
+    for key in expected:
+        np.testing.assert_array_equal(cond[key], expected[key])
+
+
+def test_part_for_litert(tmp_path):
+    text = opened("sdxl")  # has both a tower's last states and another's, and numbers beside ids
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="of the extra runtimes")
+    model = types.SimpleNamespace(conditioner=text, averaged=contextlib.nullcontext)
+    file = tmp_path / "conditioner.tflite"
+    file.write_bytes(litert.convert(conditioner_part(model)))
+    rows = text.prepare(["a cat", ""])
+    run = interpreter.Interpreter(str(file)).get_signature_runner()
+    cond = run(**{key: value.numpy() for key, value in rows.items()})
+    expected = text(rows)
+    assert set(cond) == set(expected)
+    for key in expected:
+        np.testing.assert_allclose(cond[key], expected[key], atol=1e-4)
+
+
+def test_vocabulary_for_other_programs(name, text, tmp_path):
+    said = text.write_vocabulary(tmp_path)["tokenizers"]
+    rows = text.prepare(["a cat"])
+    assert set(said) == {key for key in rows if key != "sizes"}
+    for key, about in said.items():
+        vocabulary = json.loads((tmp_path / key / "vocabulary.json").read_text())
+        ids = rows[key].numpy()[0]
+        assert ids[0] == about["start"] == vocabulary["<|startoftext|>"]
+        assert about["end"] in ids
+        assert ids[-1] == about["pad"]
+        assert about["windows"] * about["length"] == len(ids)
+        assert (tmp_path / key / "merges.txt").read_text().count("\n") > 10
 
 
 def test_bad_values(text):
