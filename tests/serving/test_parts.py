@@ -194,6 +194,7 @@ parts.main(sys.argv[1:])
 
 
 def test_litert_has_built_in_operators_only(folders):
+    need("litert")
     from ai_edge_litert.interpreter import Interpreter
 
     for name in ("conditioner", "denoiser", "decoder"):

@@ -169,9 +169,9 @@ def eight_bits(value, axis):
         is near `value`.
 
     Example:
-        >>> codes, scale = eight_bits(np.array([[1.0, 0.0], [-2.54, 0.0]], "float32"), axis=1)
-        >>> codes.tolist(), scale.round(3).tolist()
-        ([[50, 0], [-127, 0]], [0.02, 1.0])
+        >>> codes, scale = eight_bits(np.array([[5.1, 0.0], [-63.5, 0.0]], "float32"), axis=1)
+        >>> codes.tolist(), scale.tolist()
+        ([[10, 0], [-127, 0]], [0.5, 1.0])
     """
     others = tuple(i for i in range(value.ndim) if i != axis)
     scale = np.max(np.abs(value), axis=others, keepdims=True) / 127
