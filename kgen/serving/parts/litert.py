@@ -20,6 +20,7 @@ import tempfile
 
 import tensorflow as tf
 
+from kgen.serving.parts.messages import silence
 from kgen.serving.signature import served
 
 
@@ -45,7 +46,7 @@ def convert(function, dtype=None):
         return concrete(*arguments)
 
     module.call = call
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, silence("absl", "tensorflow"):
         tf.saved_model.save(
             module,
             folder,

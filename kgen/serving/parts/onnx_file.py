@@ -19,11 +19,9 @@ References:
   https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html
 """
 
-import contextlib
-import logging
-import warnings
-
 import numpy as np
+
+from kgen.serving.parts.messages import silence
 
 OPSET = 18
 LEAST = 1024  # numbers of a weight from which on it is stored in fewer bits
@@ -46,7 +44,7 @@ def convert(function, dtype=None):
         ValueError: if it has an operation that ONNX has no operator for.
     """
     tf2onnx = _tf2onnx()
-    with _quiet(tf2onnx):
+    with silence("absl", "tensorflow", "tf2onnx"):
         model, _ = tf2onnx.convert.from_function(
             function,
             input_signature=function.input_signature,
@@ -68,8 +66,7 @@ def convert(function, dtype=None):
 
 def _tf2onnx():
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with silence():
             import tf2onnx
     except ImportError as error:
         raise ImportError(
@@ -77,20 +74,6 @@ def _tf2onnx():
             'export for "litert" alone.'
         ) from error
     return tf2onnx
-
-
-@contextlib.contextmanager
-def _quiet(tf2onnx):
-    """Without the messages of tf2onnx; what it cannot convert is told by `convert`."""
-    logger = logging.getLogger(tf2onnx.__name__)
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _erfc(context, node, name, arguments):
