@@ -136,9 +136,9 @@ class DiscreteBeta(NoiseSchedule):
         else:
             table, value = np.log(self.ratios), -tf.cast(log_snr, tf.float64) / 2
         table = tf.constant(table, tf.float64)
-        flat = tf.reshape(value, [-1])
-        below = tf.searchsorted(table, flat, side="right") - 1
-        below = tf.reshape(tf.clip_by_value(below, 0, self.num_levels - 2), tf.shape(value))
+        # Counted, since runtimes of exported networks have no search in a sorted table.
+        below = tf.reduce_sum(tf.cast(table <= value[..., tf.newaxis], tf.int32), axis=-1) - 1
+        below = tf.clip_by_value(below, 0, self.num_levels - 2)
         low, high = tf.gather(table, below), tf.gather(table, below + 1)
         index = tf.cast(below, tf.float64) + (value - low) / (high - low)
         return tf.cast(index, log_snr.dtype)

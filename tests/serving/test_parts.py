@@ -16,12 +16,13 @@ import kgen
 from kgen.conditioning import Labels
 from kgen.conditioning.packing import Packer
 from kgen.diffusion import CosineLogSNR, GaussianDiffusion, LinearLogSNR, time_grid
+from kgen.diffusion.discrete_beta import DiscreteBeta, LevelIndex
 from kgen.networks import mlp
 from kgen.networks.attention import Attention
 from kgen.networks.conv import decoder, encoder
 from kgen.networks.norm import GroupNorm
 from kgen.networks.unet import UNet
-from kgen.serving.parts import onnx_file
+from kgen.serving.parts import litert, onnx_file
 from kgen.serving.parts.functions import decoder_part, numbers_taken
 from kgen.serving.signature import served
 from kgen.solvers import DDIM, DPMSolver, solve
@@ -261,6 +262,26 @@ def test_eight_bits_are_the_nearest_codes():
     assert (np.abs(value - codes * scale).max(axis=(0, 1)) <= 0.501 * scale).all()
 
 
+@pytest.mark.parametrize("rounding", [False, True])
+def test_the_noise_of_published_networks_in_onnx(tmp_path, rounding):
+    """Their index of the noise is computed in float64, in ONNX Runtime too."""
+    need("onnx")
+    import onnxruntime
+
+    schedule = DiscreteBeta()
+
+    @served([tf.TensorSpec([None], tf.float32, "log_snr")])
+    def index(log_snr):
+        return {"index": LevelIndex(schedule, rounding)(log_snr)}
+
+    session = onnxruntime.InferenceSession(onnx_file.convert(index))
+    levels = np.array([0.0, 1.0, 500.25, 998.75, 999.0])
+    log_snr = schedule.log_snr(levels / 999).numpy().astype("float32")
+    (found,) = session.run(["index"], {"log_snr": log_snr})
+    expected = [0, 1, 500, 999, 999] if rounding else levels
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_a_model_of_pixels_told_a_class(parts, tmp_path, runtime):
     need(runtime)
@@ -364,6 +385,14 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"no built-in operator.*model: Asinh\."):
             kgen.export_parts(pixels(process), tmp_path / "new", runtimes="litert")
         assert not (tmp_path / "new").exists()
+
+    def test_double_precision(self):
+        @served([tf.TensorSpec([None, 2], tf.float64, "x")])
+        def halved(x):
+            return {"y": tf.exp(x)}
+
+        with pytest.raises(ValueError, match=r"no built-in operator.*: Exp \(in float64\)"):
+            litert.convert(halved)
 
     def test_half_precision(self, tmp_path):
         model = pixels()

@@ -64,9 +64,10 @@ def convert(function, dtype=None):
             missing = _without_operator(str(error))
             if not missing:
                 raise
+            wide = " (in float64)" if "f64>" in str(error) else ""
             raise ValueError(
                 "LiteRT has no built-in operator for operations of the model: "
-                f"{', '.join(missing)}."
+                f"{', '.join(missing)}{wide}."
             ) from error
 
 
