@@ -402,6 +402,7 @@ ARGUMENTS = {
         "from_preset directory": kgen.from_preset,
         "save_to_preset directory": lambda v: the(vae).save_to_preset(v),
         "export_saved_model directory": lambda v: kgen.export_saved_model(the(vae), v),
+        "export_parts directory": lambda v: kgen.export_parts(the(vae), v),
         "folder.load directory": folder.load,
         "folder.classes directory": folder.classes,
     },
