@@ -34,7 +34,7 @@ from kgen.files.policies import in_dtype
 from kgen.files.text import MAX_CONFIG_BYTES, read_json, reason
 from kgen.files.weights import cast, fill, name_of
 from kgen.layer_tree import check_savable, layers_of
-from kgen.preset_names import CONFIG, HUB, NEXT, WEIGHTS, list_presets, located
+from kgen.preset_names import CONFIG, HUB, NEXT, WEIGHTS, list_presets, locate
 from kgen.version import __version__
 
 FORMAT = 1  # of the folder; a preset that does not say has the first
@@ -182,7 +182,7 @@ def from_preset(
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be one of {DTYPES}. Received: dtype={dtype!r}.")
     hub = isinstance(directory, str) and directory.startswith(HUB)
-    directory = check_path("directory", located(directory))
+    directory = check_path("directory", locate(directory))
     for name in (CONFIG, WEIGHTS):
         if not (directory / name).is_file() and not (directory / NEXT).is_file():
             raise FileNotFoundError(

@@ -7,8 +7,8 @@ draws; a batch between two of them is filled up with its last picture, drawn onc
 
 import numpy as np
 
+from kgen.serving.capabilities import class_names, condition_kind, has_solver
 from kgen.serving.http.job import Drawing, RefusedError
-from kgen.serving.typed import class_names, denoises, takes
 
 
 class LocalModel:
@@ -34,7 +34,7 @@ class LocalModel:
         shape = tuple(model.data_shape)
         if not hasattr(model, "generate") or len(shape) != 3 or shape[-1] not in (1, 3, 4):
             raise ValueError(f"`model` must draw pictures. Received: a {type(model).__name__}.")
-        self.takes = takes(model)
+        self.takes = condition_kind(model)
         if self.takes == "other":
             raise ValueError("`model` must take texts, classes or nothing: others cannot be typed.")
         self.model = model
@@ -42,7 +42,7 @@ class LocalModel:
         self.shape = shape
         self.styles = list(styles)
         self.classes = class_names(model)
-        self.solves = denoises(model)
+        self.solves = has_solver(model)
         self.edits = self.solves
         self.negatives = self.solves and self.takes is not None
         for size in sizes:
