@@ -8,9 +8,9 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from kgen import preset_names
 from kgen.cli.errors import UsageError, arguments_from_user, files_from_user
-from kgen.preset_names import CONFIG, WEIGHTS
+from kgen.preset_names import CONFIG, HUB, WEIGHTS, download
+from kgen.preset_names import preset_folders as default_folders
 from kgen.serving.capabilities import class_names, condition_kind
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def preset_folders() -> list[pathlib.Path]:
     """Returns the folders that are searched for a name: `./saved_models`, then kgen's own."""
-    return [pathlib.Path("saved_models"), *preset_names.preset_folders()]
+    return [pathlib.Path("saved_models"), *default_folders()]
 
 
 def model_names() -> list[str]:
@@ -38,9 +38,9 @@ def locate(name: str | pathlib.Path) -> pathlib.Path:
         CommandError: if the model cannot be downloaded from the hub.
         UsageError: if there is no such model.
     """
-    if str(name).startswith(preset_names.HUB):
+    if str(name).startswith(HUB):
         with files_from_user(f"{name} cannot be downloaded"):
-            return preset_names.download(str(name))
+            return download(str(name))
     path = pathlib.Path(name)
     candidates = [path]
     if path.name == str(name):
