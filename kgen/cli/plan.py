@@ -125,6 +125,11 @@ def load_plan(output: pathlib.Path, plan: Plan) -> Plan | None:
 def default_steps(command: Command, number: int, batch_size: int) -> int:
     """Returns the default number of steps for a number of pictures.
 
+    Args:
+        command: `"finetune"` or `"train"`.
+        number: number of pictures to train on.
+        batch_size: number of pictures per step.
+
     Example:
         >>> default_steps("finetune", 300, 32), default_steps("train", 9000, 64)
         (160, 14062)

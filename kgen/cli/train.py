@@ -65,6 +65,7 @@ def _build_conditioner(base: GenerativeModel, pictures: Pictures) -> Conditioner
 def _build_model(
     autoencoder: KLAutoencoder, conditioner: Conditioner | None, args: argparse.Namespace
 ) -> LatentDiffusion:
+    """Returns a latent diffusion model with a new U-Net."""
     import keras
 
     import kgen

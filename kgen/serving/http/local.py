@@ -78,7 +78,11 @@ class LocalModel:
         self._batch_sizes = batch_sizes(max_batch)
 
     def check(self, text: str, field: str) -> None:
-        """Checks a prompt; see `Backend.check`."""
+        """Checks a prompt; see `Backend.check`.
+
+        Raises:
+            RefusedError: if the model does not accept the prompt.
+        """
         if self.condition_kind is None:
             if text:
                 raise RefusedError("The model takes no text.", field=field)

@@ -94,7 +94,11 @@ class TensorFlowServing:
         self.defaults = {"steps": STEPS, "guidance": GUIDANCE if self._has_guidance else 1.0}
 
     def check(self, text: str, field: str) -> None:
-        """Checks a prompt; see `Backend.check`."""
+        """Checks a prompt; see `Backend.check`.
+
+        Raises:
+            RefusedError: if the model does not accept the prompt.
+        """
         if self.condition_kind is None and text:
             raise RefusedError("The model takes no text.", field=field)
         if self.condition_kind == "classes" and not re.fullmatch("[0-9]{1,9}", text):
