@@ -1,12 +1,26 @@
 """`kgen export`: a model as a SavedModel, which TensorFlow runs without kgen."""
 
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
 from kgen.cli.errors import UsageError, arguments_from_user
 from kgen.cli.models import open_model
-from kgen.serving.typed import denoises
+from kgen.serving.capabilities import has_solver
+
+if TYPE_CHECKING:
+    from kgen.cli.session import Result, Session
 
 
-def run(args, session):
-    """Writes the SavedModel; returns the result as a dictionary, and lines for a person."""
+def run(args: argparse.Namespace, session: Session) -> Result:
+    """Writes the SavedModel.
+
+    Raises:
+        CommandError: if the model cannot be opened.
+        UsageError: if there is no such model, the model does not have an option, or the output
+            folder holds other files.
+    """
     import tensorflow as tf
 
     import kgen
@@ -15,7 +29,7 @@ def run(args, session):
     options = {"solver": args.solver, "inputs": args.inputs}
     options |= {"editing": args.editing or None, "negatives": args.negatives or None}
     options = {name: value for name, value in options.items() if value is not None}
-    if options and not denoises(model):
+    if options and not has_solver(model):
         name = next(iter(options))
         raise UsageError(f"a {type(model).__name__} has no option --{name}")
     session.say(f"Writing {args.output}")
