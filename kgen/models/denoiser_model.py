@@ -20,7 +20,6 @@ import tensorflow as tf
 from kgen import likelihoods
 from kgen.checks import (
     check_count,
-    check_data,
     check_interval,
     check_number,
     check_one_of,
@@ -31,6 +30,7 @@ from kgen.conditioning.conditioner import pictures_of
 from kgen.diffusion import Denoiser, GaussianDiffusion
 from kgen.diffusion.times import TIME_SAMPLERS
 from kgen.diffusion.weighting import WEIGHTINGS
+from kgen.models.denoising_checks import check_denoising_network, check_size, checked_examples
 from kgen.models.finetuned_model import FineTunedModel
 from kgen.sampling.compiled import Compiled
 from kgen.sampling.plan import Plan, plan_of
@@ -45,7 +45,6 @@ from kgen.sampling.request import (
 from kgen.sampling.run import Run
 from kgen.sampling.sampler import Guided, Sampler, example_seeds
 from kgen.solvers import Solver
-from kgen.symbolic import describe, output_spec, symbolic, takes_condition
 from kgen.types import (
     Batch,
     Condition,
@@ -316,7 +315,7 @@ class DenoiserModel(FineTunedModel):
         data_shape, shape = self.shapes_of(size)
         given = start_of(num, shape, noise, images, strength, mask)
         if images is not None:
-            given["x"] = self._data(images, data_shape)
+            given["x"] = checked_examples(images, data_shape, self.likelihood, self.bounded)
         seeds, indices = seeds_and_indices(seed, num)
         bar = keras.utils.Progbar(-(-num // batch_size) * num_steps, verbose=verbose)
         run = Run(
@@ -370,7 +369,8 @@ class DenoiserModel(FineTunedModel):
         check_count("num_steps", num_steps)
         check_number("guidance_scale", guidance_scale)
         plan = plan_of(solver, self.process)
-        x, invert = self._data(images), self.inversion(plan.solver)
+        x = checked_examples(images, self.data_shape, self.likelihood, self.bounded)
+        invert = self.inversion(plan.solver)
         if condition is None and self.conditioner is not None:
             raise ValueError("`condition` must be given to a model with a conditioner.")
         rows = condition_rows(self.conditioner, condition, len(x))
@@ -505,69 +505,3 @@ class DenoiserModel(FineTunedModel):
         self, solver: Solver, num_steps: tf.Tensor, guided: Guided, x: tf.Tensor
     ) -> tf.Tensor:
         return self.sampler.invert(solver, None, num_steps, guided, self.to_z({"x": x})["x"])
-
-    def _data(self, images: TensorLike, shape: Shape | None = None) -> tf.Tensor:
-        """Validates examples and returns them as float32; scales uint8 pictures to their range."""
-        images = np.asarray(images)
-        if images.dtype == np.uint8:
-            low, high = self.likelihood.low, self.likelihood.high
-            images = (images / 255 * (high - low) + low).astype("float32")
-        likelihood = self.likelihood if self.bounded else None
-        check_data("images", images, shape or self.data_shape, likelihood)
-        return tf.constant(images, tf.float32)
-
-
-def check_size(size: Any, data_shape: Shape) -> None:
-    """Checks that a size of pictures has one positive integer per spatial axis.
-
-    Raises:
-        TypeError: if an entry is not a number.
-        ValueError: if the number of entries is wrong, or an entry is not a positive integer.
-    """
-    if not isinstance(size, (tuple, list)) or len(size) != len(data_shape) - 1:
-        raise ValueError(
-            f"`size` must be None or {len(data_shape) - 1} numbers. Received: size={size!r}."
-        )
-    for number in size:
-        check_count("size", number)
-
-
-def check_denoising_network(
-    network: Network, conditioner: Conditioner | None, shape: Shape
-) -> None:
-    """Checks by one symbolic call that a network can denoise z, and builds it.
-
-    Args:
-        network: network of any kind (`kgen.symbolic`), called as `network(z, log_snr, cond)`.
-        conditioner: None, or the `Conditioner` whose output the network must accept.
-        shape: shape of the z of one example, which the network must return.
-
-    Raises:
-        TypeError: if `network` is neither a network nor a function.
-        ValueError: if the network does not accept the condition, or returns another shape.
-    """
-    graph = getattr(network, "graph", None)
-    if graph is not None:  # a network of `kgen.networks`, which declares its inputs
-        inputs = set(graph.input) & {"tokens", "pooled", "picture"}
-        if conditioner is not None and not inputs:
-            raise ValueError(
-                "`network` must have an input for the condition, by `pooled=...`, `tokens=...` or "
-                "`picture=...`, where there is a conditioner."
-            )
-        return
-    cond = None
-    if conditioner is not None:
-        if not takes_condition(network, 2):
-            raise ValueError(
-                "`network` must take the condition where there is a conditioner: "
-                f"`network(z, log_snr, cond)`. Received: network={network!r}."
-            )
-        null = conditioner.null(1)
-        cond = {key: symbolic(value.shape[1:], value.dtype) for key, value in null.items()}
-    inputs = {"z": symbolic(shape), "log_snr": symbolic(()), "cond": cond}
-    output = output_spec(network, inputs, "network")
-    if tuple(getattr(output, "shape", ()))[1:] != shape:
-        raise ValueError(
-            f"`network` must return the shape of z, {shape}. "
-            f"Received: {describe({'an output of': output})}."
-        )

@@ -32,7 +32,8 @@ from kgen.diffusion import GaussianDiffusion
 from kgen.gaussian import Gaussian
 from kgen.layer_tree import freeze
 from kgen.likelihoods import GaussianLikelihood, to_uint8
-from kgen.models.denoiser_model import DenoiserModel, check_size
+from kgen.models.denoiser_model import DenoiserModel
+from kgen.models.denoising_checks import check_size
 from kgen.models.generative_model import images_of
 from kgen.sampling.plan import Plan
 from kgen.serialization import serializable

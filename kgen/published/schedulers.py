@@ -104,9 +104,9 @@ class PublishedSteps:
             TypeError: if `num_steps` is not a number.
             ValueError: if `num_steps` is not an integer in 1 ... T.
         """
-        levels = self.levels(num_steps).numpy()
+        timesteps = self.timesteps(num_steps).numpy()
         stride = self.schedule.num_levels // num_steps
-        if self.strides and (levels[:-1] - levels[1:] != stride).any():
+        if self.strides and (timesteps[:-1] - timesteps[1:] != stride).any():
             warnings.warn(
                 f"A run of {num_steps} steps with {self.spacing!r} spacing is not the published "
                 f"one, whose steps of {stride} timesteps do not end at the next evaluation. Those "
@@ -114,7 +114,7 @@ class PublishedSteps:
                 stacklevel=4,
             )
 
-    def levels(self, num_steps: int | tf.Tensor) -> tf.Tensor:
+    def timesteps(self, num_steps: int | tf.Tensor) -> tf.Tensor:
         """Returns the timestep indices of the evaluations, decreasing, float64 `[num_steps]`.
 
         Args:
@@ -156,14 +156,14 @@ class PublishedSteps:
             Decreasing times, float64: N if the run ends with an estimate, else N + 1; with a
             strength, accordingly fewer.
         """
-        levels = self.levels(num_steps)
+        timesteps = self.timesteps(num_steps)
         if strength is not None:
             # The product may be slightly too small, since a strength is float32.
             kept = tf.floor(tf.cast(num_steps, tf.float64) * tf.cast(strength, tf.float64) + 1e-4)
-            levels = levels[tf.size(levels) - tf.maximum(tf.cast(kept, tf.int32), 1) :]
+            timesteps = timesteps[tf.size(timesteps) - tf.maximum(tf.cast(kept, tf.int32), 1) :]
         if self.end == "state":
-            levels = tf.concat([levels, tf.zeros([1], tf.float64)], 0)
-        return levels / (self.schedule.num_levels - 1)
+            timesteps = tf.concat([timesteps, tf.zeros([1], tf.float64)], 0)
+        return timesteps / (self.schedule.num_levels - 1)
 
     def start(self, noise: tf.Tensor, times: tf.Tensor, x: tf.Tensor | None = None) -> tf.Tensor:
         """Returns the state at `times[0]`.
@@ -195,8 +195,8 @@ class PublishedSteps:
         x = denoise(z, tf.cast(times[-1], z.dtype))
         return x if self.clip is None else tf.clip_by_value(x, -self.clip, self.clip)
 
-    def _rounded(self, levels: tf.Tensor) -> tf.Tensor:
-        return tf.round(levels) if self.rounded else levels
+    def _rounded(self, timesteps: tf.Tensor) -> tf.Tensor:
+        return tf.round(timesteps) if self.rounded else timesteps
 
     def _karras(self, k: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
         """Returns the indices of N sigmas whose seventh roots are equally spaced."""
