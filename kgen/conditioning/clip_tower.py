@@ -162,10 +162,21 @@ class CLIPTower(layers.Layer):
     def add_word(
         self, word: str, *, like: str | None = None, vectors: int = 1, seed: int = 0
     ) -> keras.Variable:
-        """Adds a word with new embeddings; see `TextEncoder.add_word`.
+        """Adds a word with new embeddings, which can be trained.
+
+        Args:
+            word: the word as it is written in prompts.
+            like: None, or a text; the mean embedding of its tokens is the initial value.
+            vectors: number of vectors of the word.
+            seed: integer seed of the initial values without `like`.
 
         Returns:
             The variable of the embeddings, `[vectors, D]`.
+
+        Raises:
+            TypeError: if the word is not a string, or `vectors` is not a number.
+            ValueError: if the word is empty, contains a space or was added before, `like` has no
+                token, or `vectors` is not a positive integer.
         """
         embedding = self._token_embedding()
         ids = None

@@ -58,7 +58,16 @@ def load(
 
 
 def load_config(cls: type[Conditioner], config: dict[str, Any]) -> Conditioner:
-    """Builds the encoder of a model that is being loaded; see `TextEncoder.from_config`."""
+    """Builds the encoder of a model that is being loaded.
+
+    Args:
+        cls: the class, `TextEncoder`.
+        config: the configuration of the encoder in the file of the model.
+
+    Raises:
+        ValueError: if no model is being loaded by kgen, the configuration names no folder that may
+            be opened, or the encoder in the folder is not that of the model.
+    """
     place = now_opened()
     if place is None:
         raise ValueError(
@@ -75,7 +84,11 @@ def load_config(cls: type[Conditioner], config: dict[str, Any]) -> Conditioner:
 
 
 def check_config(config: dict[str, Any]) -> None:
-    """Compares the checksums in a configuration with the files; see `TextEncoder.check_config`."""
+    """Compares the checksums in a configuration with those of the files, without loading them.
+
+    Raises:
+        ValueError: if they differ, or the configuration names no folder that may be opened.
+    """
     place = now_opened()
     if place is not None:
         preset, folder, _ = _parse(config, place)

@@ -220,7 +220,14 @@ def _check_dtypes(
 def origin(
     preset: Path, folder: pathlib.Path | None, backbone: keras.Model, tokenizer: keras.layers.Layer
 ) -> dict[str, str]:
-    """Returns the path and the checksums of an encoder, for its configuration."""
+    """Returns the path and the checksums of an encoder, for its configuration.
+
+    Args:
+        preset: the path or the name by which the caller knows the encoder.
+        folder: its folder; None for a published preset.
+        backbone: its backbone.
+        tokenizer: its tokenizer.
+    """
     if folder is None:
         sums = published_sums(backbone, tokenizer)
     elif is_keras_preset(folder):
@@ -262,6 +269,11 @@ def published_sums(backbone: keras.Model, tokenizer: keras.layers.Layer) -> dict
 
 def check_sums(expected: Mapping[str, str], received: Mapping[str, str], preset: Any) -> None:
     """Compares the checksums in a configuration with those of an encoder.
+
+    Args:
+        expected: the checksums in the configuration.
+        received: the checksums of the encoder.
+        preset: the path or the name of the encoder, for the message.
 
     Raises:
         ValueError: if they differ.

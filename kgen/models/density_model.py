@@ -171,7 +171,12 @@ class DensityModel(DenoiserModel):
         return "stratified" if self.levels is None else BoundSteps(self.levels)
 
     def to_data(self, z: tf.Tensor, given: dict[str, tf.Tensor]) -> tf.Tensor:
-        """Converts data with grey levels to pixels; returns real values unchanged."""
+        """Converts data with grey levels to pixels; returns real values unchanged.
+
+        Args:
+            z: the last state of a run, `[B, *data_shape]`.
+            given: see `DenoiserModel.to_data`.
+        """
         return z if self.grey_levels is None else super().to_data(z, given)
 
     def density_terms(self, x: tf.Tensor, cond: Condition, seed: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -223,10 +228,15 @@ class DensityModel(DenoiserModel):
     def export_functions(
         self, solver: Solver | Plan | SolverName | None = None, num_probes: int = 1, **options: Any
     ) -> tuple[dict[str, Any], list[Any]]:
-        """Returns the functions of a SavedModel: sampling, and `log_likelihood`.
+        """Returns the functions of a SavedModel, and the resources that they use.
 
-        `log_likelihood(images[, labels or prompts], seed)` returns nats, estimated with
-        `num_probes` random vectors; for the options see `kgen.serving.denoising.sampling`.
+        They are the functions of `kgen.serving.denoising.sampling`, and
+        `log_likelihood(images[, labels or prompts], seed)`, which returns nats `[B]`.
+
+        Args:
+            solver: the solver, its name or a plan; None for the default of the model.
+            num_probes: number of random vectors with which the log-likelihood is estimated.
+            **options: options of `kgen.serving.denoising.sampling`.
         """
         from kgen.serving import denoising as serving
 

@@ -245,13 +245,25 @@ class EncoderDecoder(GenerativeModel):
         return output if self.likelihood is None else self.likelihood.mean(output)
 
     def run_encoder(self, x: TensorLike, cond: Condition = None, training: bool = False) -> Any:
-        """Returns the output of the encoder with the trained weights; `cond` is encoded."""
+        """Returns the output of the encoder with the trained weights.
+
+        Args:
+            x: data `[B, ...]`.
+            cond: the encoded condition, or None.
+            training: whether layers such as dropout are active.
+        """
         return call(self.encoder, {"x": x, "cond": cond}, training)
 
     def run_decoder(
         self, z: tf.Tensor, cond: Condition = None, training: bool = False
     ) -> tf.Tensor:
-        """Returns the output of the decoder with the trained weights, float32."""
+        """Returns the output of the decoder with the trained weights, float32.
+
+        Args:
+            z: codes `[B, *latent_shape]`; for a hierarchical model, the last state.
+            cond: the encoded condition, or None.
+            training: whether layers such as dropout are active.
+        """
         return tf.cast(call(self.decoder, {"z": z, "cond": cond}, training), tf.float32)
 
     def log_prob(

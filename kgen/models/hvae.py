@@ -119,6 +119,10 @@ class HVAE(EncoderDecoder):
         Sets `latent_shapes`, from the top level down, and `latent_shape`, the shape of z_0, whose
         density `prior` is.
 
+        Args:
+            code: the symbolic outputs of the encoder, one for all levels or a list.
+            cond: the symbolic condition, or None.
+
         Raises:
             ValueError: if the number of the encoder's outputs is neither 1 nor that of the levels,
                 or a level does not accept its inputs.
@@ -247,9 +251,17 @@ class HVAE(EncoderDecoder):
         training: bool = False,
         cond: Condition = None,
     ) -> tf.Tensor:
-        """Returns log importance weights log p(x, z_k) - log q(z_k | x), `[K, B]`, in nats.
+        """Returns log importance weights log p(x, z_k) - log q(z_k | x), with the trained weights.
 
-        See `VAE.log_weights`.
+        Args:
+            x: data `[B, ...]`.
+            seed: an int32 pair.
+            num_samples: number K of samples per example.
+            training: whether layers such as dropout are active.
+            cond: the encoded condition, or None.
+
+        Returns:
+            float32 `[K, B]`, in nats.
         """
         x = tf.cast(x, tf.float32)
         state, steps = self.infer(x, seed, num_samples, training, cond)

@@ -39,6 +39,12 @@ class GaussianLevel(keras.layers.Layer):
         state_shape: for the top level, the shape of the initial state.
         residual: whether the posterior is parameterised relative to the prior.
         **kwargs: `name` and `dtype` of a Keras layer.
+
+    Example:
+        >>> from kgen.networks import mlp
+        >>> level = GaussianLevel(None, mlp((8,), (2 * 4,)))  # the top level of an HVAE
+        >>> level.posterior(tf.zeros([3]), tf.zeros([3, 8])).mean.shape
+        TensorShape([3, 4])
     """
 
     def __init__(
@@ -92,7 +98,12 @@ class GaussianLevel(keras.layers.Layer):
         return q
 
     def merge(self, state: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
-        """Returns the state of the next level, `[B, ...]`, from this level's state and latent."""
+        """Returns the state of the next level, `[B, ...]`.
+
+        Args:
+            state: the state from the levels above, `[B, ...]`.
+            z: the latent of this level, `[B, *latent_shape]`.
+        """
         if self.merge_network is None:
             return z
         return call(self.merge_network, {"state": state, "z": z})

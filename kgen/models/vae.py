@@ -208,10 +208,18 @@ class VAE(EncoderDecoder):
         cond: Condition = None,
         mask: TensorLike | None = None,
     ) -> tf.Tensor:
-        """Returns log importance weights log p(x, z_k) - log q(z_k | x), `[K, B]`, in nats.
+        """Returns log importance weights log p(x, z_k) - log q(z_k | x), with the trained weights.
 
-        K is `num_samples`. Uses the trained weights, not the averaged ones; `cond` is the encoded
-        condition; `mask`, of the shape of `x`, is 1 where a value is known.
+        Args:
+            x: data `[B, ...]`.
+            seed: an int32 pair.
+            num_samples: number K of samples per example.
+            training: whether layers such as dropout are active.
+            cond: the encoded condition, or None.
+            mask: None, or 1 where a value of `x` is known, of the shape of `x`.
+
+        Returns:
+            float32 `[K, B]`, in nats.
         """
         x = tf.cast(x, tf.float32)
         q = _repeat(self._posterior(x, cond, training), num_samples)

@@ -36,7 +36,17 @@ def lora_modules(model: FineTunedModel) -> dict[str, dict[str, Module]]:
 
 
 def save_lora(model: FineTunedModel, path: str | os.PathLike, layout: str, dtype: str) -> None:
-    """Writes the averaged LoRA of a model to a file; see `FineTunedModel.save_lora`."""
+    """Writes the averaged LoRA of a model to a file.
+
+    Args:
+        model: a model with a LoRA.
+        path: a `.safetensors` file.
+        layout: `"diffusers"`, `"peft"` or `"kohya"`.
+        dtype: dtype of the arrays in the file.
+
+    Raises:
+        ValueError: if the model has no LoRA, or the layout is unknown or cannot store it.
+    """
     if model.lora is None:
         raise ValueError("The model has no LoRA. Call `enable_lora(rank)` or `load_lora(path)`.")
     with model.averaged():
@@ -44,7 +54,17 @@ def save_lora(model: FineTunedModel, path: str | os.PathLike, layout: str, dtype
 
 
 def load_lora(model: FineTunedModel, path: str | os.PathLike, scale: float) -> None:
-    """Adds the LoRA of a file to a model; see `FineTunedModel.load_lora`."""
+    """Adds the LoRA of a file to a model, and to the LoRA that the model has already.
+
+    Args:
+        model: the model.
+        path: a `.safetensors` file.
+        scale: factor of the update in the file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged, or the model has no layer for one of its arrays.
+    """
     modules = lora_modules(model)
     loras = [(read_lora(path, modules), scale)]
     if model.lora is not None:

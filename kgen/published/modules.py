@@ -87,7 +87,12 @@ class Module:
         return weight[:, :, None, None] if self.kind == "pointwise" else weight
 
     def to_ours(self, weight: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """Converts a published weight to a kernel of the given shape."""
+        """Converts a published weight to a kernel of the layer.
+
+        Args:
+            weight: the published weight.
+            shape: shape of the kernel.
+        """
         if self.kind == "convolution":
             return np.transpose(weight, (2, 3, 1, 0))
         return np.reshape(np.transpose(np.reshape(weight, weight.shape[:2])), shape)
@@ -194,6 +199,11 @@ def check_names(slots: list[Slot], weights: Arrays) -> None:
 def check_shape(weights: Arrays, name: str, shape: tuple[int, ...]) -> None:
     """Checks the shape of an array, in which axes of size 1 at the end are ignored.
 
+    Args:
+        weights: the arrays of files.
+        name: name of the array.
+        shape: the expected shape.
+
     Raises:
         ValueError: if the array is missing or has another shape.
     """
@@ -209,6 +219,10 @@ def check_shape(weights: Arrays, name: str, shape: tuple[int, ...]) -> None:
 
 def read_slots(slots: list[Slot], weights: Arrays) -> None:
     """Assigns the arrays of files to variables, one by one, after `check_names`.
+
+    Args:
+        slots: the variables.
+        weights: the arrays, whose files are closed at the end.
 
     Raises:
         ValueError: if an array is missing or unknown, has another shape, or is not finite.

@@ -24,7 +24,16 @@ NAMELESS = "emb_params"  # the name of the array in files without the word
 
 
 def save_word(model: FineTunedModel, word: str, path: str | os.PathLike) -> None:
-    """Writes the averaged embeddings of a word; see `FineTunedModel.save_word`."""
+    """Writes the averaged embeddings of a word to a file.
+
+    Args:
+        model: a model with a text encoder.
+        word: a word that was added to the text encoder.
+        path: a `.safetensors` file.
+
+    Raises:
+        ValueError: if no such word was added.
+    """
     with model.averaged():
         found = [np.array(table.vectors[word].value) for table in _tables(model, word)]
     keys = (word,) if len(found) == 1 else TWO
@@ -32,7 +41,21 @@ def save_word(model: FineTunedModel, word: str, path: str | os.PathLike) -> None
 
 
 def load_word(model: FineTunedModel, path: str | os.PathLike, word: str | None) -> str:
-    """Reads the embeddings of a word; see `FineTunedModel.load_word`."""
+    """Reads the embeddings of a word and adds the word to the text encoder of a model.
+
+    Args:
+        model: a model with a text encoder.
+        path: a `.safetensors` file.
+        word: the word as it is written in prompts; None for the name in the file.
+
+    Returns:
+        The word.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged, its embeddings have another width, or the model has no
+            text encoder that can learn words.
+    """
     weights = open_file(path)
     keys = list(weights)
     if word is None:
