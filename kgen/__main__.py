@@ -1,4 +1,4 @@
-"""`python -m kgen`: the command line of kgen."""
+"""The command line of kgen as `python -m kgen`."""
 
 from kgen.cli.command import run_process
 

@@ -1,24 +1,23 @@
-"""Export: a model as a SavedModel, which runs without kgen and without Keras.
+"""Export of a model as a SavedModel, which runs without kgen and without Keras.
 
-A SavedModel is a folder with graphs and the variables they read, for TensorFlow in any language and
-for TensorFlow Serving. A model says what it has to offer in `export_functions`; here it is written
-down:
+A SavedModel is a folder with graphs and the variables that they read, for TensorFlow in any
+language and for TensorFlow Serving. A model provides its functions in `export_functions`:
 
     model.export_functions(**options) -> functions {name: tf.function}, resources [trackable]
 
-Every function has one input signature and so one graph, which serves every batch size, number of
-steps and guidance scale, within bounds that are part of the graph (`kgen.serving.limits`;
-`loaded.limits()` tells them). The folder holds the variables that the functions read and no others:
-of a model that averages its weights the averaged ones, and no optimizer.
+Every function has one input signature and therefore one graph, for every batch size, number of
+steps and guidance scale within bounds that are part of the graph (`kgen.serving.limits`;
+`loaded.limits()` returns them). The folder holds only the variables that the functions read: the
+averaged weights of a model that averages its weights, and no optimizer.
 
     loaded = tf.saved_model.load(directory)
-    loaded.generate(prompts=..., num_steps=..., ...)    # a dictionary comes back
-    loaded.signatures["generate"](prompts=..., ...)     # the same, of tensors by keyword only
+    loaded.generate(prompts=..., num_steps=..., ...)    # returns a dictionary
+    loaded.signatures["generate"](prompts=..., ...)     # the same, with keyword arguments only
 
-TensorFlow Serving wants one folder per version: `directory` = `<models>/<name>/<number>`.
-`examples/export_and_serve.py` shows the whole way.
+TensorFlow Serving expects one folder per version: `directory` = `<models>/<name>/<number>`.
+`examples/export_and_serve.py` is a complete example.
 
-`kgen.export_parts` writes the networks one by one instead, for runtimes without TensorFlow.
+`kgen.export_parts` writes each network as a file of its own, for runtimes without TensorFlow.
 
 References:
   https://www.tensorflow.org/guide/saved_model
@@ -27,58 +26,65 @@ References:
 
 import contextlib
 import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import tensorflow as tf
 
 from kgen.checks import check_one_of, check_path
 from kgen.files.replacing import check_free, replaced
-from kgen.serving.limits import Limits, chosen
-from kgen.serving.parts.writing import export_parts
-from kgen.serving.signature import served
+from kgen.models.generative_model import GenerativeModel
+from kgen.serving.limits import Limits, use_limits
+from kgen.serving.parts.writing import Runtime, export_parts
+from kgen.serving.signature import ExportFunction, with_signature
 from kgen.serving.warmup import write_warm_up
 from kgen.training.averaging import copies_in
+from kgen.types import Path
 
 DTYPES = ("float16", "bfloat16")
 SAVED_MODEL_FILES = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
 
 
 def export_saved_model(
-    model,
-    directory,
+    model: GenerativeModel,
+    directory: Path,
     *,
-    max_steps=1000,
-    max_batch=64,
-    dtype=None,
-    warm_up=False,
-    parts=False,
-    **options,
-):
-    """Writes `model` as a SavedModel.
+    max_steps: int = 1000,
+    max_batch: int = 64,
+    dtype: Literal["float16", "bfloat16", "int8"] | None = None,
+    warm_up: bool = False,
+    parts: bool | Runtime | Sequence[Runtime] = False,
+    **options: Any,
+) -> None:
+    """Writes a model as a SavedModel.
 
-    The folder appears complete or not at all. A SavedModel that is already there is replaced.
+    The folder is written completely or not at all. A SavedModel that is already there is replaced.
 
     Args:
         model: a model with `export_functions`, such as `LatentDiffusion` or `KLAutoencoder`.
-        directory: folder to write; its parents are made.
+        directory: folder to write; missing parents are created.
         max_steps: largest number of solver steps in one call.
         max_batch: largest number of examples in one call.
-        dtype: None, or the type of the weights in the file, `"float16"` or `"bfloat16"`: half the
-            size. They are computed with in the type of the model.
-        warm_up: whether to write a request of each function, which TensorFlow Serving makes while
+        dtype: type of the stored weights, which halves their size; None for that of the model.
+            Computations have the type of the model. `"int8"` is possible with `parts` only, and
+            `"bfloat16"` without `parts` only.
+        warm_up: whether to write a request for each function, which TensorFlow Serving makes while
             it loads the model (`kgen.serving.warmup`).
-        parts: whether to write the networks for other runtimes instead, by `export_parts`, which is
-            then given `dtype` and the `options`; or the names of the runtimes.
-        **options: arguments of `model.export_functions`. Of a `LatentDiffusion`: `inputs`, of texts
-            `"prompts"` (strings; the default) or `"token_ids"` (TensorFlow's core operations only),
-            `solver`, `guidance`, `editing`, whether to offer image to image and inpainting too,
-            `negatives`, whether to offer negative prompts, `from_noise`, whether to offer given
-            noise, and `size`, of the pictures.
+        parts: whether to write the networks for other runtimes instead of a SavedModel, with
+            `export_parts`, which gets `dtype` and `options`; or the names of the runtimes.
+        **options: arguments of `model.export_functions`. For a `LatentDiffusion`: `inputs`, for
+            texts `"prompts"` (strings; the default) or `"token_ids"` (operations of core TensorFlow
+            only); `solver`; `guidance`; `editing`, whether to add image to image and inpainting;
+            `negatives`, whether to add negative prompts; `from_noise`, whether to add a function
+            that takes the initial noise; and `size` of the pictures, height and width.
 
     Raises:
-        TypeError: if the model cannot be exported, or has no such option, or a bound is no number.
-        ValueError: if a bound is less than 1, an option has another value than those above, or a
-            weight is too large for `dtype`.
-        FileExistsError: if `directory` is a file, or holds anything else than a SavedModel.
+        TypeError: if the model cannot be exported or does not have an option, if a bound is not a
+            number, or if `directory` is not a path.
+        ValueError: if a bound is not an integer of at least 1, an option has another value than
+            those above, or a weight is too large for `dtype`; or if `parts` is used with an option
+            of SavedModels.
+        FileExistsError: if `directory` is a file, or holds other files than a SavedModel.
 
     Example:
         >>> import tempfile
@@ -112,8 +118,8 @@ def export_saved_model(
     bounds = Limits(max_steps, max_batch)
     if dtype is not None:
         check_one_of("dtype", dtype, DTYPES)
-    halved = contextlib.nullcontext() if dtype is None else copies_in(model, dtype)
-    with chosen(bounds), halved:
+    cast = contextlib.nullcontext() if dtype is None else copies_in(model, dtype)
+    with use_limits(bounds), cast:
         functions, resources = model.export_functions(**options)
         traced = {function: function.get_concrete_function() for function in functions.values()}
         variables = [v for concrete in traced.values() for v in concrete.graph.variables]
@@ -140,11 +146,15 @@ def export_saved_model(
             write_warm_up(partial, directory.parent.name, functions)
 
 
-def _caller(function, concrete):
-    """A function that calls a trace of `function`, since TensorFlow traces anew what it saves."""
+def _caller(function: ExportFunction, concrete: Callable[..., Any]) -> ExportFunction:
+    """Returns a function that calls a trace of `function`.
 
-    @served(function.input_signature)
-    def call(*arguments):
+    TensorFlow traces a function again when it saves it. This saves the trace that was made with the
+    bounds and the types of the export instead.
+    """
+
+    @with_signature(function.input_signature)
+    def call(*arguments: tf.Tensor) -> Any:
         return concrete(*arguments)
 
     return call

@@ -1,11 +1,12 @@
-"""Presets by name: where they lie, and how they come from a hub.
+"""Presets by name: the folders in which they are found, and presets of the Hugging Face hub.
 
-    text_to_image     a folder of this name in one of `places()`, the first that has it
-    hf://owner/name   in the hub of Hugging Face; only where the caller says so. `@` and a revision
-                      behind it name one state for good
+    text_to_image     a preset with this name in the first of `preset_folders()` that has it
+    hf://owner/name   a repository of the hub; it may be followed by `@` and a revision, which fixes
+                      its state
 
-No configuration of a model names a preset, so none makes kgen ask a network. What comes from a hub
-is checked as any folder is, and its configuration must name the sha256 of its weights.
+The configuration of a model cannot name a preset, so that opening a preset never accesses the
+network unless the caller gave a name of the hub. A preset of the hub is checked like any folder,
+and its configuration must give the sha256 of its weights.
 """
 
 import os
@@ -20,58 +21,65 @@ FILES = (CONFIG, WEIGHTS, "README.md", "text_encoder_*/*", "text_encoder_*/asset
 
 
 def cache_folder() -> pathlib.Path:
-    """The folder of presets that a person keeps: `$KGEN_HOME`, or `kgen` in the user's cache."""
+    """Returns the folder of a user's presets: `$KGEN_HOME`, or `kgen` in the user's cache."""
     if os.environ.get("KGEN_HOME"):
         return pathlib.Path(os.environ["KGEN_HOME"])
     cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     return pathlib.Path(cache) / "kgen"
 
 
-def places() -> list[pathlib.Path]:
-    """The folders in which presets have names: the cache, the installed package, the checkout."""
+def preset_folders() -> list[pathlib.Path]:
+    """Returns the folders that are searched for a name: cache, installed package, repository."""
     package = pathlib.Path(__file__).parent
     return [cache_folder(), package / "saved_models", package.parent / "saved_models"]
 
 
 def list_presets() -> list[str]:
-    """The names of the presets that are there, for `kgen.from_preset`.
+    """Returns the names of the available presets, for `kgen.from_preset`.
 
     Example:
         >>> "text_to_image" in list_presets()
         True
     """
-    return sorted({p.parent.name for place in places() for p in place.glob(f"*/{WEIGHTS}")})
+    return sorted({p.parent.name for f in preset_folders() for p in f.glob(f"*/{WEIGHTS}")})
 
 
-def located(name: str | os.PathLike) -> str | os.PathLike:
-    """Returns the folder of a preset.
+def locate(name: str | os.PathLike) -> str | os.PathLike:
+    """Returns the folder of a preset, downloading it if it is a name of the hub.
 
     Args:
         name: a folder, a name, or `"hf://owner/name"`.
 
+    Returns:
+        The folder; `name` itself if it is neither an existing folder nor a known name.
+
     Raises:
-        ImportError: if the hub is asked for and `huggingface_hub` is not installed.
-        TypeError: if `name` is no path.
+        ImportError: for a name of the hub, if `huggingface_hub` is not installed.
         ValueError: if a name of the hub has another form.
     """
     if isinstance(name, str) and name.startswith(HUB):
-        return fetched(name)
+        return download(name)
     if not isinstance(name, str | os.PathLike):
-        return name  # for the message of who opens it
+        return name  # the caller reports the wrong type
     path = pathlib.Path(name)
     if path.exists() or not _PLAIN.fullmatch(str(name)):
         return path
-    for place in places():
-        if (place / name / CONFIG).is_file():
-            return place / name
+    for folder in preset_folders():
+        if (folder / name / CONFIG).is_file():
+            return folder / name
     return path
 
 
-def fetched(name: str) -> str | os.PathLike:
-    """Returns the folder of a preset of the hub, fetching what is not in the cache.
+def download(name: str) -> pathlib.Path:
+    """Downloads the files of a preset of the hub that the cache lacks; returns its folder.
 
     Args:
         name: `"hf://owner/name"` or `"hf://owner/name@revision"`.
+
+    Raises:
+        ImportError: if `huggingface_hub` is not installed.
+        OSError: if the hub cannot be reached, or has no such repository or revision.
+        ValueError: if `name` has another form.
     """
     match = _HUB.fullmatch(name)
     if match is None:
@@ -86,7 +94,7 @@ def fetched(name: str) -> str | os.PathLike:
             "pip install 'kgen-keras[hub]'; or give a folder."
         ) from error
     owner, model, revision = match.groups()
-    # Files and not links to files elsewhere, which a preset must not have.
+    # A folder of regular files: the hub's own cache has symbolic links, which a preset must not.
     folder = cache_folder() / "hub" / owner / f"{model}@{revision or 'main'}"
     huggingface_hub.snapshot_download(
         f"{owner}/{model}", revision=revision, allow_patterns=list(FILES), local_dir=folder

@@ -1,18 +1,24 @@
-"""Presets: a model as a folder that a person can read and a machine can check.
+"""Presets: a model as a folder that is readable by people and checked when it is opened.
 
-    config.json     the Keras configuration the model is rebuilt from, in safe mode: no code in it,
-                    the format and the version of kgen, the sha256 of the weights
-    weights.npz     the weights that sample (the averaged ones, where the model averages) by name,
-                    no pickle
-    text_encoder_*  the files of a text encoder, if the model has one that lies in no shared folder
+    config.json     the Keras configuration from which the model is rebuilt, in safe mode, without
+                    code; the format, the versions of kgen and Keras, the sha256 of the weights
+    weights.npz     the weights used for sampling (the averaged ones if the model averages its
+                    weights) by name, without pickle
+    text_encoder_*  the files of a text encoder, if the model has one that is not in a shared folder
 
-Floating weights are stored as float16 by default, half the size and enough for sampling. A preset
-is for use and for fine-tuning; the state of a training (optimizer, seeds) belongs to `.keras`
-files, which `kgen.load_model` opens with the same care, and to `kgen.callbacks.Resume`.
+Floating-point weights are stored as float16 by default, half the size of float32 and precise enough
+for sampling. A preset is meant for use and for fine-tuning. The state of a training (optimizer,
+seeds) is stored by `.keras` files, which `kgen.load_model` opens with the same checks, and by
+`kgen.callbacks.Resume`.
 
-A preset is replaced in one step, when `config.json` is: it names its weights by their sum. They lie
-beside as `.next-weights.npz` until then, and take their place after it, so that a preset is whole
-at every moment. What a file from a stranger may do is said in `docs/security.md`.
+A preset is replaced atomically, when its `config.json`, which names its weights by their sha256, is
+replaced. Until then the new weights are in the file `.next-weights.npz`, and they are renamed
+afterwards, so that the preset is complete at every moment. `docs/security.md` describes what files
+from other people can and cannot do.
+
+References:
+  Safe mode: https://keras.io/api/models/model_saving_apis/model_saving_and_loading
+  npz: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
 """
 
 import contextlib
@@ -20,6 +26,8 @@ import json
 import pathlib
 import re
 import shutil
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -34,28 +42,35 @@ from kgen.files.policies import in_dtype
 from kgen.files.text import MAX_CONFIG_BYTES, read_json, reason
 from kgen.files.weights import cast, fill, name_of
 from kgen.layer_tree import check_savable, layers_of
-from kgen.preset_names import CONFIG, HUB, NEXT, WEIGHTS, list_presets, located
+from kgen.preset_names import CONFIG, HUB, NEXT, WEIGHTS, list_presets, locate
+from kgen.types import Path
 from kgen.version import __version__
 
-FORMAT = 1  # of the folder; a preset that does not say has the first
+FORMAT = 1  # format of the folder; presets that do not state one have format 1
 DTYPES = ("bfloat16", "float16", "float32", "float64", "mixed_bfloat16", "mixed_float16")
 
 
-def save_preset(model, directory, dtype="float16", *, text_encoder=None):
-    """Writes `model` to the folder `directory`.
+def save_preset(
+    model: keras.Model,
+    directory: Path,
+    dtype: Literal["float16", "float32"] = "float16",
+    *,
+    text_encoder: str | None = None,
+) -> None:
+    """Writes a model to a folder.
 
     Args:
         model: a kgen model.
         directory: the folder; created if missing.
-        dtype: type of the stored floating weights, `"float16"` or `"float32"`. Statistics that are
-            too large for it are stored as float32.
-        text_encoder: None, and the files of a text encoder are written into the folder; or the
-            plain name of a folder beside `directory` that several presets share, which is written
-            if it is not there.
+        dtype: type of the stored floating-point weights, `"float16"` or `"float32"`. Statistics
+            that are too large for it are stored as float32.
+        text_encoder: None to write the files of a text encoder into the folder; or the name of a
+            folder beside `directory` that several presets share, which is written if it is missing.
 
     Raises:
-        ValueError: for another `dtype`, if a weight is not finite, or too large for it, if a layer
-            is quantised, or if the shared folder holds another text encoder.
+        TypeError: if `directory` is not a path.
+        ValueError: for another `dtype`, if a weight is not finite or too large for `dtype`, if a
+            layer is quantised, or if the shared folder holds another text encoder.
     """
     if dtype not in ("float16", "float32"):
         raise ValueError(f"`dtype` must be 'float16' or 'float32'. Received: dtype={dtype!r}.")
@@ -66,7 +81,7 @@ def save_preset(model, directory, dtype="float16", *, text_encoder=None):
             f"Received: text_encoder={text_encoder!r}."
         )
     check_savable(model)
-    arrays = _arrays(model, dtype)
+    arrays = _named_arrays(model, dtype)
     directory.mkdir(parents=True, exist_ok=True)
     parts = [layer for layer in layers_of(model) if hasattr(layer, "save_beside")]
     with contextlib.ExitStack() as stack:
@@ -84,8 +99,8 @@ def save_preset(model, directory, dtype="float16", *, text_encoder=None):
             "sha256": sha256(unfinished),
             "model": config,
         }
-        text.write_text(_readable(content), encoding="utf-8")
-        _settle(directory)
+        text.write_text(_to_json(content), encoding="utf-8")
+        _finish_replacement(directory)
         for path in (unfinished, text):
             flush(path)
         unfinished.replace(weights)
@@ -95,18 +110,22 @@ def save_preset(model, directory, dtype="float16", *, text_encoder=None):
     finally:
         for path in (unfinished, text):
             path.unlink(missing_ok=True)
-    _remove_unnamed(directory, config)
+    _remove_unused_text_encoders(directory, config)
 
 
-def _arrays(model, dtype):
-    """The weights of a model by name, in the type in which they are stored."""
+def _named_arrays(model: keras.Model, dtype: str) -> dict[str, np.ndarray]:
+    """Returns the weights of a model by name, in the type in which they are stored.
+
+    Raises:
+        ValueError: if a weight is not finite, or too large for the type.
+    """
     arrays = {}
-    # Not in `averaged()` of the model, which knows nothing of the averages of models inside it.
+    # `model.averaged()` does not cover the averages of models inside the model.
     averages = {id(v): a for part in _generative_models(model) for v, a in part.averages.pairs()}
-    for index, variable in enumerate(_stored(model)):
+    for index, variable in enumerate(_stored_variables(model)):
         value = averages.get(id(variable), variable)
         value = tf.convert_to_tensor(value.value).numpy()
-        if tf.as_dtype(value.dtype).is_floating:  # bfloat16 too, which is no type of numpy's
+        if tf.as_dtype(value.dtype).is_floating:  # including bfloat16, which is not a type of NumPy
             exact, value = value, cast(value, dtype)
             if not variable.trainable and np.isinf(value).any():
                 value = cast(exact, "float32")  # a statistic, such as the counts of a codebook
@@ -119,18 +138,18 @@ def _arrays(model, dtype):
     return arrays
 
 
-def _settle(directory):
-    """Ends a replacement that was interrupted after its one step."""
+def _finish_replacement(directory: pathlib.Path) -> None:
+    """Renames the new weights, if a replacement was interrupted after its atomic step."""
     if not ((directory / NEXT).is_file() and (directory / CONFIG).is_file()):
         return
-    with contextlib.suppress(ValueError):  # a damaged one, which is replaced anyhow
-        expected = _content(directory / CONFIG, MAX_CONFIG_BYTES).get("sha256")
+    with contextlib.suppress(ValueError):  # a damaged preset is replaced anyway
+        expected = _read_config(directory / CONFIG, MAX_CONFIG_BYTES).get("sha256")
         if sha256(directory / NEXT) == expected:
             (directory / NEXT).replace(directory / WEIGHTS)
 
 
-def _remove_unnamed(directory, config):
-    """Removes the text encoders that the folder held for the model before."""
+def _remove_unused_text_encoders(directory: pathlib.Path, config: dict[str, Any]) -> None:
+    """Removes the text encoders in a folder that the configuration of its model does not name."""
     named = json.dumps(config)
     for folder in directory.iterdir():
         own = re.fullmatch(r"text_encoder_[0-9a-f]{12}|\.partial-text_encoder", folder.name)
@@ -138,51 +157,57 @@ def _remove_unnamed(directory, config):
             shutil.rmtree(folder)
 
 
-def _readable(value, indent=0):
-    """JSON, in which what fits into a line of 100 characters is on one."""
+def _to_json(value: Any, indent: int = 0) -> str:
+    """Returns JSON with each list or dictionary on one line if it fits into 100 characters."""
     line = json.dumps(value)
     if not isinstance(value, (dict, list)) or indent + len(line) <= 100:
         return line
     if isinstance(value, dict):
-        items = [f"{json.dumps(key)}: {_readable(v, indent + 1)}" for key, v in value.items()]
+        items = [f"{json.dumps(key)}: {_to_json(v, indent + 1)}" for key, v in value.items()]
     else:
-        items = [_readable(v, indent + 1) for v in value]
+        items = [_to_json(v, indent + 1) for v in value]
     margin = "\n" + " " * indent
     return line[0] + ",".join(f"{margin} {item}" for item in items) + margin + line[-1]
 
 
 def from_preset(
-    directory, dtype="float32", *, text_encoder=None, max_config_bytes=MAX_CONFIG_BYTES
-):
+    directory: Path,
+    dtype: Literal[
+        "bfloat16", "float16", "float32", "float64", "mixed_bfloat16", "mixed_float16"
+    ] = "float32",
+    *,
+    text_encoder: Path | None = None,
+    max_config_bytes: int = MAX_CONFIG_BYTES,
+) -> keras.Model:
     """Rebuilds the model that `model.save_to_preset(directory)` wrote.
 
-    Nothing that its files say makes code run, a network be asked, or a folder be opened but the
-    preset's own and a text encoder that lies beside it. `docs/security.md` says what is checked.
+    The files of the preset cannot run code, access the network, or open other folders than the
+    preset and a text encoder beside it. `docs/security.md` lists the checks.
 
     Args:
         directory: the folder; the name of a preset, one of `kgen.list_presets()`; or
-            `"hf://owner/name"`, perhaps with `@revision`, to fetch one from the hub.
-        dtype: Keras policy that takes the place of that of training: `"float32"`,
-            `"mixed_bfloat16"` where the hardware is good at it, or `"bfloat16"` or `"float16"`,
-            which halve the memory too. Outputs of networks stay float32, and so do text encoders.
-        text_encoder: None; or the folder of the model's text encoder, or its name in a hub, in
-            place of the one that the preset names. Its sums must be those of the preset.
-        max_config_bytes: largest size of a configuration.
+            `"hf://owner/name"`, optionally with `@revision`, to download one from the hub.
+        dtype: Keras dtype policy that replaces the one of the training: `"float32"`;
+            `"mixed_bfloat16"` for hardware that is fast at it; or `"bfloat16"` or `"float16"`,
+            which also halve the memory. Outputs of networks and text encoders stay float32.
+        text_encoder: None; or the folder of the model's text encoder, or its name in a hub, instead
+            of the one that the preset names. Its sha256 sums must be those in the preset.
+        max_config_bytes: largest size of a configuration in bytes.
 
     Returns:
-        The model, with the stored weights also in the place of the averaged ones.
+        The model. Both its weights and its averaged weights are the stored weights.
 
     Raises:
-        ImportError: if the hub is asked for and `huggingface_hub` is not installed.
-        TypeError: if `directory` is no path.
+        ImportError: for a name of the hub, if `huggingface_hub` is not installed.
+        TypeError: if `directory` is not a path.
         FileNotFoundError: if the folder or one of its two files is missing.
-        ValueError: if a file is damaged or unsafe, if the format is a newer one, or if the weights
-            do not fit the model.
+        ValueError: if a file is damaged or unsafe, if its format is newer than this version of
+            kgen, or if the weights do not fit the model.
     """
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be one of {DTYPES}. Received: dtype={dtype!r}.")
     hub = isinstance(directory, str) and directory.startswith(HUB)
-    directory = check_path("directory", located(directory))
+    directory = check_path("directory", locate(directory))
     for name in (CONFIG, WEIGHTS):
         if not (directory / name).is_file() and not (directory / NEXT).is_file():
             raise FileNotFoundError(
@@ -190,28 +215,33 @@ def from_preset(
                 f"of the names {list_presets()}. Received: {directory}, which has no {name}."
             )
     path = inside(directory, CONFIG)
-    content = _content(path, max_config_bytes)
+    content = _read_config(path, max_config_bytes)
     if hub and content.get("sha256") is None:
-        raise ValueError(f"{path} must name the sha256 of its weights, since it is of a hub.")
+        raise ValueError(f"{path} must name the sha256 of its weights, as every preset of the hub.")
     config = content["model"]
     folders = (directory, directory.absolute().parent)
     with (
-        ArrayArchive(_weights(directory, content.get("sha256"))) as archive,
+        ArrayArchive(_weights_file(directory, content.get("sha256"))) as archive,
         opened(path, folders, text_encoder),
     ):
         shapes = [header[0] for header in archive.headers.values()]
         check_config(config, path, shapes)
-        with budget(shapes, archive.path, copies=3):  # a weight, its average, the outer model's
-            model = _rebuilt(in_dtype(config, dtype), path)
-        fill(_stored(model), archive)
+        # Three copies: a weight, its average, and its average in an outer model.
+        with budget(shapes, archive.path, copies=3):
+            model = _rebuild(in_dtype(config, dtype), path)
+        fill(_stored_variables(model), archive)
     for part in _generative_models(model):
         part.averages.reset()
     return model
 
 
-def _weights(directory, expected):
-    """The file of weights whose sum the configuration names."""
-    if expected is None:  # as in presets of the first version
+def _weights_file(directory: pathlib.Path, expected: str | None) -> pathlib.Path:
+    """Returns the file of weights with a sha256.
+
+    Raises:
+        ValueError: if no file has this sha256.
+    """
+    if expected is None:  # a preset of the first version
         return inside(directory, WEIGHTS)
     for name in (WEIGHTS, NEXT):
         if (directory / name).is_file() and sha256(path := inside(directory, name)) == expected:
@@ -219,8 +249,12 @@ def _weights(directory, expected):
     raise ValueError(f"{directory / WEIGHTS} is damaged: its sha256 is not the one in {CONFIG}.")
 
 
-def _content(path, limit):
-    """What a configuration file holds."""
+def _read_config(path: pathlib.Path, limit: int) -> dict[str, Any]:
+    """Reads `config.json`, a file of at most `limit` bytes.
+
+    Raises:
+        ValueError: if the file is not the configuration of a preset, or of a newer format.
+    """
     try:
         content = read_json(path, limit, "max_config_bytes")
     except ValueError as error:
@@ -234,8 +268,12 @@ def _content(path, limit):
     return content
 
 
-def _check_format(content, path):
-    """Refuses a preset that a later version of kgen has written in another way."""
+def _check_format(content: dict[str, Any], path: pathlib.Path) -> None:
+    """Checks that this version of kgen can read the format of a preset.
+
+    Raises:
+        ValueError: if the format is newer.
+    """
     number = content.get("format", 1)
     if isinstance(number, int) and 1 <= number <= FORMAT:
         return
@@ -248,8 +286,12 @@ def _check_format(content, path):
     )
 
 
-def _rebuilt(config, path):
-    """The model of a configuration, without its weights."""
+def _rebuild(config: dict[str, Any], path: pathlib.Path) -> keras.Model:
+    """Returns the model of a configuration, with initial weights.
+
+    Raises:
+        ValueError: if Keras cannot rebuild the model, or it is not a model of kgen.
+    """
     try:
         model = keras.saving.deserialize_keras_object(config, safe_mode=True)
     except OSError:
@@ -259,26 +301,26 @@ def _rebuilt(config, path):
     if not hasattr(model, "averages"):
         raise ValueError(
             f"{path} must be the configuration of a model of kgen. "
-            f"Received: one of a {type(model).__name__}."
+            f"Received: that of a {type(model).__name__}."
         )
     return model
 
 
-def _stored(model):
-    """Everything but the averages, which take the place of the weights, and the seeds."""
+def _stored_variables(model: keras.Model) -> list[keras.Variable]:
+    """Returns the variables of a model but averages, which replace the weights, and seeds."""
     left_out = set()
     for part in _generative_models(model):
         left_out.update(id(v) for v in [*part.averages.weights, *part.seeds.weights])
     return [v for v in model.weights if id(v) not in left_out]
 
 
-def _generative_models(model):
-    """The model and the models inside it, such as the autoencoder of a latent diffusion model."""
+def _generative_models(model: keras.Model) -> Sequence[keras.Model]:
+    """Returns a model and the models inside it, such as an autoencoder."""
     return [layer for layer in layers_of(model) if hasattr(layer, "averages")]
 
 
-def _without_training(config):
-    """The configuration without the optimizers of the model and the models inside it."""
+def _without_training(config: Any) -> Any:
+    """Returns a configuration without the settings of `compile`, at all levels."""
     if isinstance(config, dict):
         return {k: _without_training(v) for k, v in config.items() if k != "compile_config"}
     if isinstance(config, list):

@@ -20,6 +20,9 @@ Shape: TypeAlias = tuple[int | None, ...]
 Condition: TypeAlias = Mapping[str, tf.Tensor] | None
 """The encoded condition of a batch: named tensors `[B, ...]`, such as `"pooled"`; or None."""
 
+Batch: TypeAlias = tf.Tensor | dict[str, tf.Tensor]
+"""A batch of `fit`: examples `[B, ...]`, or a dictionary of `"images"` and one entry per input."""
+
 Network: TypeAlias = keras.Layer | Callable[..., Any]
 """A Keras model or layer, or a function, called as `kgen.symbolic` describes."""
 

@@ -16,7 +16,7 @@ class Colours:
     """
 
     name = "colours"
-    takes = "texts"
+    condition_kind = "texts"
     classes = None
     styles = ("flat", "round")
     shape = (8, 8, 3)
@@ -41,7 +41,7 @@ class Colours:
     def available(self):
         return True
 
-    def warm_up(self, ended):
+    def warm_up(self, cancelled):
         pass
 
     def draw(self, drawings, on_step):

@@ -41,7 +41,7 @@ def test_a_name_is_found_in_the_cache_from_any_folder(home, tiny):
     assert {"tiny", "text_to_image", "vae_mnist"} <= set(kgen.list_presets())
     assert "minilm_l6_v2" not in kgen.list_presets()  # a text encoder alone
     assert_same(kgen.from_preset("tiny"), tiny)
-    assert preset_names.located("vae_mnist") == ROOT / "saved_models" / "vae_mnist"
+    assert preset_names.locate("vae_mnist") == ROOT / "saved_models" / "vae_mnist"
 
 
 def test_a_folder_comes_before_a_name(home, tiny, tmp_path):

@@ -200,7 +200,7 @@ def test_a_damaged_newest_save_is_passed_over(damage, tmp_path):
         file.write_bytes(content[:middle] + b"\xa5" * 99 + content[middle + 99 :])
     else:
         file.write_bytes(content[: len(content) // 3])
-    with pytest.warns(UserWarning, match="cannot be read .* The one before is tried"):
+    with pytest.warns(UserWarning, match="cannot be read .* The previous save is tried"):
         resumed, _ = train(tmp_path / "broken", "dataset")
     assert_equal(whole, resumed)
 

@@ -49,6 +49,19 @@ def parts(x: tf.Tensor) -> None:
     kgen.log_likelihood(denoiser, process, x, num_probes=1)
 
 
+def a_conditional_model(x: np.ndarray, labels: np.ndarray) -> None:
+    """Training, sampling and fine-tuning of a model of classes."""
+    conditioner = kgen.conditioning.Labels(10, names=[str(i) for i in range(10)])
+    process = diffusion.GaussianDiffusion(diffusion.CosineLogSNR())
+    network = networks.UNet((32, 32, 3), channels=(64, 128), heads=4, pooled=64)
+    model = kgen.DiffusionModel(network, process, conditioner=conditioner, times="uniform")
+    model.compile("adam", skip_above=10.0)
+    model.fit({"images": x, "labels": labels}, epochs=10)
+    assert_type(model.generate(["3"], solver="heun", seed=[0]), np.ndarray)
+    assert_type(model.log_likelihood(x, condition=labels, dequantization="uniform"), np.ndarray)
+    assert_type(model.enable_lora(4, targets="dense"), int)
+
+
 def measures(real: np.ndarray, samples: np.ndarray) -> None:
     """Figures of generated pictures."""
     assert_type(metrics.frechet_distance(real, samples), float)
@@ -64,3 +77,11 @@ def mistakes(x: tf.Tensor) -> None:
     solvers.DDIM(grid="linear")  # type: ignore[arg-type]
     networks.encoder((64, 64, 3))  # type: ignore[call-arg]
     kgen.VEA(x, x)  # type: ignore[attr-defined]
+    network = networks.UNet((64, 64, 3), channels=(64, 128), heads=4)
+    kgen.DiffusionModel(network, process, weighting="elbow")  # type: ignore[arg-type]
+    kgen.ScoreModel(network, process, objective="denoising")  # type: ignore[arg-type]
+    kgen.VAE(network, network, gradient="exact")  # type: ignore[arg-type]
+    model = kgen.DiffusionModel(network, process, conditioner=kgen.conditioning.Labels(10))
+    model.generate([3], solver="dpm3")  # type: ignore[arg-type]
+    model.generate([3], steps=20)  # type: ignore[call-arg]
+    model.enable_lora("4")  # type: ignore[arg-type]

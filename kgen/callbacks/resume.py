@@ -1,23 +1,26 @@
-"""Training that survives: whole states, written atomically, and found again.
+"""Resumable training: the complete state of a training, saved atomically and restored.
 
-A save holds all that the next step depends on: weights, averaged weights, optimizer, seeds, the
-running means of the epoch, the number of finished epochs and of steps in the unfinished one, and
-what the other callbacks remember. Started again with the same directory, `fit` goes on from the
-newest save that can be read, at the same place in the data, and ends with the weights of a training
-that was never interrupted: on CPUs with `tf.config.experimental.enable_op_determinism()` bit for
-bit. Models inside that are frozen, such as the autoencoder of a latent diffusion model, are not
-saved, nor is what a LoRA leaves as it is; these weights must be the same when the training goes on.
+A save holds everything that the next step depends on: weights, averaged weights, optimizer, seeds,
+the running means of the epoch, the number of finished epochs and of steps in the unfinished epoch,
+and the state of the other callbacks. When `fit` is started again with the same directory, it
+resumes from the newest save that can be read, at the same position in the data, and ends with the
+weights of an uninterrupted training: on CPUs with
+`tf.config.experimental.enable_op_determinism()` bit for bit. Weights that do not change are not
+saved: frozen models inside the model, such as the autoencoder of a latent diffusion model, and what
+a LoRA leaves unchanged. They must be equal when the training is resumed.
 
-The place in the data is found as follows. A data set that is iterated once an epoch, shuffled or
-drawn anew each time from a seed, is opened and closed again as often as epochs are finished, and
-the steps of the unfinished epoch are read and dropped. With `steps_per_epoch` there is one
-iteration for all epochs, so all steps before are read and dropped. This takes no training, only
-reading. Whatever in a data set does not follow from a seed cannot be found again.
+The position in the data is found by reading. A data set that is iterated once per epoch, and that
+is shuffled or drawn again in each epoch from a seed, is opened and closed once for each finished
+epoch, and the steps of the unfinished epoch are read and dropped. With `steps_per_epoch` there is
+one iteration over all epochs, so that all earlier steps are read and dropped. This costs the time
+for reading, and none for training. Randomness in a data set that does not follow from a seed cannot
+be reproduced.
 
-Beside the saves `resume.json` says of which model, optimizer and data they are. What cannot be
-continued is an error; another learning rate is a warning.
+The file `resume.json` beside the saves states which model, optimizer and data they belong to. A
+difference that makes resuming impossible is an error; another learning rate is a warning.
 
-Of several workers the chief writes; all of them read, so the directory must be one that they share.
+With several workers the chief writes the saves and all workers read them, so the directory must be
+shared between them.
 """
 
 import os
@@ -25,7 +28,10 @@ import re
 import signal
 import tempfile
 import threading
+import types
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -35,49 +41,58 @@ from kgen.checks import check_count, check_path
 from kgen.distribution import is_chief, several_workers
 from kgen.files.checkpoints import check_checkpoint
 from kgen.layer_tree import layers_of
+from kgen.training.model import TermsModel
+from kgen.types import Path
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-PATTERN = "[]*?\\"  # characters of a path that TensorFlow does not take as they are
+PATTERN = "[]*?\\"  # characters with a special meaning in the paths of TensorFlow
 
 
 class Resume(keras.callbacks.Callback):
-    """Saves the training, and goes on from the newest save.
+    r"""Saves the state of a training, and resumes the training from the newest save.
 
-    On SIGTERM, which clusters send before they take a machine away, and on Ctrl-C the training is
-    saved at the end of the step; the process then ends with exit status 143, or `fit` with
-    `KeyboardInterrupt`. A second Ctrl-C ends it at once.
+    On SIGTERM, which clusters send before they stop a machine, and on Ctrl-C, the training is saved
+    after the current step. Then the process ends with exit status 143 after SIGTERM, and `fit`
+    raises `KeyboardInterrupt` after Ctrl-C. A second Ctrl-C stops without saving.
 
-    If a save fails, because the disk is full for example, the training goes on with a warning, and
-    the save before is still whole. Weights, or a state of the optimizer, that are not finite are
-    not saved, so that the saves before stay. If the newest save cannot be read, the one before is
-    taken, with a warning.
+    If a save fails, for example because the disk is full, the training continues with a warning,
+    and the previous save is still complete. If weights or the state of the optimizer are not
+    finite, they are not saved, so that the previous saves remain. If the newest save cannot be
+    read, the previous one is used, with a warning.
 
-    It acts after all other callbacks, wherever it stands in their list, and saves what
-    `EarlyStopping`, `ReduceLROnPlateau`, `ModelCheckpoint` and other callbacks remember: their
-    numbers, texts and arrays.
+    This callback acts after all other callbacks, regardless of its position in their list. It saves
+    the state of `EarlyStopping`, `ReduceLROnPlateau`, `ModelCheckpoint` and other callbacks: their
+    attributes that are numbers, texts or arrays.
 
     Args:
-        directory: where the saves live, a folder of this machine; created if missing. One process
-            at a time may use it.
+        directory: local folder of the saves; created if missing. Only one process at a time may use
+            it.
         save_every: number of epochs between two saves.
-        save_steps: None, or the number of steps between two saves within an epoch.
+        save_steps: number of steps between two saves within an epoch; None to save at the ends of
+            epochs only.
         keep: number of saves to keep.
 
     Raises:
         TypeError: if an argument is not a number, or `directory` not a path.
-        ValueError: if a number is not an integer of at least 1, or `directory` is an address or
-            has one of the characters `[]*?`; in `fit`, if there are saves and none can be
-            read, if they are of another model, optimizer or other data, or if another process uses
-            the directory.
+        ValueError: if a number is not an integer of at least 1, or `directory` is a URL or has one
+            of the characters `[]*?\`; in `fit`, if there are saves and none can be read, if they
+            belong to another model, optimizer or data, or if another process uses the directory.
 
     Example:
         >>> Resume("runs/vae/resume", save_steps=1000).keep
         2
     """
 
-    exact = True  # `TermsModel.fit` sees to an order of the data, and calls `begin` and `close`
+    exact = True  # `TermsModel.fit` makes the order of data reproducible, calls `begin` and `close`
 
-    def __init__(self, directory, save_every=1, *, save_steps=None, keep=2):
+    def __init__(
+        self,
+        directory: Path,
+        save_every: int = 1,
+        *,
+        save_steps: int | None = None,
+        keep: int = 2,
+    ) -> None:
         super().__init__()
         check_count("save_every", save_every)
         check_count("keep", keep)
@@ -86,13 +101,13 @@ class Resume(keras.callbacks.Callback):
         self.directory = check_path("directory", directory)
         if "://" in str(directory) or re.match(r"\w{2,}:/", str(self.directory)):
             raise ValueError(
-                "`directory` must be a folder of this machine; mount other storage first. "
+                "`directory` must be a local folder; mount remote storage first. "
                 f"Received: directory={str(directory)!r}."
             )
         if set(PATTERN) & set(str(self.directory.absolute())):
             raise ValueError(
                 f"`directory` must have none of the characters {PATTERN} in its path, which "
-                f"TensorFlow reads as a pattern. Received: {self.directory.absolute()}."
+                f"TensorFlow interprets as a pattern. Received: {self.directory.absolute()}."
             )
         self.save_every = save_every
         self.save_steps = save_steps
@@ -100,16 +115,24 @@ class Resume(keras.callbacks.Callback):
         self._signal = None
         self._handlers = {}
         self._lock = None
-        self._seen = self._left = 0
+        self._steps_seen = self._steps_to_skip = 0
         self._restored = None
 
-    def begin(self, model, order, options):
-        """Finds the newest save and the place in the data; `TermsModel.fit` calls it.
+    def begin(
+        self, model: TermsModel, order: types.SimpleNamespace, options: dict[str, Any]
+    ) -> None:
+        """Restores the newest save and finds the position in the data.
+
+        `TermsModel.fit` calls this method before it trains.
 
         Args:
             model: the compiled model.
-            order: the data set in its order, as of `kgen.training.data.ordered`.
-            options: of `fit`; `initial_epoch` is set.
+            order: the data set in its order, see `kgen.training.data.ordered`.
+            options: the arguments of `fit`; `initial_epoch` is set.
+
+        Raises:
+            ValueError: if there are saves and none can be read, if they belong to another model,
+                optimizer or data, or if another process uses the directory.
         """
         self.set_model(model)
         self._epochs, self._steps = (
@@ -123,75 +146,81 @@ class Resume(keras.callbacks.Callback):
             epochs_done=self._epochs,
             steps_done=self._steps,
         )
-        self._means, self._left, self._seen, self._restored = None, 0, 0, None
+        self._means, self._steps_to_skip, self._steps_seen, self._restored = None, 0, 0, None
         self.directory.mkdir(parents=True, exist_ok=True)
         if is_chief():
             self._lock = training_identity.lock(self.directory)
-        identity = training_identity.of(model, order)
+        identity = training_identity.identity_of(model, order)
         saves = self._saves()
         if saves:
-            training_identity.compare(self.directory, identity)
+            training_identity.check_identity(self.directory, identity)
             self._restore(saves)
-            self._find_place(order, options)
+            self._seek(order, options)
         if is_chief():
-            training_identity.write(self.directory, identity)
-        # Other workers than the chief have to take part in a save, and throw theirs away.
+            training_identity.write_identity(self.directory, identity)
+        # All workers must take part in a save; all but the chief write to a temporary folder.
         self._scratch = None if is_chief() else tempfile.TemporaryDirectory()
 
-    def on_train_begin(self, logs=None):
-        """Gives the other callbacks back what they remembered, and takes the signals."""
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Restores the state of the other callbacks, and handles the signals from now on."""
         if self._restored is not None:
-            callback_state.restore(self._restored, self._others())
+            callback_state.restore(self._restored, self._other_callbacks())
             self._restored = None
         self._signal = None
         if threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.signal(number, self._noticed) for number in SIGNALS}
+            self._handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
 
-    def on_epoch_begin(self, epoch, logs=None):
-        """Puts back the running means of an unfinished epoch, which Keras has just reset."""
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Restores the running means of an unfinished epoch, which Keras has just reset."""
         self._epoch = epoch
         if self._means is not None:
             for variable, value in self._means:
                 variable.assign(value)
             self._means = None
 
-    def on_train_batch_end(self, batch, logs=None):
-        """Saves, when it is time to, or when the process is to end."""
-        if self._left:
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Saves if `save_steps` steps have passed, or after a signal."""
+        if self._steps_to_skip:
             return
         steps = batch + 1
-        before, self._seen = self._seen, steps
-        ended = self._ended()
-        if ended or (self.save_steps and steps // self.save_steps > before // self.save_steps):
+        before, self._steps_seen = self._steps_seen, steps
+        number = self._received_signal()
+        if number or (self.save_steps and steps // self.save_steps > before // self.save_steps):
             self._save(self._epoch, steps)
-        self._end(ended)
+        self._stop(number)
 
-    def on_epoch_end(self, epoch, logs=None):
-        """Saves, when it is time to."""
-        self._seen = 0
-        ended = self._ended()
-        if ended or self.model.stop_training or (epoch + 1) % self.save_every == 0:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Saves if `save_every` epochs have passed, if the training stops, or after a signal."""
+        self._steps_seen = 0
+        number = self._received_signal()
+        if number or self.model.stop_training or (epoch + 1) % self.save_every == 0:
             self._save(epoch + 1, 0)
-        self._end(ended)
+        self._stop(number)
 
-    def close(self):
-        """Gives back what was taken; `TermsModel.fit` calls it, also after an error."""
+    def close(self) -> None:
+        """Restores the signal handlers and unlocks the directory.
+
+        `TermsModel.fit` calls this method after the training, also after an error.
+        """
         for number, handler in self._handlers.items():
             signal.signal(number, handler or signal.SIG_DFL)
         self._handlers = {}
         if self._lock is not None:
             self._lock.release()
             self._lock = None
-        if self.model is not None and self._left:
-            self.model.train_function, self._left = None, 0
+        if self.model is not None and self._steps_to_skip:
+            self.model.train_function, self._steps_to_skip = None, 0
 
-    def _noticed(self, number, frame):
+    def _on_signal(self, number: int, frame: types.FrameType | None) -> None:
         if self._signal == signal.SIGINT == number:
             raise KeyboardInterrupt
         self._signal = number
 
-    def _ended(self):
-        """The signal that came to any of the workers, or None: all save after the same step."""
+    def _received_signal(self) -> int | None:
+        """Returns the signal that any worker has received, or None.
+
+        It is the same in all workers, so that all of them save after the same step.
+        """
         strategy = self.model.distribute_strategy
         if not several_workers(strategy):
             return self._signal
@@ -200,18 +229,24 @@ class Resume(keras.callbacks.Callback):
         total = float(strategy.reduce(tf.distribute.ReduceOp.SUM, flags, axis=None))
         return (self._signal or signal.SIGTERM) if total > 0 else None
 
-    def _end(self, ended):
-        if ended == signal.SIGINT:
-            raise KeyboardInterrupt
-        if ended:
-            raise SystemExit(128 + ended)
+    def _stop(self, number: int | None) -> None:
+        """Ends the training after a signal.
 
-    def _others(self):
-        """The callbacks beside this one, in their order."""
+        Raises:
+            KeyboardInterrupt: after SIGINT.
+            SystemExit: after another signal.
+        """
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if number:
+            raise SystemExit(128 + number)
+
+    def _other_callbacks(self) -> Sequence[keras.callbacks.Callback]:
+        """Returns the other callbacks, in their order."""
         return self.model.fit_callbacks
 
-    def _variables(self):
-        """The variables of the model, but those that are frozen."""
+    def _variables(self) -> list[keras.Variable]:
+        """Returns the variables of the model that are not frozen."""
         frozen = {id(variable) for variable in self.model.frozen_weights} | {
             id(variable)
             for layer in layers_of(self.model)[1:]
@@ -221,24 +256,30 @@ class Resume(keras.callbacks.Callback):
         }
         return [variable for variable in self.model.variables if id(variable) not in frozen]
 
-    def _optimizer_variables(self):
+    def _optimizer_variables(self) -> list[keras.Variable]:
         names = ("optimizer", "discriminator_optimizer")
         optimizers = [getattr(self.model, name, None) for name in names]
         return [v for optimizer in optimizers if optimizer for v in optimizer.variables]
 
-    def _mean_variables(self):
+    def _mean_variables(self) -> list[keras.Variable]:
+        """Returns the variables of the running means of the epoch."""
         return [variable for mean in self.model.metrics for variable in mean.variables]
 
-    def _counters(self):
-        """TensorFlow's own variables of the model, such as the number of skipped steps."""
+    def _counters(self) -> list[tf.Variable]:
+        """Returns the attributes of the model that are `tf.Variable`s, such as step counters."""
         return [v for _, v in sorted(vars(self.model).items()) if isinstance(v, tf.Variable)]
 
-    def _saves(self):
-        """The numbers of the saves in the directory, the newest first."""
+    def _saves(self) -> list[int]:
+        """Returns the numbers of the saves in the directory, the newest first."""
         found = [re.fullmatch(r"ckpt-(\d+)\.index", name) for name in os.listdir(self.directory)]
         return sorted((int(match[1]) for match in found if match), reverse=True)
 
-    def _restore(self, saves):
+    def _restore(self, saves: Sequence[int]) -> None:
+        """Restores the first save of a list that can be read; warns of those that cannot.
+
+        Raises:
+            ValueError: if none can be read.
+        """
         for i, number in enumerate(saves):
             save = str(self.directory / f"ckpt-{number}")
             try:
@@ -248,80 +289,93 @@ class Resume(keras.callbacks.Callback):
                 self._restored = callback_state.read(self.directory, number)
             except (OSError, tf.errors.OpError, AssertionError, ValueError, IndexError) as error:
                 reason = str(error).splitlines()[0]
-                rest = "It is the last one." if i + 1 == len(saves) else "The one before is tried."
+                is_last = i + 1 == len(saves)
+                rest = "There is no other save." if is_last else "The previous save is tried."
                 warnings.warn(f"{save} cannot be read ({reason}). {rest}", stacklevel=2)
             else:
                 return
         raise ValueError(
-            f"`directory` must hold a save that can be read, or none. Received: {self.directory}, "
-            f"with {len(saves)} damaged ones, or those of another model or version of kgen; "
-            "remove them to start anew."
+            "`directory` must hold a save that can be read, or no saves. Received: "
+            f"{self.directory}, with {len(saves)} saves that are damaged, or of another model or "
+            "version of kgen; remove them to start anew."
         )
 
-    def _expected(self):
-        """Shapes and types of all that a save holds."""
+    def _expected(self) -> list[tuple[tuple[int, ...], Any]]:
+        """Returns the shapes and dtypes of all variables in a save."""
         variables = [*self._variables(), *self._optimizer_variables(), *self._mean_variables()]
         variables += [*self._counters(), self._epochs, self._steps]
         return [(tuple(v.shape), v.dtype) for v in variables]
 
-    def _check_finite(self):
+    def _check_finite(self) -> None:
+        """Checks that all weights and the state of the optimizer are finite.
+
+        Raises:
+            ValueError: if a variable is not.
+        """
         for variable in [*self._variables(), *self._optimizer_variables()]:
             value = tf.convert_to_tensor(variable.value)
             if value.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(value))):
                 raise ValueError(f"{variable.path} is not finite")
 
-    def _find_place(self, order, options):
-        """Sees to it that `fit` begins where the save was made."""
+    def _seek(self, order: types.SimpleNamespace, options: dict[str, Any]) -> None:
+        """Makes `fit` begin at the epoch and step of the restored save; see `begin`."""
         epochs, steps = int(self._epochs), int(self._steps)
         before = max(epochs - options.get("initial_epoch", 0), 0)
         options["initial_epoch"] = epochs
-        self._seen = steps
-        self._say(epochs, steps, options.get("epochs", 1))
+        self._steps_seen = steps
+        self._print_position(epochs, steps, options.get("epochs", 1))
         if steps:
             self._means = [(variable, variable.numpy()) for variable in self._mean_variables()]
-        dropped = steps
+        skipped = steps
         if order.steps_per_epoch is not None:
-            dropped += before * order.steps_per_epoch
+            skipped += before * order.steps_per_epoch
         else:
             for _ in range(before):
                 iter(order.dataset)
-        if dropped:
-            self._drop(dropped, steps)
+        if skipped:
+            self._skip(skipped, steps)
 
-    def _say(self, epochs, steps, wanted):
+    def _print_position(self, epochs: int, steps: int, num_epochs: int) -> None:
+        """Prints where the training is resumed, and the number of epochs at which it ends."""
         if not is_chief():
             return
         done = f"{epochs} epochs" + (f" and {steps} steps" if steps else "")
-        rest = f"it goes on to epoch {wanted}."
-        if epochs >= wanted:
-            rest = f"nothing is left of the {wanted} that were asked for."
+        rest = f"it continues until epoch {num_epochs}."
+        if epochs >= num_epochs:
+            rest = f"all of the {num_epochs} requested epochs are done."
         print(f"{self.directory} holds a training of {done}: {rest}")
 
-    def _drop(self, num, steps):
-        """Reads `num` steps without training, of which `steps` count as steps of this epoch."""
+    def _skip(self, num: int, steps: int) -> None:
+        """Makes `fit` read batches without training on them, before it trains.
+
+        Args:
+            num: number of steps whose batches are skipped.
+            steps: how many of them, the last ones, count as steps of the current epoch.
+        """
         model = self.model
         model.make_train_function()
         train = model.train_function
-        self._left = steps
+        self._steps_to_skip = steps
         before = num - steps
 
-        def function(iterator):
+        def function(iterator: Any) -> dict[str, Any]:
             nonlocal before
             for _ in range(before):
                 next(iterator)
             before = 0
-            if not self._left:
+            if not self._steps_to_skip:
                 return train(iterator)
-            for _ in range(min(model.steps_per_execution, self._left)):
+            for _ in range(min(model.steps_per_execution, self._steps_to_skip)):
                 next(iterator)
-                self._left -= 1
-            if not self._left:
+                self._steps_to_skip -= 1
+            if not self._steps_to_skip:
                 model.train_function = train
             return model.get_metrics_result()
 
         model.train_function = function
 
-    def _save(self, epochs, steps):
+    def _save(self, epochs: int, steps: int) -> None:
+        """Saves the training, after a number of epochs and of steps in the unfinished epoch."""
         try:
             self._check_finite()
         except ValueError as error:
@@ -333,7 +387,7 @@ class Resume(keras.callbacks.Callback):
         number = max(self._saves(), default=0) + 1
         try:
             if is_chief():
-                callback_state.write(self.directory, number, self._others())
+                callback_state.write(self.directory, number, self._other_callbacks())
             self._checkpoint.write(os.path.join(directory, f"ckpt-{number}"))
             if is_chief():
                 self._remove_old()
@@ -341,17 +395,18 @@ class Resume(keras.callbacks.Callback):
             if is_chief():
                 self._remove(number)
             warnings.warn(
-                f"The training could not be saved in {self.directory} and goes on: "
+                f"The training could not be saved in {self.directory} and continues: "
                 f"{str(error).splitlines()[0]}",
                 stacklevel=2,
             )
 
-    def _remove_old(self):
-        """Removes the saves beyond those to keep, the index first, without which a save is none."""
+    def _remove_old(self) -> None:
+        """Removes all saves but the newest `keep`."""
         for number in self._saves()[self.keep :]:
             self._remove(number)
 
-    def _remove(self, number):
+    def _remove(self, number: int) -> None:
+        """Removes a save, its index first, without which the other files do not count as a save."""
         names = [n for n in os.listdir(self.directory) if n.startswith(f"ckpt-{number}.")]
         for name in sorted(names, key=lambda name: not name.endswith(".index")):
             (self.directory / name).unlink(missing_ok=True)

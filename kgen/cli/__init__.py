@@ -1,8 +1,8 @@
-"""The command `kgen`: pictures, editing, fine-tuning and exports without a line of Python.
+"""The command `kgen`: drawing, editing, training, measuring, serving and exporting from a shell.
 
-    kgen generate "a red heart"        command.py reads the arguments of arguments.py and calls
-    kgen edit photo.jpg "a blue cat"   `run(args, session)` of the module of that name
+    kgen generate "a red heart"        `command.py` parses the arguments that `arguments.py` defines
+    kgen edit photo.jpg "a blue cat"   and calls `run(args, session)` of the module of the command
 
-Nothing heavy is imported before the arguments are read: modules of this room import TensorFlow and
-the rest of kgen inside of their functions.
+`kgen --help` must be fast, so no module of this package imports TensorFlow, Keras or NumPy at its
+top level. Functions import them, and annotations are not evaluated.
 """

@@ -1,15 +1,24 @@
-"""The card of a trained model: README.md beside its files, in plain words and measured figures."""
+"""The card of a trained model: a README.md with its data, settings, figures and licence."""
 
-from kgen.cli.plan import duration
+from __future__ import annotations
+
+import argparse
+import pathlib
+from typing import TYPE_CHECKING
+
+from kgen.cli.plan import Plan, duration
+
+if TYPE_CHECKING:
+    from kgen.models.generative_model import GenerativeModel
 
 LICENCE = (
-    "Licence: {licence} The pictures that it was trained on have licences of their own: whether "
-    "this model may be passed on, and how, depends on them. Write here what holds."
+    "Licence: {licence} The pictures that it was trained on have licences of their own, which "
+    "determine whether and how this model may be distributed. State the licence here."
 )
 
 
-def figures(plan):
-    """The figures before and after, one line each."""
+def figures(plan: Plan) -> list[str]:
+    """Returns one line for each figure, with its values before and after the training."""
     lines = []
     for name, value in (plan.after or {}).items():
         before = (plan.before or {}).get(name)
@@ -18,35 +27,37 @@ def figures(plan):
     return lines
 
 
-def write(output, plan, model, args):
-    """Writes the card of a training.
+def write(
+    output: pathlib.Path, plan: Plan, model: GenerativeModel, args: argparse.Namespace
+) -> None:
+    """Writes the card of a trained model.
 
     Args:
         output: the folder of the model.
-        plan: the finished `kgen.cli.plan.Plan`.
+        plan: the plan of the finished training.
         model: the model.
-        args: of the command.
+        args: the parsed arguments.
     """
     from kgen.cli.info import card_of, licence_of
     from kgen.cli.models import locate
 
-    began = licence_of(card_of(locate(args.model)))
-    began = (
-        f'the card of {plan.model} says: "{began}"'
-        if began
-        else (f"the card of {plan.model}, from which it has weights, does not say one.")
+    licence = licence_of(card_of(locate(args.model)))
+    licence = (
+        f'the card of {plan.model} says: "{licence}"'
+        if licence
+        else (f"the card of {plan.model}, whose weights it uses, does not state one.")
     )
     shape = " x ".join(map(str, model.data_shape))
     origin = {
-        "finetune": f"Trained further from {plan.model}",
+        "finetune": f"Fine-tuned from {plan.model}",
         "train": f"Trained from scratch, with the autoencoder and text encoder of {plan.model},",
     }[plan.command]
     captions = {
         None: "without captions",
-        "txt": "captions in text files",
-        "csv": "captions in a CSV table",
-        "jsonl": "captions in a table of JSON lines",
-        "folders": "captions or classes by the names of folders",
+        "txt": "captions from text files",
+        "csv": "captions from a CSV table",
+        "jsonl": "captions from a table of JSON lines",
+        "folders": "captions or classes from the names of folders",
         "one for all": "one caption for all",
     }[plan.captions]
     trained = "all weights"
@@ -60,9 +71,9 @@ A {type(model).__name__} of {shape}.
 
 | | |
 | --- | --- |
-| steps | {plan.steps} of {plan.batch_size} pictures |
-| learning rate | {plan.learning_rate:g} at its peak, cosine to 0 |
-| time | {duration(plan.seconds)}, sheets and validation included |
+| steps | {plan.steps} with {plan.batch_size} pictures each |
+| learning rate | {plan.learning_rate:g} at its peak, cosine decay to 0 |
+| time | {duration(plan.seconds)}, including sheets and validation |
 | seed | {plan.seed} |
 | trained | {trained} |
 
@@ -70,9 +81,9 @@ Figures on the held-out pictures, with the same noise before and after:
 
 {chr(10).join(f"* {line}" for line in figures(plan))}
 
-A lower validation loss is no measure of how a picture looks: see the sheets in `samples/`
-(`before.png`, `after.png`, `beside_real.png`), of which nothing is selected.
+The validation loss does not measure how good a picture looks: see the sheets in `samples/`
+(`before.png`, `after.png`, `beside_real.png`), which show samples without selection.
 
-{LICENCE.format(licence=began)}
+{LICENCE.format(licence=licence)}
 """
     (output / "README.md").write_text(text, encoding="utf-8")

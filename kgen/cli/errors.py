@@ -1,12 +1,14 @@
-"""Errors of the command, each one line for a person, with the exit code of the process.
+"""Errors of the command. Each is shown as one line, and has the exit code of the process.
 
-1 is for what went wrong while working, 2 for what was asked for in a way that cannot be done.
+CommandError    1, a failure while the command ran, such as a file that cannot be read
+UsageError      2, arguments that are wrong or that the model does not support
 """
 
 import contextlib
 import re
+from collections.abc import Iterator
 
-_FLAGS = {  # arguments of the library by the option that a person has typed
+_OPTIONS = {  # options of the command by the arguments of the library that they become
     "num_steps": "--steps",
     "guidance_scale": "--guidance",
     "num_samples": "--count",
@@ -31,36 +33,48 @@ _FLAGS = {  # arguments of the library by the option that a person has typed
 
 
 class CommandError(Exception):
-    """What went wrong, in one line."""
+    """A failure of the command, with a message of one line."""
 
     code = 1
 
 
 class UsageError(CommandError):
-    """What was asked for in a way that cannot be done, in one line."""
+    """Arguments that the command cannot use, with a message of one line."""
 
     code = 2
 
 
 @contextlib.contextmanager
-def arguments_from_user():
-    """Within it, errors of the library about its arguments are those of the person's options."""
+def arguments_from_user() -> Iterator[None]:
+    """Turns errors about arguments of the library, in this context, into errors about options.
+
+    Raises:
+        UsageError: for a `TypeError` or `ValueError` within the context.
+    """
     try:
         yield
     except (TypeError, ValueError) as error:
-        raise UsageError(with_flags(one_line(error))) from error
+        raise UsageError(with_options(one_line(error))) from error
 
 
 @contextlib.contextmanager
-def files_from_user(what):
-    """Within it, errors of reading are told as those of `what`, with exit code 1."""
+def files_from_user(what: str) -> Iterator[None]:
+    """Turns errors of opening files, in this context, into errors of the command.
+
+    Args:
+        what: the beginning of the message, such as `"the model x cannot be opened"`.
+
+    Raises:
+        CommandError: for an `ImportError`, `OSError`, `TypeError` or `ValueError` within the
+            context.
+    """
     try:
         yield
     except (ImportError, OSError, TypeError, ValueError) as error:
         raise CommandError(f"{what}: {one_line(error)}") from error
 
 
-def one_line(error, limit=400):
+def one_line(error: BaseException, limit: int = 400) -> str:
     r"""Returns the message of an error in one line of at most `limit` characters.
 
     Example:
@@ -71,11 +85,11 @@ def one_line(error, limit=400):
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def with_flags(text):
-    """Returns a message of the library in the words of the command line.
+def with_options(text: str) -> str:
+    """Replaces names of arguments of the library in a message by options of the command.
 
     Example:
-        >>> with_flags("`num_steps` must be at least 1.")
+        >>> with_options("`num_steps` must be at least 1.")
         '--steps must be at least 1.'
     """
-    return re.sub(r"`(\w+)`", lambda match: _FLAGS.get(match[1], match[0]), text)
+    return re.sub(r"`(\w+)`", lambda match: _OPTIONS.get(match[1], match[0]), text)

@@ -1,27 +1,50 @@
-"""`kgen export`: a model for programs without kgen, as a SavedModel or network by network."""
+"""`kgen export`: a model as a SavedModel, or its networks as LiteRT and ONNX files.
+
+Neither needs kgen to run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+from typing import TYPE_CHECKING
 
 from kgen.cli.errors import CommandError, UsageError, arguments_from_user, one_line
 from kgen.cli.models import open_model
-from kgen.serving.typed import denoises
+from kgen.serving.capabilities import has_solver
 
-OF_SAVED_MODELS = ("inputs", "editing", "negatives", "from_noise", "warm_up")
-RUNTIMES = {"both": ("litert", "onnx"), "litert": "litert", "onnx": "onnx"}  # of `--parts`
+if TYPE_CHECKING:
+    from kgen.cli.session import Result, Session
+
+SAVED_MODEL_OPTIONS = ("inputs", "editing", "negatives", "from_noise", "warm_up")
+RUNTIMES = {
+    "both": ("litert", "onnx"),
+    "litert": "litert",
+    "onnx": "onnx",
+}  # of --parts
 
 
-def run(args, session):
-    """Writes the export; returns the result as a dictionary, and lines for a person."""
+def run(args: argparse.Namespace, session: Session) -> Result:
+    """Writes the SavedModel or the files of the networks.
+
+    Raises:
+        CommandError: if the model cannot be opened, or a package is missing.
+        UsageError: if there is no such model, the model or the format does not have an option, or
+            the output folder holds other files.
+    """
     import kgen
 
     if args.parts is not None:
-        for name in OF_SAVED_MODELS:
+        for name in SAVED_MODEL_OPTIONS:
             if getattr(args, name):
-                raise UsageError(f"--{name.replace('_', '-')} is of SavedModels, without --parts")
+                option = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{option} is an option of SavedModels, not of --parts")
     model, _ = open_model(args.model, session)
     options = {"solver": args.solver, "inputs": args.inputs}
     for name in ("editing", "negatives", "from_noise"):
         options[name] = getattr(args, name) or None
     options = {name: value for name, value in options.items() if value is not None}
-    if options and not denoises(model):
+    if options and not has_solver(model):
         name = next(iter(options)).replace("_", "-")
         raise UsageError(f"a {type(model).__name__} has no option --{name}")
     session.say(f"Writing {args.output}")
@@ -38,19 +61,24 @@ def run(args, session):
     except ImportError as error:
         raise CommandError(one_line(error)) from error
     size = sum(p.stat().st_size for p in args.output.rglob("*") if p.is_file())
-    what, names = _written(args.output, args.parts)
-    result = {"directory": str(args.output), what: names, "bytes": size}
+    if args.parts is None:
+        kind, names = "functions", _functions(args.output)
+    else:
+        kind, names = "files", _files(args.output)
+    result = {"directory": str(args.output), kind: names, "bytes": size}
     return result, [
         f"Wrote {args.output} ({size / 1e6:.1f} MB)",
-        f"{what}: {', '.join(names)}",
+        f"{kind}: {', '.join(names)}",
     ]
 
 
-def _written(folder, parts):
-    """What is in an export: its functions, or the files of its parts."""
-    if parts is not None:
-        names = [p.name for p in folder.iterdir() if p.suffix in (".tflite", ".onnx")]
-        return "files", sorted(names)
+def _functions(directory: pathlib.Path) -> list[str]:
+    """Returns the names of the functions of a SavedModel."""
     import tensorflow as tf
 
-    return "functions", sorted(tf.saved_model.load(str(folder)).signatures)
+    return sorted(tf.saved_model.load(str(directory)).signatures)
+
+
+def _files(directory: pathlib.Path) -> list[str]:
+    """Returns the names of the LiteRT and ONNX files in a folder."""
+    return sorted(p.name for p in directory.iterdir() if p.suffix in (".tflite", ".onnx"))

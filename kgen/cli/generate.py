@@ -1,30 +1,47 @@
-"""`kgen generate`: pictures, sheets of them, and animations of how they form."""
+"""`kgen generate`: pictures, sheets of pictures, and animations of the sampling."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from kgen.cli import metadata
-from kgen.cli.arguments import ANIMATIONS, DEFAULT_MODEL, PICTURES
+from kgen.cli.arguments import ANIMATION_SUFFIXES, DEFAULT_MODEL, PICTURE_SUFFIXES
 from kgen.cli.drawing import draw, settings_of
 from kgen.cli.errors import UsageError
-from kgen.cli.models import check_draws_pictures, condition, open_model, sum_of
-from kgen.cli.outputs import new_seed, paths, slug, upscaled, write
+from kgen.cli.models import check_generates_pictures, open_model, parse_condition, weights_sha256
+from kgen.cli.outputs import output_paths, random_seed, slug, upscaled, write
 
-REPEATED = ("steps", "guidance", "solver", "size", "upscale")
+if TYPE_CHECKING:
+    import numpy as np
+
+    from kgen.cli.session import Result, Session
+
+REPEATED_SETTINGS = ("steps", "guidance", "solver", "size", "upscale")
 
 
-def run(args, session):
-    """Draws and writes; returns the result as a dictionary, and lines for a person."""
-    remembered = _like(args)
-    endings = ANIMATIONS if args.animate else PICTURES
+def run(args: argparse.Namespace, session: Session) -> Result:
+    """Generates the pictures and writes the files.
+
+    Raises:
+        CommandError: if the model cannot be opened, or a file cannot be read or written.
+        UsageError: if there is no such model, or the model does not accept an argument.
+    """
+    stored = _apply_like(args)
+    suffixes = ANIMATION_SUFFIXES if args.animate else PICTURE_SUFFIXES
     if args.output is not None:
-        paths(args.output, ["check"], endings)
+        output_paths(args.output, ["check"], suffixes)
     name = args.model or DEFAULT_MODEL
     model, folder = open_model(name, session)
-    check_draws_pictures(model)
-    digest = sum_of(folder)
-    if remembered.get("model_sha256") not in (None, digest):
-        session.say(f"{name} has other weights than when {args.like} was made: expect another")
+    check_generates_pictures(model)
+    digest = weights_sha256(folder)
+    if stored.get("model_sha256") not in (None, digest):
+        session.say(f"{args.like} was made with other weights of {name}: expect another picture")
     prompts = args.prompts
-    values = condition(model, prompts)
-    count, first = args.count or 1, new_seed() if args.seed is None else args.seed
+    values = parse_condition(model, prompts)
+    count, first = args.count or 1, random_seed() if args.seed is None else args.seed
     seeds = [first + i for i in range(count)] * max(1, len(prompts))
     labels = [prompt for prompt in prompts for _ in range(count)] or [None] * count
     if values is not None:
@@ -32,10 +49,11 @@ def run(args, session):
     options = {} if args.size is None else {"size": tuple(args.size)}
     if args.animate:
         options["trajectory"] = True
-    session.say(f"Drawing {len(seeds)} of seed {first}")
+    noun = "picture" if len(seeds) == 1 else "pictures"
+    session.say(f"Drawing {len(seeds)} {noun} from seed {first}")
     images = draw(model, args, session, seeds, values, **options)
 
-    def description(label, seed):
+    def describe(prompt: str | None, seed: int) -> dict[str, str]:
         settings = {"command": "generate", **settings_of(model, args)}
         if args.upscale:
             settings |= {"upscale": args.upscale, "upscaled_by": "Lanczos"}
@@ -43,12 +61,12 @@ def run(args, session):
             model=name,
             model_sha256=digest,
             settings=settings,
-            prompt=label,
+            prompt=prompt,
             negative=args.negative,
             seed=seed,
         )
 
-    files = _write(args, images, labels, seeds, description, endings)
+    files = _write(args, images, labels, seeds, describe, suffixes)
     result = {
         "files": files,
         "seeds": seeds,
@@ -59,68 +77,101 @@ def run(args, session):
     return result, [f"Wrote {file}" for file in files]
 
 
-def _write(args, images, labels, seeds, description, endings):
+def _write(
+    args: argparse.Namespace,
+    images: np.ndarray,
+    labels: Sequence[str | None],
+    seeds: Sequence[int],
+    describe: Callable[[str | None, int], dict[str, str]],
+    suffixes: Sequence[str],
+) -> list[str]:
+    """Writes the pictures, or one sheet of all of them.
+
+    Args:
+        args: the parsed arguments.
+        images: uint8 `[N, H, W, C]`; of animations `[N, num_frames, H, W, C]`.
+        labels: the prompt of each picture, or None.
+        seeds: the seed of each picture.
+        describe: the metadata of a prompt and a seed.
+        suffixes: allowed suffixes of the files.
+
+    Returns:
+        The paths of the files.
+    """
     from kgen.pictures import contact_sheet, save_animation, save_picture
 
-    def larger(frames):
+    def enlarged(frames: np.ndarray) -> np.ndarray:
         return upscaled(frames, args.upscale)
 
     if args.sheet:
         texts = [label or f"seed {seed}" for label, seed in zip(labels, seeds)]
         scale = 1 if images.shape[-2] * (args.upscale or 1) > 96 else 2
-        (path,) = paths(args.output, [f"sheet-{slug(labels[0])}-{seeds[0]}"], endings)
+        (path,) = output_paths(args.output, [f"sheet-{slug(labels[0])}-{seeds[0]}"], suffixes)
         prompts = list(dict.fromkeys(label for label in labels if label is not None))
-        about = description("; ".join(prompts) or None, seeds[0])
+        values = describe("; ".join(prompts) or None, seeds[0])
         if not args.animate:
-            sheet = contact_sheet(larger(images), texts, scale=scale)
-            return [write(path, save_picture, sheet, about)]
+            sheet = contact_sheet(enlarged(images), texts, scale=scale)
+            return [write(path, save_picture, sheet, values)]
         steps = range(images.shape[1])
-        sheets = [contact_sheet(larger(images[:, i]), texts, scale=scale) for i in steps]
-        return [write(path, save_animation, sheets, metadata=about)]
+        sheets = [contact_sheet(enlarged(images[:, i]), texts, scale=scale) for i in steps]
+        return [write(path, save_animation, sheets, metadata=values)]
     names = [f"{slug(label)}-{seed}" for label, seed in zip(labels, seeds)]
+    paths = output_paths(args.output, names, suffixes)
     files = []
-    for path, image, label, seed in zip(paths(args.output, names, endings), images, labels, seeds):
-        about = description(label, seed)
+    for path, image, label, seed in zip(paths, images, labels, seeds):
+        values = describe(label, seed)
         if args.animate:
-            files.append(write(path, save_animation, larger(image), metadata=about))
+            files.append(write(path, save_animation, enlarged(image), metadata=values))
         else:
-            files.append(write(path, save_picture, larger(image[None])[0], about))
+            files.append(write(path, save_picture, enlarged(image[None])[0], values))
     return files
 
 
-def _like(args):
-    """Fills in what is not given with what a file says; returns that."""
+def _apply_like(args: argparse.Namespace) -> dict[str, Any]:
+    """Fills in arguments that were not given from the metadata of the file of `--like`.
+
+    Returns:
+        The metadata; empty without `--like`.
+
+    Raises:
+        CommandError: if the file cannot be read as a picture.
+        UsageError: if `kgen generate` did not write the file, or it has unusable settings.
+    """
     if args.like is None:
         return {}
-    said, _ = metadata.read(args.like)
-    settings = said.get("settings", {})
-    if not said:
+    stored, _ = metadata.read(args.like)
+    settings = stored.get("settings", {})
+    if not stored:
         raise UsageError(f"{args.like} does not say how it was made: kgen did not write it")
     if settings.get("command") != "generate":
         raise UsageError(f"{args.like} was made by another command: {settings.get('command')!r}")
-    if not args.prompts and "prompt" in said:
-        args.prompts = [said["prompt"]]
+    if not args.prompts and "prompt" in stored:
+        args.prompts = [stored["prompt"]]
     for name in ("negative", "model"):
         if getattr(args, name) is None:
-            setattr(args, name, said.get(name))
-    if args.seed is None and said.get("seed", "").lstrip("-").isdigit():
-        args.seed = int(said["seed"])
-    for name in REPEATED:
+            setattr(args, name, stored.get(name))
+    if args.seed is None and stored.get("seed", "").lstrip("-").isdigit():
+        args.seed = int(stored["seed"])
+    for name in REPEATED_SETTINGS:
         if getattr(args, name) is None:
-            setattr(args, name, _plausible(name, settings.get(name), args.like))
-    return said
+            setattr(args, name, _validated(name, settings.get(name), args.like))
+    return stored
 
 
-def _plausible(name, value, path):
-    """A setting of a file, if it is of the right type."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    good = {
-        "steps": isinstance(value, int) and number and value >= 1,
-        "guidance": number,
+def _validated(name: str, value: Any, path: pathlib.Path) -> Any:
+    """Returns a setting of a file.
+
+    Raises:
+        UsageError: if the setting has the wrong type or is out of range.
+    """
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    valid = {
+        "steps": isinstance(value, int) and is_number and value >= 1,
+        "guidance": is_number,
         "solver": isinstance(value, str),
         "size": isinstance(value, list) and len(value) == 2,
         "upscale": value in (2, 4),
     }[name]
-    if value is not None and not good:
+    if value is not None and not valid:
         raise UsageError(f"{path} has a setting that cannot be used: {name}={value!r:.80}")
     return value

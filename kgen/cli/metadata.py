@@ -1,29 +1,58 @@
-"""What a picture file says of how it was made, written by `kgen` and read again.
+"""The metadata of a picture file that describe how it was made.
 
     prompt, negative, seed, model, model_sha256, settings      text chunks of a PNG, by these names
 
-`settings` is JSON: steps, guidance, solver, size and what else decided the picture. JPEG, WebP and
-GIF hold the same dictionary as JSON in one text.
+`settings` is JSON with the number of steps, the guidance scale, the solver, the size and the other
+settings that determine the picture. JPEG, WebP and GIF files store the same dictionary as JSON in
+one text.
 """
 
+from __future__ import annotations
+
 import json
+import pathlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from kgen.cli.errors import CommandError, UsageError, one_line
 from kgen.version import __version__
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 KEYS = ("Software", "prompt", "negative", "seed", "model", "model_sha256", "settings")
 MAX_CHARACTERS = 2**20
 
 
-def written_by():
-    """Name and version of this program."""
+def software() -> str:
+    """Returns the name and version of this program."""
     return f"kgen {__version__}"
 
 
-def describe(*, model, model_sha256, settings, prompt=None, negative=None, seed=None):
-    """Returns what a file is to say, a dictionary of strings without what there is not."""
+def describe(
+    *,
+    model: str | pathlib.Path,
+    model_sha256: str | None,
+    settings: Mapping[str, Any],
+    prompt: str | None = None,
+    negative: str | None = None,
+    seed: int | None = None,
+) -> dict[str, str]:
+    """Returns the metadata of a picture.
+
+    Args:
+        model: name or folder of the model.
+        model_sha256: sha256 of the weights of the model, in hexadecimal, if known.
+        settings: values that JSON can hold; entries that are None are left out.
+        prompt: the prompt, if any.
+        negative: the negative prompt, if any.
+        seed: the seed of the picture, if any.
+
+    Returns:
+        Text by the names of `KEYS`, without those that are None.
+    """
     values = {
-        "Software": written_by(),
+        "Software": software(),
         "prompt": prompt,
         "negative": negative,
         "seed": None if seed is None else str(seed),
@@ -34,19 +63,20 @@ def describe(*, model, model_sha256, settings, prompt=None, negative=None, seed=
     return {name: value for name, value in values.items() if value is not None}
 
 
-def read(path):
-    """Returns what a picture says of itself, and format, size and number of frames of the file.
+def read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads the metadata and the format of a picture file.
 
     Args:
-        path: of a picture from anywhere.
+        path: a picture file from any source.
 
     Returns:
-        Two dictionaries; the first has the keys of `KEYS` that are there, `settings` as a
-        dictionary, and is empty where `kgen` did not make the picture.
+        Two dictionaries. The first holds the metadata by the names of `KEYS`, with `settings` as a
+        dictionary; it is empty if kgen did not write the file. The second holds `format`, `size`
+        (height and width), `mode` and `frames` (their number).
 
     Raises:
-        CommandError: if the file is no picture that can be read.
-        UsageError: if there is no such file.
+        CommandError: if the file cannot be read as a picture.
+        UsageError: if the file does not exist.
     """
     from kgen.data.picture_files import open_picture
 
@@ -60,13 +90,14 @@ def read(path):
                 "mode": image.mode,
                 "frames": getattr(image, "n_frames", 1),
             }
-            said = _texts(image)
+            values = _read_values(image)
     except Exception as error:  # a broken file can make Pillow raise nearly anything
-        raise CommandError(f"{path} is no picture that can be read: {one_line(error)}") from error
-    return _checked(said), facts
+        raise CommandError(f"{path} cannot be read as a picture: {one_line(error)}") from error
+    return _validated(values), facts
 
 
-def _texts(image):
+def _read_values(image: Image.Image) -> dict[str, Any]:
+    """Returns the text chunks of a PNG, or the JSON dictionary of another file."""
     from kgen.pictures import DESCRIPTION
 
     if image.format == "PNG":
@@ -80,13 +111,14 @@ def _texts(image):
     return found if isinstance(found, dict) else {}
 
 
-def _checked(said):
-    said = {k: str(said[k])[:MAX_CHARACTERS] for k in KEYS if k in said}
-    if not said.get("Software", "").startswith("kgen "):
+def _validated(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the entries of `KEYS` with `settings` parsed; empty if kgen did not write them."""
+    known: dict[str, Any] = {k: str(values[k])[:MAX_CHARACTERS] for k in KEYS if k in values}
+    if not known.get("Software", "").startswith("kgen "):
         return {}
     try:
-        settings = json.loads(said.pop("settings", "{}"))
+        settings = json.loads(known.pop("settings", "{}"))
     except (ValueError, RecursionError):
         settings = {}
-    said["settings"] = settings if isinstance(settings, dict) else {}
-    return said
+    known["settings"] = settings if isinstance(settings, dict) else {}
+    return known

@@ -1,20 +1,31 @@
-"""Where pictures of a command go, under which names, and how they get there."""
+"""Output files of a command: their names, enlarged pictures, and writing."""
+
+from __future__ import annotations
 
 import pathlib
 import re
 import secrets
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from kgen.cli.arguments import PICTURES
+from kgen.cli.arguments import PICTURE_SUFFIXES
 from kgen.cli.errors import CommandError, UsageError, one_line
 
+if TYPE_CHECKING:
+    import numpy as np
 
-def new_seed():
-    """A seed for those who give none."""
+
+def random_seed() -> int:
+    """Returns a random seed in [0, 2^31)."""
     return secrets.randbelow(2**31)
 
 
-def slug(text, fallback="picture"):
-    """A text as a part of a file's name.
+def slug(text: str | None, fallback: str = "picture") -> str:
+    """Converts text to a part of a file name: lower-case letters, digits and hyphens.
+
+    Args:
+        text: any text, or None.
+        fallback: the result if nothing of the text is left.
 
     Example:
         >>> slug("A red heart, noto!")
@@ -23,39 +34,51 @@ def slug(text, fallback="picture"):
     return re.sub(r"[^a-z0-9]+", "-", (text or "").lower()).strip("-")[:48].strip("-") or fallback
 
 
-def paths(output, names, endings=PICTURES):
+def output_paths(
+    output: pathlib.Path | None,
+    names: Sequence[str],
+    suffixes: Sequence[str] = PICTURE_SUFFIXES,
+) -> list[pathlib.Path]:
     """Returns one path for each name.
 
     Args:
-        output: None for the present folder, a folder, or a file; of several pictures the files
-            then are `heart_1.png`, `heart_2.png`, ...
-        names: names without an ending, for files in a folder; of equal ones all but the first
-            get a number.
-        endings: what a file may end in; the first is that of files in a folder.
+        output: a folder, None for the current folder, or a file. If there are several names, the
+            file `heart.png` becomes `heart_1.png`, `heart_2.png`, ...
+        names: names without a suffix, for files in a folder. Repeated names are numbered.
+        suffixes: allowed suffixes of a file; the first is that of files in a folder.
 
     Raises:
-        UsageError: if `output` ends in something else.
+        UsageError: if `output` has another suffix.
     """
     output = pathlib.Path("." if output is None else output)
-    ending = output.suffix.lower()
-    if output.is_dir() or not ending:
-        taken, made = {}, []
+    suffix = output.suffix.lower()
+    if output.is_dir() or not suffix:
+        counts: dict[str, int] = {}
+        paths = []
         for name in names:
-            taken[name] = taken.get(name, 0) + 1
-            number = "" if taken[name] == 1 else f"-{taken[name]}"
-            made.append(output / f"{name}{number}{endings[0]}")
-        return made
-    if ending not in endings:
+            counts[name] = counts.get(name, 0) + 1
+            number = "" if counts[name] == 1 else f"-{counts[name]}"
+            paths.append(output / f"{name}{number}{suffixes[0]}")
+        return paths
+    if suffix not in suffixes:
         raise UsageError(
-            f"--output must be a folder or end in {', '.join(endings)}. Received: {output}"
+            f"--output must be a folder or end in {', '.join(suffixes)}. Received: {output}"
         )
     if len(names) == 1:
         return [output]
     return [output.with_stem(f"{output.stem}_{i + 1}") for i in range(len(names))]
 
 
-def upscaled(images, factor):
-    """Returns pictures `[N, H, W, C]` enlarged by a factor, with Lanczos' filter."""
+def upscaled(images: np.ndarray, factor: int | None) -> np.ndarray:
+    """Enlarges pictures with a Lanczos filter.
+
+    Args:
+        images: uint8 `[N, H, W, C]`.
+        factor: a positive integer; None for 1.
+
+    Returns:
+        uint8 `[N, factor * H, factor * W, C]`.
+    """
     import numpy as np
     from PIL import Image
 
@@ -64,7 +87,7 @@ def upscaled(images, factor):
     height, width, channels = images.shape[1:]
     larger = []
     for image in images:
-        # The channels one by one, so that one that is transparent does not darken its edge.
+        # Each channel separately, so that a transparent alpha channel does not darken edges.
         planes = [
             Image.fromarray(np.ascontiguousarray(image[..., c])).resize(
                 (width * factor, height * factor), Image.Resampling.LANCZOS
@@ -75,8 +98,12 @@ def upscaled(images, factor):
     return np.stack(larger)
 
 
-def write(path, save, *args, **options):
-    """Calls `save(path, ...)`; what goes wrong is an error of the command."""
+def write(path: pathlib.Path, save: Callable[..., None], *args: Any, **options: Any) -> str:
+    """Calls `save(path, *args, **options)`; returns the path as a string.
+
+    Raises:
+        CommandError: if `save` raises an `OSError`.
+    """
     try:
         save(path, *args, **options)
     except OSError as error:

@@ -1,14 +1,24 @@
-"""Picture files of a person, read for editing; what cannot be read is an error of the command."""
+"""Reading the picture files that a command edits."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import TYPE_CHECKING
 
 from kgen.cli.errors import CommandError, UsageError, one_line
 
+if TYPE_CHECKING:
+    import numpy as np
 
-def open_upright(path):
-    """Returns a picture of any kind as a `kgen.fitting.Picture`.
+    from kgen.fitting import Picture
+
+
+def open_upright(path: pathlib.Path) -> Picture:
+    """Opens a picture file of any supported format and rotates it as its EXIF data say.
 
     Raises:
-        CommandError: if it cannot be read.
-        UsageError: if there is no such file.
+        CommandError: if the file cannot be read as a picture.
+        UsageError: if the file does not exist.
     """
     from kgen.data.picture_files import open_picture
     from kgen.fitting import upright
@@ -19,14 +29,26 @@ def open_upright(path):
         with open_picture(path) as file:
             return upright(file)
     except Exception as error:  # a broken file can make Pillow raise nearly anything
-        raise CommandError(f"{path} is no picture that can be read: {one_line(error)}") from error
+        raise CommandError(f"{path} cannot be read as a picture: {one_line(error)}") from error
 
 
-def open_mask(path, size):
-    """Returns a mask of a picture's size, float32 `[H, W]` in [0, 1]: bright is to be painted."""
+def open_mask(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
+    """Opens a mask and resizes it.
+
+    Args:
+        path: a picture file, white where to paint and black where to keep the picture.
+        size: height and width of the mask.
+
+    Returns:
+        float32 `[H, W]` in [0, 1], 1 where to paint.
+
+    Raises:
+        CommandError: if the file cannot be read as a picture.
+        UsageError: if the file does not exist, or all of it is black.
+    """
     from kgen.fitting import brightness
 
     mask = brightness(open_upright(path), size)
     if not mask.any():
-        raise UsageError(f"{path} has nothing that is white, so there is nothing to paint")
+        raise UsageError(f"{path} is black everywhere, so there is nothing to paint")
     return mask

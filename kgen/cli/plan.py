@@ -1,52 +1,66 @@
-"""The plan of a training: how many steps, at which rate, for how long; kept in `training.json`.
+"""The plan of a training: number of steps, learning rate and duration; stored in `training.json`.
 
-Steps of fine-tuning: 160 where there are 300 pictures, the one size that was tried, and with the
-root of the number for others, so that few pictures are seen more often each, but not learned by
-heart. Steps from scratch: about 100 passes, as the shipped model made, but at least 2,000.
+Default number of fine-tuning steps: 160 for 300 pictures, the only number of pictures at which this
+was tuned, and proportional to the square root of their number otherwise. So each picture of a small
+folder is seen more often, but not often enough to be memorised. Default number of steps from
+scratch: about 100 epochs, as for the included text-to-image model, and at least 2,000.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import json
 import math
+import pathlib
 import statistics
 import time
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from kgen.cli.errors import UsageError
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from kgen.cli.folders import CaptionSource
+    from kgen.models.generative_model import GenerativeModel
+
 FILE = "training.json"
-EPOCHS = 8  # parts of a training, each of which ends with a validation, and most with a sheet
-MEASURED = 3  # steps whose time is taken, after one that compiles
-WARM_UP = 0.1  # share of the steps in which the rate rises
+MAX_EPOCHS = 8  # each ends with a validation, and most of them with a sheet of samples
+TIMED_STEPS = 3  # after a first step, which also compiles
+WARM_UP = 0.1  # share of the steps in which the learning rate rises
+
+Command: TypeAlias = Literal["finetune", "train"]
+"""The command that trains."""
 
 
 @dataclasses.dataclass
 class Plan:
-    """What is decided before a training and must be the same when it goes on.
+    """The settings of a training, which must not change when an interrupted training continues.
 
     Attributes:
         command: `"finetune"` or `"train"`.
-        model: name or folder of the model that it begins with.
+        model: name or folder of the model that the training starts from.
         folder: the folder of pictures.
-        digest: the sum of the pictures and captions.
-        captions: how they were found.
-        pictures: how many are trained on.
-        held_out: how many are held out.
-        batch_size: pictures in a step.
-        learning_rate: the peak of the rate.
-        seed: of order, noise and sheets.
-        lora: None, or the rank of the LoRA that alone is trained.
-        steps: steps in all.
-        epochs: parts of the training.
+        digest: sha256 of the pictures and captions.
+        captions: where the captions come from; see `kgen.cli.folders.Pictures`.
+        pictures: number of pictures to train on.
+        held_out: number of pictures held out for validation.
+        batch_size: number of pictures per step.
+        learning_rate: peak learning rate.
+        seed: seed of the order of the data, the noise and the sheets of samples.
+        lora: rank of the LoRA that is trained; None to train all weights.
+        steps: number of steps.
+        epochs: number of epochs, each of `steps_per_epoch` steps.
         before: figures before the training.
-        after: figures after it; a training that has them is finished.
-        seconds: what the training took, all runs together.
+        after: figures after the training; None until it is finished.
+        seconds: duration of the training, over all runs.
     """
 
-    command: str
+    command: Command
     model: str
     folder: str
     digest: str
-    captions: str | None
+    captions: CaptionSource
     pictures: int
     held_out: int
     batch_size: int
@@ -55,58 +69,66 @@ class Plan:
     lora: int | None = None
     steps: int = 0
     epochs: int = 0
-    before: dict | None = None
-    after: dict | None = None
+    before: dict[str, float] | None = None
+    after: dict[str, float] | None = None
     seconds: float = 0.0
 
     @property
-    def steps_per_epoch(self):
-        """Steps in a part."""
+    def steps_per_epoch(self) -> int:
+        """The number of steps in an epoch."""
         return self.steps // self.epochs
 
-    def cut(self, steps):
-        """Takes a number of steps, rounded up to equal parts."""
-        each = math.ceil(steps / min(EPOCHS, steps))
+    def set_steps(self, steps: int) -> None:
+        """Sets the number of steps, rounded up to a multiple of the number of epochs."""
+        each = math.ceil(steps / min(MAX_EPOCHS, steps))
         self.epochs = math.ceil(steps / each)
         self.steps = each * self.epochs
 
-    def write(self, output):
-        """Writes it into the folder of the training, whole or not at all."""
+    def write(self, output: pathlib.Path) -> None:
+        """Writes `training.json` into the folder of the training, in one atomic step."""
         output.mkdir(parents=True, exist_ok=True)
         partial = output / f".partial-{FILE}"
         partial.write_text(json.dumps(dataclasses.asdict(self), indent=1), encoding="utf-8")
         partial.replace(output / FILE)
 
 
-def of_before(output, plan):
-    """Returns the plan of a training in `output` that was begun, or None.
+def load_plan(output: pathlib.Path, plan: Plan) -> Plan | None:
+    """Returns the plan of the training that was started in a folder, or None.
 
     Args:
-        output: its folder.
-        plan: the plan of now, without steps.
+        output: the folder.
+        plan: the plan of the current command, whose steps are not set yet.
 
     Raises:
-        UsageError: if it is of another training.
+        UsageError: if the folder holds a model or another training, or the file is damaged.
     """
     path = output / FILE
     if not path.is_file():
         if (output / "config.json").exists():
-            raise UsageError(f"{output} holds a model already: name another --output")
+            raise UsageError(f"{output} holds a model already: choose another --output")
         return None
     try:
-        found = Plan(**json.loads(path.read_text(encoding="utf-8")))
+        stored = Plan(**json.loads(path.read_text(encoding="utf-8")))
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{path} is damaged: remove {output} or name another --output") from error
+        message = f"{path} is damaged: remove {output} or choose another --output"
+        raise UsageError(message) from error
     names = ("command", "model", "digest", "batch_size", "learning_rate", "seed", "lora")
-    other = [name for name in names if getattr(found, name) != getattr(plan, name)]
-    if other:
-        what = {"digest": "pictures or captions"}.get(other[0], other[0].replace("_", " "))
-        raise UsageError(f"{output} holds a training with another {what}: name another --output")
-    return found
+    different = [name for name in names if getattr(stored, name) != getattr(plan, name)]
+    if different:
+        what = {"digest": "pictures or captions"}.get(different[0], different[0].replace("_", " "))
+        raise UsageError(
+            f"{output} holds a training with different {what}: choose another --output"
+        )
+    return stored
 
 
-def default_steps(command, number, batch_size):
-    """Steps by the number of pictures.
+def default_steps(command: Command, number: int, batch_size: int) -> int:
+    """Returns the default number of steps for a number of pictures.
+
+    Args:
+        command: `"finetune"` or `"train"`.
+        number: number of pictures to train on.
+        batch_size: number of pictures per step.
 
     Example:
         >>> default_steps("finetune", 300, 32), default_steps("train", 9000, 64)
@@ -117,10 +139,16 @@ def default_steps(command, number, batch_size):
     return max(2000, min(20000, 100 * number // batch_size))
 
 
-def default_rate(command, number, lora=None):
-    """The peak of the rate by the number of pictures: a lower one for few, which soon fit.
+def default_learning_rate(command: Command, number: int, lora: int | None = None) -> float:
+    """Returns the default peak learning rate for a number of pictures.
 
-    The factors of a LoRA, one of which begins at zero, take a higher one.
+    It is lower for few pictures, to which a model overfits quickly, and higher for a LoRA, one of
+    whose factors starts at zero.
+
+    Args:
+        command: `"finetune"` or `"train"`.
+        number: number of pictures to train on.
+        lora: rank of the LoRA that is trained, or None.
     """
     if lora is not None:
         return 3e-3 if number >= 100 else 1e-3
@@ -129,60 +157,63 @@ def default_rate(command, number, lora=None):
     return 5e-4 if number >= 100 else 2e-4
 
 
-def expectation(command, number):
-    """What a number of pictures can give, in a sentence."""
+def expected_quality(command: Command, number: int) -> str:
+    """Returns a sentence on the results to expect from a number of pictures."""
     if command == "finetune":
         if number < 30:
             return (
-                f"{number} pictures are few: expect their colours and manner, and some of them "
-                "learned by heart."
+                f"{number} pictures are few: expect their colours and style, and some of them "
+                "memorised."
             )
-        return "Expect the manner of your pictures on what the model can draw already."
+        return "Expect the style of your pictures, applied to what the model can already draw."
     if number < 1000:
         return (
-            f"From scratch, {number} pictures give colours and rough shapes at best (a trial with "
-            "300 drew blobs): `kgen finetune` does far more with as many."
+            f"From scratch, {number} pictures give colours and rough shapes at best (300 pictures "
+            "gave blobs): `kgen finetune` gives far better results."
         )
     if number < 5000:
         return (
-            f"From scratch, {number} pictures give shapes of what is often among them; "
-            "`kgen finetune` needs fewer."
+            f"From scratch, {number} pictures give the shapes of frequent objects; "
+            "`kgen finetune` needs fewer pictures."
         )
     return (
-        "The model text_to_image was trained so, on 8,926 pictures for about two hours on two "
-        "cores: 15 of 24 prompts that no caption held came out right."
+        "The model text_to_image was trained from scratch on 8,926 pictures, for about two hours "
+        "on two cores: 15 of 24 prompts that are no caption of the training data came out right."
     )
 
 
-def seconds_per_step(model, data):
-    """Measures the time of a training step, and leaves the model as it was.
+def seconds_per_step(model: GenerativeModel, data: tf.data.Dataset) -> float:
+    """Measures the duration of a training step and then restores the model.
 
     Args:
         model: the compiled model.
-        data: endless batches for `fit`.
+        data: batches for `fit`, repeated without end.
+
+    Returns:
+        The median over `TIMED_STEPS` steps, in seconds.
     """
     import keras
     import tensorflow as tf
 
-    class Times(keras.callbacks.Callback):
-        def on_train_batch_begin(self, batch, logs=None):
-            self.began = time.monotonic()
+    class StepTimer(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+            self.start = time.monotonic()
 
-        def on_train_batch_end(self, batch, logs=None):
-            times.append(time.monotonic() - self.began)
+        def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+            times.append(time.monotonic() - self.start)
 
-    times = []
+    times: list[float] = []
     variables = {id(v): v for v in [*model.variables, *model.optimizer.variables]}.values()
     before = [(v, tf.identity(v.value)) for v in variables if hasattr(v, "assign")]
-    model.fit(data, epochs=1, steps_per_epoch=MEASURED + 1, verbose=0, callbacks=[Times()])
+    model.fit(data, epochs=1, steps_per_epoch=TIMED_STEPS + 1, verbose=0, callbacks=[StepTimer()])
     for variable, value in before:
         variable.assign(value)
     model.reset_metrics()
     return statistics.median(times[1:])
 
 
-def duration(seconds):
-    """A time for a person.
+def duration(seconds: float) -> str:
+    """Returns a rounded duration with its unit.
 
     Example:
         >>> duration(45), duration(600), duration(9000)

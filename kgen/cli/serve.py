@@ -1,18 +1,35 @@
-"""`kgen serve`: a model over HTTP, by an API that clients know, with a page for browsers."""
+"""`kgen serve`: a model over HTTP, with an API that existing clients support, and a web page."""
 
+from __future__ import annotations
+
+import argparse
 import functools
 import importlib.util
 import os
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from kgen.cli import metadata
 from kgen.cli.errors import CommandError, UsageError, arguments_from_user, one_line
-from kgen.cli.models import open_model, sum_of
+from kgen.cli.models import open_model, weights_sha256
+
+if TYPE_CHECKING:
+    from kgen.cli.session import Result, Session
+    from kgen.serving.http.local import LocalModel
+    from kgen.serving.http.tensorflow_serving import TensorFlowServing
 
 PACKAGES = ("fastapi", "multipart", "prometheus_client", "uvicorn")
 
 
-def run(args, session):
-    """Serves until SIGTERM or Ctrl-C; returns what was served."""
+def run(args: argparse.Namespace, session: Session) -> Result:
+    """Serves the model until SIGTERM or Ctrl-C.
+
+    Raises:
+        CommandError: if a package is missing, the address cannot be used, or the model cannot be
+            opened.
+        UsageError: if there is no such model, or an argument cannot be used.
+    """
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise CommandError(
@@ -45,23 +62,32 @@ def run(args, session):
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         session.say(f"Serving {backend.name} at {url}")
         if args.host not in LOOPBACK and token is None:
-            session.say("Whoever reaches this address can draw: give a token with --token-file")
+            session.say(
+                "Anyone who can reach this address can use the model: set a token with --token-file"
+            )
         if args.host in ("0.0.0.0", "::") and not args.allow_host:
-            session.say("Others must call it by a name that --allow-host gives")
+            session.say(
+                "Requests from other machines are refused: name this host with --allow-host"
+            )
         hosts = None if "*" in args.allow_host else {*args.allow_host, args.host}
-        with session.saving():  # Ctrl-C lets requests end
+        with session.saving():  # after Ctrl-C the server answers the requests that it has accepted
             serve(backend, listener, limits, token=token, hosts=hosts, say=session.say)
     return {"model": backend.name, "url": url}, [f"Served {backend.name}"]
 
 
-def _backend(args, session):
-    """What draws: TensorFlow Serving, or a model in this process."""
+def _backend(args: argparse.Namespace, session: Session) -> LocalModel | TensorFlowServing:
+    """Returns what generates the pictures: a model in this process, or TensorFlow Serving.
+
+    Raises:
+        CommandError: if the model cannot be opened, or TensorFlow Serving cannot be reached.
+        UsageError: if there is no such model, or an argument cannot be used.
+    """
     styles = [name.strip() for name in (args.styles or "").split(",") if name.strip()]
     if args.backend is not None:
         from kgen.serving.http.tensorflow_serving import TensorFlowServing
 
         if args.size:
-            raise UsageError("--size is decided by the model that was exported")
+            raise UsageError("--size cannot be used with --backend: an export has one size")
         describe = functools.partial(metadata.describe, model=args.model, model_sha256=None)
         try:
             return TensorFlowServing(args.backend, args.model, describe=describe, styles=styles)
@@ -70,20 +96,22 @@ def _backend(args, session):
     from kgen.serving.http.local import LocalModel
 
     model, folder = open_model(args.model, session)
-    describe = functools.partial(metadata.describe, model=args.model, model_sha256=sum_of(folder))
+    describe = functools.partial(
+        metadata.describe, model=args.model, model_sha256=weights_sha256(folder)
+    )
     with arguments_from_user():
         return LocalModel(
             model,
             folder.name,
             describe=describe,
             sizes=args.size,
-            styles=styles or _styles_of(folder),
+            styles=styles or _default_styles(folder),
             max_batch=args.max_batch,
         )
 
 
-def _styles_of(folder):
-    """The styles that the shipped text-to-image model has learnt."""
+def _default_styles(folder: pathlib.Path) -> Sequence[str]:
+    """Returns the styles that the included text-to-image model was trained on, else none."""
     if folder.name != "text_to_image":
         return []
     from kgen.data.emoji import STYLES
@@ -91,8 +119,12 @@ def _styles_of(folder):
     return STYLES
 
 
-def _token(args):
-    """The bearer token, or None."""
+def _token(args: argparse.Namespace) -> str | None:
+    """Returns the bearer token of `--token-file` or `KGEN_TOKEN`, or None.
+
+    Raises:
+        UsageError: if the file cannot be read, or does not begin with a line of ASCII.
+    """
     if args.token_file is None:
         return os.environ.get("KGEN_TOKEN") or None
     try:

@@ -1,10 +1,12 @@
-"""A session of the command: what is said on stderr, and how Ctrl-C ends it.
+"""One run of the command: its progress messages, and how Ctrl-C ends it.
 
-Results go to stdout and all else to stderr, so that a script reads results alone. Python handles a
-signal between two of its own instructions, which can be seconds away while TensorFlow compiles or
-loads. So a thread is woken by the signal itself (`signal.set_wakeup_fd`); if the main thread has
-not ended after `GRACE` seconds, the thread ends the process. Files are written beside their place
-and moved to it, so none is left half written. While a training saves itself the thread waits.
+Results are printed to stdout and progress to stderr, so that a script can read the results alone.
+
+Python runs signal handlers between two of its own instructions, which can take seconds while
+TensorFlow compiles or loads. So a signal also wakes a thread (`signal.set_wakeup_fd`), which ends
+the process if the main thread has not ended within `GRACE` seconds. This leaves no incomplete
+output, since a file is written under a temporary name and then renamed. The thread does not end the
+process within `Session.saving`.
 """
 
 import contextlib
@@ -13,71 +15,76 @@ import signal
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
+from typing import Any, Literal, TextIO, TypeAlias
 
-GRACE = 0.6  # seconds that the main thread has to end by itself
-INTERRUPTED = 130  # exit code of what Ctrl-C ended: 128 + SIGINT
+GRACE = 0.6  # seconds in which the main thread may end by itself
+INTERRUPTED = 130  # exit code after Ctrl-C: 128 + SIGINT
+
+Result: TypeAlias = tuple[dict[str, Any], list[str]]
+"""What the `run` of a command returns: the result for `--json`, and the lines printed otherwise."""
 
 
 class Session:
     """One run of the command.
 
     Args:
-        quiet: whether to say nothing but errors.
-        stream: where progress is shown; None for stderr.
+        quiet: whether to show errors only.
+        stream: the stream of progress messages; None for stderr.
     """
 
-    def __init__(self, quiet=False, stream=None):
+    def __init__(self, quiet: bool = False, stream: TextIO | None = None) -> None:
         self.quiet = quiet
         self.stream = sys.stderr if stream is None else stream
-        self._saves = False
+        self._saving = False
 
     @property
-    def verbose(self):
-        """What Keras calls `verbose`: 1 for a bar on a terminal, 2 for lines, 0 for silence."""
+    def verbose(self) -> Literal[0, 1, 2]:
+        """Keras' `verbose`: 1 for a progress bar on a terminal, 2 for lines, 0 for no output."""
         if self.quiet:
             return 0
         return 1 if self.stream.isatty() else 2
 
     @property
-    def bar(self):
-        """1 to show a bar of the steps of a drawing, on a terminal, or 0."""
-        return int(self.verbose == 1)
+    def progress_bar(self) -> Literal[0, 1]:
+        """The argument `verbose` of `generate`: 1 for a progress bar on a terminal, else 0."""
+        return 1 if self.verbose == 1 else 0
 
-    def say(self, text):
-        """Tells a person how the work goes on."""
+    def say(self, text: str) -> None:
+        """Prints a progress message, unless the session is quiet."""
         if not self.quiet:
             print(text, file=self.stream, flush=True)
 
     @contextlib.contextmanager
-    def working(self):
-        """Within it, what libraries print goes to stderr, and Ctrl-C ends the process soon."""
+    def running(self) -> Iterator[None]:
+        """Redirects stdout to stderr, and lets Ctrl-C end the process quickly, in this context."""
         before = warnings.formatwarning
         warnings.formatwarning = lambda message, *_, **__: f"kgen: {message}\n"
         shown = open(os.devnull, "w") if self.quiet else contextlib.nullcontext(self.stream)  # noqa: SIM115
         try:
-            with shown as stream, contextlib.redirect_stdout(stream), self._watched():
+            with shown as stream, contextlib.redirect_stdout(stream), self._watching_signals():
                 yield
         finally:
             warnings.formatwarning = before
 
     @contextlib.contextmanager
-    def saving(self):
-        """Within it, Ctrl-C is left to who saves a training first."""
-        self._saves = True
+    def saving(self) -> Iterator[None]:
+        """Leaves Ctrl-C to the training that runs in this context, which saves its state first."""
+        self._saving = True
         try:
             yield
         finally:
-            self._saves = False
+            self._saving = False
 
     @contextlib.contextmanager
-    def _watched(self):
+    def _watching_signals(self) -> Iterator[None]:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         ended = threading.Event()
-        watcher = threading.Thread(target=self._watch, args=(reader, ended), daemon=True)
+        watcher = threading.Thread(target=self._watch_signals, args=(reader, ended), daemon=True)
         before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         watcher.start()
         try:
@@ -89,8 +96,14 @@ class Session:
             watcher.join()
             os.close(reader)
 
-    def _watch(self, reader, ended):
+    def _watch_signals(self, reader: int, ended: threading.Event) -> None:
+        """Ends the process if the main thread does not react to Ctrl-C.
+
+        Args:
+            reader: file descriptor from which the numbers of received signals are read.
+            ended: set when the main thread has finished.
+        """
         while signals := os.read(reader, 16):
-            if signal.SIGINT in signals and not self._saves and not ended.wait(GRACE):
+            if signal.SIGINT in signals and not self._saving and not ended.wait(GRACE):
                 os.write(2, b"\nInterrupted.\n")
                 os._exit(INTERRUPTED)

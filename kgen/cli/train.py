@@ -1,17 +1,37 @@
-"""`kgen train`: a latent diffusion model from scratch, on a folder of pictures.
+"""`kgen train`: a latent diffusion model trained from scratch on a folder of pictures.
 
-The autoencoder and the text encoder are those of a trained model; the U-Net begins with nothing.
-Captions make it conditional on texts, folders on classes, and neither on nothing.
+The autoencoder and the text encoder of a trained model are used, frozen; the U-Net starts from
+random weights. The new model is conditional on texts if the folder has captions, on classes if it
+has subfolders, and else on nothing.
 """
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
 
 from kgen.cli import training
 from kgen.cli.errors import UsageError
 from kgen.cli.models import open_model
-from kgen.serving.typed import takes
+from kgen.serving.capabilities import condition_kind
+
+if TYPE_CHECKING:
+    from kgen.cli.folders import Pictures
+    from kgen.cli.session import Result, Session
+    from kgen.conditioning.conditioner import Conditioner
+    from kgen.models.generative_model import GenerativeModel
+    from kgen.models.kl_autoencoder import KLAutoencoder
+    from kgen.models.latent_diffusion import LatentDiffusion
 
 
-def run(args, session):
-    """Trains and writes; returns the result as a dictionary, and lines for a person."""
+def run(args: argparse.Namespace, session: Session) -> Result:
+    """Trains the model and writes it.
+
+    Raises:
+        CommandError: if the model of `--from` cannot be opened, or a file cannot be written.
+        KeyboardInterrupt: after Ctrl-C, once the training is saved.
+        UsageError: if the folder or the model does not exist, or they do not fit each other.
+    """
     if not args.folder.is_dir():
         raise UsageError(f"no folder {args.folder}")
     base, _ = open_model(args.model, session)
@@ -19,17 +39,22 @@ def run(args, session):
     if autoencoder is None:
         raise UsageError(f"{args.model} has no autoencoder: --from needs a LatentDiffusion")
 
-    def build(pictures):
-        return _model(autoencoder, _conditioner(base, pictures), args)
+    def build(pictures: Pictures) -> LatentDiffusion:
+        return _build_model(autoencoder, _build_conditioner(base, pictures), args)
 
     return training.run(args, session, "train", build, "any", base.data_shape)
 
 
-def _conditioner(base, pictures):
+def _build_conditioner(base: GenerativeModel, pictures: Pictures) -> Conditioner | None:
+    """Returns a conditioner for what the pictures have: the text encoder of a model, or labels.
+
+    Raises:
+        UsageError: if the pictures have captions and the model has no text encoder.
+    """
     from kgen.conditioning import Labels
 
     if "prompts" in pictures.columns:
-        if takes(base) != "texts":
+        if condition_kind(base) != "texts":
             raise UsageError("the model of --from has no text encoder, and the folder has captions")
         return base.conditioner
     if pictures.names:
@@ -37,7 +62,10 @@ def _conditioner(base, pictures):
     return None
 
 
-def _model(autoencoder, conditioner, args):
+def _build_model(
+    autoencoder: KLAutoencoder, conditioner: Conditioner | None, args: argparse.Namespace
+) -> LatentDiffusion:
+    """Returns a latent diffusion model with a new U-Net."""
     import keras
 
     import kgen

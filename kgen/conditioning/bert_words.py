@@ -1,25 +1,26 @@
-r"""Words of BERT's tokenizers: how a text is cut and spelled before its pieces are looked up.
+r"""Pre-tokenization of BERT: normalization of a text and its split into words.
 
-    text --> without control characters, every space an ASCII space, CJK characters apart
-         --> decomposed (NFD), without accents, in small letters        (uncased vocabularies only)
-         --> cut at spaces, and before and behind punctuation
-         --> each word the longest pieces of the vocabulary, from the left; or [UNK]
+    text --> control characters removed, all spaces replaced by ASCII's, CJK characters set apart
+         --> decomposed (NFD), accents removed, lower case              (uncased vocabularies only)
+         --> split at spaces, and before and after punctuation
+         --> each word split into the longest tokens of the vocabulary, from the left; or [UNK]
 
-KerasHub differs in a graph: spaces other than ASCII's join the words beside them, compatible forms
-are folded (a ligature becomes its letters, full-width letters become ASCII, Hangul is composed,
-German sharp s becomes "ss"), control characters cut words, and a word of more than 100 *bytes*, not
-characters, is unknown. Each is another id than the network was trained with, so the text is cut
-here. As in transformers the marks ("[SEP]") are cut out first, where a text spells them exactly.
+The tokenizer of KerasHub differs in a graph: it joins words at spaces other than ASCII's, replaces
+compatible forms (a ligature by its letters, full-width letters by ASCII, German sharp s by "ss"),
+composes Hangul, splits words at control characters, and treats a word of more than 100 *bytes*
+instead of characters as unknown. The resulting ids differ from those of the training. The split is
+therefore implemented here. As in transformers, special tokens such as "[SEP]" are split off first
+where they occur literally in a text.
 
-The reference has the character classes of Unicode 8 (2015). Of younger characters, which no
-published vocabulary holds, these get other ids:
+The reference implementation uses the character classes of Unicode 8 (2015). These newer characters,
+which are in no published vocabulary, have other ids here:
 
-    * accents (\p{Mn}) younger than that, which are dropped here and make a word unknown there;
-    * punctuation younger than that, at which words are cut here and not there;
-    * letters whose small form TensorFlow does not know (Vithkuqi, and some for Latin phonetics).
+    * newer accents (\p{Mn}) are removed here, and make a word unknown in the reference;
+    * newer punctuation splits words here, but not in the reference;
+    * letters whose lower case TensorFlow does not know (Vithkuqi, and some of Latin phonetics).
 
-Also the vowel sign U+1734, which is an accent there alone, and U+166D and U+111C9, which are
-punctuation there alone.
+So have the vowel sign U+1734, which only the reference treats as an accent, and U+166D and U+111C9,
+which only the reference treats as punctuation.
 
 References:
   Devlin et al. (2018), https://arxiv.org/abs/1810.04805; the tokenizer is that of
@@ -28,16 +29,18 @@ References:
 """
 
 import re
+from collections.abc import Sequence
 
+import keras
 import tensorflow as tf
 
 from kgen.conditioning.letters import lower, valid
 
-MAX_CHARACTERS = 100  # of a word; a longer one is unknown
+MAX_CHARACTERS = 100  # a longer word is unknown
 _PRIVATE = r"[\x{E000}-\x{F8FF}]"
 _FIRST_PRIVATE = 0xE000
-# Control, format and private characters of Unicode 8, U+0000 and U+FFFD; the marks of this module,
-# which are private characters too, are put in behind their removal.
+# Control, format and private-use characters of Unicode 8, U+0000 and U+FFFD. Those of the basic
+# plane are missing: `split_words` uses them as placeholders of the special tokens.
 _REMOVED = (
     r"[\x{00}-\x{08}\x{0B}\x{0C}\x{0E}-\x{1F}\x{7F}-\x{9F}\x{AD}\x{600}-\x{605}\x{61C}\x{6DD}"
     r"\x{70F}\x{180E}\x{200B}-\x{200F}\x{202A}-\x{202E}\x{2060}-\x{2064}\x{2066}-\x{206F}"
@@ -52,14 +55,20 @@ _CJK = (
 _PUNCTUATION = r"[!-/:-@\[-`{-~\p{P}]"
 
 
-def split_words(prompts: tf.Tensor, *, lowercase=True, strip_accents=True, marks=()):
-    r"""Cuts prompts into BERT's words, in TensorFlow operations (TensorFlow Text's among them).
+def split_words(
+    prompts: tf.Tensor,
+    *,
+    lowercase: bool = True,
+    strip_accents: bool = True,
+    marks: Sequence[str] = (),
+) -> tf.RaggedTensor:
+    r"""Splits prompts into the words of BERT, with operations of TensorFlow and TensorFlow Text.
 
     Args:
-        prompts: a string tensor `[B]`; bytes that are not UTF-8 are dropped.
-        lowercase: whether letters become small ones.
-        strip_accents: whether accents are dropped.
-        marks: words that are cut out first, wherever they stand.
+        prompts: a string tensor `[B]`; bytes that are not UTF-8 are removed.
+        lowercase: whether to convert letters to lower case.
+        strip_accents: whether to remove accents.
+        marks: special tokens, which are split off first wherever they occur.
 
     Returns:
         A ragged string tensor `[B, None]`.
@@ -71,9 +80,9 @@ def split_words(prompts: tf.Tensor, *, lowercase=True, strip_accents=True, marks
     import tensorflow_text as tf_text
 
     text = tf.strings.regex_replace(valid(prompts), _PRIVATE, "\N{REPLACEMENT CHARACTER}")
-    signs = [chr(_FIRST_PRIVATE + i) for i in range(len(marks))]
-    for mark, sign in zip(marks, signs):
-        text = tf.strings.regex_replace(text, re.escape(mark), f" {sign} ")
+    placeholders = [chr(_FIRST_PRIVATE + i) for i in range(len(marks))]
+    for mark, placeholder in zip(marks, placeholders):
+        text = tf.strings.regex_replace(text, re.escape(mark), f" {placeholder} ")
     text = tf.strings.regex_replace(text, _REMOVED, "")
     text = tf.strings.regex_replace(text, _SPACES, " ")
     text = tf.strings.regex_replace(text, _CJK, r" \0 ")
@@ -84,19 +93,19 @@ def split_words(prompts: tf.Tensor, *, lowercase=True, strip_accents=True, marks
         text = lower(text)
     words = tf_text.regex_split(text, f" +|{_PUNCTUATION}", _PUNCTUATION)
     flat = words.flat_values
-    for mark, sign in zip(marks, signs):
-        flat = tf.where(flat == sign, mark, flat)
+    for mark, placeholder in zip(marks, placeholders):
+        flat = tf.where(flat == placeholder, mark, flat)
     return words.with_flat_values(flat)
 
 
 class BertPieces:
-    """The ids of texts by the vocabulary of a `keras_hub.tokenizers.WordPieceTokenizer`.
+    """A WordPiece tokenizer in a graph, with the ids of the reference implementation.
 
     Args:
-        tokenizer: the tokenizer, one that cuts texts into words.
+        tokenizer: a `keras_hub.tokenizers.WordPieceTokenizer` that splits texts into words.
     """
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer: keras.layers.Layer) -> None:
         import tensorflow_text as tf_text
 
         vocabulary = tokenizer.get_vocabulary()
@@ -118,11 +127,11 @@ class BertPieces:
             )
 
     def words(self, prompts: tf.Tensor) -> tf.RaggedTensor:
-        """Cuts prompts `[B]` into words `[B, None]`."""
+        """Splits prompts `[B]` into words, ragged `[B, None]`."""
         return split_words(prompts, **self.options)
 
     def __call__(self, prompts: tf.Tensor) -> tf.RaggedTensor:
-        """Cuts prompts `[B]` into ids, ragged int32 `[B, None]`."""
+        """Converts prompts `[B]` to ids, ragged int32 `[B, None]`."""
         words = self.words(prompts)
         ids = self._pieces.tokenize(words.flat_values)  # [number of words, None]
         long = tf.strings.length(words.flat_values, unit="UTF8_CHAR") > MAX_CHARACTERS

@@ -1,12 +1,12 @@
-"""One text encoder of Stable Diffusion: CLIP's tokenizer and its transformer.
+"""A text encoder of Stable Diffusion: the tokenizer and the transformer of CLIP.
 
-    prompt -> [start] pieces [end] [pad] ... [pad]   77 ids, or several such windows
-           -> tokens [L, D]                          one vector for each id, the padding's too
-           -> pooled [P]                             the end mark's vector, projected
+    prompt -> [start] tokens [end] [pad] ... [pad]   77 ids, or several windows of 77
+           -> tokens [L, D]                          one vector per id, padding included
+           -> pooled [P]                             projection of the vector of the end token
 
-The transformer is causal, so that the end mark has seen the whole text and the vectors of the
-padding have too; Stable Diffusion was trained to attend to all of them, none masked. Which vectors
-it attends to differs:
+The transformer is causal, so that the end token and the padding attend to the whole text. Stable
+Diffusion was trained with cross-attention to the vectors of all ids, without a mask. The vectors
+are hidden states of one of two layers:
 
     "last"          after all layers and the final norm           SD 1, and SD 2 (whose published
                                                                   transformer lacks its last layer)
@@ -18,75 +18,80 @@ References:
   https://arxiv.org/abs/2307.01952, section 2.1 (the penultimate states of two encoders).
 """
 
-import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
-import numpy as np
+import keras
 import tensorflow as tf
 from keras import layers
 
 from kgen.checks import check_count, check_one_of
 from kgen.conditioning.clip_words import MARKS, clip_ids
-from kgen.conditioning.new_words import NewWords, begin_at, token_embedding, with_new_words
+from kgen.conditioning.new_words import NewWords, initialize, token_embedding, with_new_words
+from kgen.conditioning.prompt_warnings import warn_of_truncated
 from kgen.conditioning.prompts import as_strings
 from kgen.layer_tree import freeze
 from kgen.serialization import serializable
 
-LENGTH = 77  # of a window, marks included
-EPSILON = 1e-5  # of CLIP's norms; that of KerasHub's last one is 1e-6
+LENGTH = 77  # ids in a window, start and end included
+EPSILON = 1e-5  # of the layer norms of CLIP; KerasHub uses 1e-6 in the last one
 STATES = ("last", "penultimate")
 ACTIVATIONS = ("quick_gelu", "gelu")
 
 
 @serializable
 class CLIPTower(layers.Layer):
-    """CLIP's text transformer with its tokenizer, built from sizes and a vocabulary.
+    """The text transformer of CLIP with its tokenizer, built from sizes and a vocabulary.
 
     Args:
         vocabulary: the tokens, in the order of their ids.
         merges: the rules of the byte-pair encoding, such as `"h e</w>"`, in their order.
-        width: D, of a vector.
+        width: width D of a vector.
         depth: number of layers.
-        heads: of the attention.
-        hidden: width inside of the feed-forward blocks.
+        heads: number of attention heads.
+        hidden: width of the hidden layer of the feed-forward blocks.
         activation: `"quick_gelu"`, x sigmoid(1.702 x), or `"gelu"`, exact.
-        states: `"last"` or `"penultimate"`; see the module.
-        projection: None, or P: width of the projected vector of the end mark.
-        pad: the token that fills a row up.
-        length: ids in a window, marks included.
-        windows: number of windows that a prompt is laid out in, one after the other and each
-            encoded by itself; prompts that are longer are truncated.
-        words: None, or `{word: number of vectors}` of words that were learned (`add_word`).
+        states: the hidden states that are returned, `"last"` or `"penultimate"`; see the module.
+        projection: None, or the width P of the projected vector of the end token.
+        pad: the padding token.
+        length: number of ids in a window, start and end included.
+        windows: number of windows of a prompt, which are encoded separately and concatenated.
+            Longer prompts are truncated.
+        words: None, or `{word: number of vectors}` of words that were added by `add_word`.
         **kwargs: `name`, `dtype` and `trainable` of a Keras layer.
 
     Call arguments:
         token_ids: int32 `[B, windows length]`.
+        training: whether layers such as dropout are active.
 
     Returns:
-        A dictionary: `"tokens"` `[B, windows length, D]`, and if there is a projection `"pooled"`
+        A dictionary: `"tokens"` `[B, windows length, D]`, and with a projection `"pooled"`
         `[B, P]`, that of the first window.
 
     Raises:
-        ValueError: if sizes do not fit together, or a mark is not in the vocabulary.
+        TypeError: if `windows` is not a number.
+        ValueError: if an option is unknown or out of range, or a special token is not in the
+            vocabulary.
     """
 
     def __init__(
         self,
-        vocabulary,
-        merges,
+        vocabulary: Sequence[str],
+        merges: Sequence[str],
         *,
-        width,
-        depth,
-        heads,
-        hidden,
-        activation="quick_gelu",
-        states="last",
-        projection=None,
-        pad=MARKS[1],
-        length=LENGTH,
-        windows=1,
-        words=None,
-        **kwargs,
-    ):
+        width: int,
+        depth: int,
+        heads: int,
+        hidden: int,
+        activation: Literal["quick_gelu", "gelu"] = "quick_gelu",
+        states: Literal["last", "penultimate"] = "last",
+        projection: int | None = None,
+        pad: str = MARKS[1],
+        length: int = LENGTH,
+        windows: int = 1,
+        words: Mapping[str, int] | None = None,
+        **kwargs: Any,
+    ) -> None:
         import keras_hub
 
         super().__init__(**kwargs)
@@ -133,32 +138,46 @@ class CLIPTower(layers.Layer):
         if not self.trainable:
             freeze(self)
 
-    def tokenize(self, prompts) -> tf.Tensor:
-        """Cuts prompts into ids. Needs TensorFlow Text's operations in the process that runs it.
+    def tokenize(self, prompts: Any) -> tf.Tensor:
+        """Converts prompts to ids. A graph of this method needs operations of TensorFlow Text.
 
         Args:
             prompts: a string, a list of strings or a string tensor `[B]`.
 
         Returns:
-            Ids int32 `[B, windows length]`; prompts that are longer are truncated, with a warning
-            outside of a graph.
+            Ids int32 `[B, windows length]`. Longer prompts are truncated, outside of a graph with
+            a warning.
+
+        Raises:
+            TypeError: if a prompt is not a string.
+            ValueError: if there is no prompt.
         """
         prompts = as_strings(prompts)
         ids, lengths = self._tokenize(prompts)
-        room = self.windows * (self.length - 2)
+        capacity = self.windows * (self.length - 2)
         if tf.executing_eagerly():
-            too_long = np.flatnonzero(lengths.numpy() > room)
-            if len(too_long):
-                first = prompts[too_long[0]].numpy().decode("utf-8", "replace")
-                warnings.warn(
-                    f"{len(too_long)} of {len(lengths)} `prompts` are longer than the encoder's "
-                    f"{room} tokens and are truncated, the first of them {first!r}.",
-                    stacklevel=3,
-                )
+            warn_of_truncated(prompts, lengths, capacity, stacklevel=4)
         return ids
 
-    def add_word(self, word, *, like=None, vectors=1, seed=0):
-        """Adds a word, whose vectors are to be trained; as of `TextEncoder`."""
+    def add_word(
+        self, word: str, *, like: str | None = None, vectors: int = 1, seed: int = 0
+    ) -> keras.Variable:
+        """Adds a word with new embeddings, which can be trained.
+
+        Args:
+            word: the word as it is written in prompts.
+            like: None, or a text; the mean embedding of its tokens is the initial value.
+            vectors: number of vectors of the word.
+            seed: integer seed of the initial values without `like`.
+
+        Returns:
+            The variable of the embeddings, `[vectors, D]`.
+
+        Raises:
+            TypeError: if the word is not a string, or `vectors` is not a number.
+            ValueError: if the word is empty, contains a space or was added before, `like` has no
+                token, or `vectors` is not a positive integer.
+        """
         embedding = self._token_embedding()
         ids = None
         if like is not None:
@@ -169,10 +188,10 @@ class CLIPTower(layers.Layer):
             self.new_words = NewWords(embedding, name="new_words")
         variable = self.new_words.add(word, vectors)
         self._init_arguments.value["words"] = self.new_words.numbers()
-        begin_at(variable, embedding.embeddings, ids, seed)
+        initialize(variable, embedding.embeddings, ids, seed)
         return variable
 
-    def call(self, token_ids, training=False):
+    def call(self, token_ids: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
         """Encodes ids; see the class."""
         rows = tf.reshape(token_ids, [-1, self.length])
         outputs = self.backbone({"token_ids": rows}, training=training)
@@ -188,13 +207,13 @@ class CLIPTower(layers.Layer):
             result["pooled"] = self.project(tf.gather(first, marks, batch_dims=1))
         return result
 
-    def _tokenize(self, prompts):
-        """Ids `[B, windows length]`, and how many pieces each prompt has, `[B]`."""
-        tokenizer, room = self.text.tokenizer, self.length - 2
+    def _tokenize(self, prompts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns ids `[B, windows length]`, and the number of tokens of each prompt, `[B]`."""
+        tokenizer, capacity = self.text.tokenizer, self.length - 2
         words = {} if self.new_words is None else self.new_words.ids()
-        pieces = with_new_words(self._pieces, words)(prompts)
-        flat = pieces.to_tensor(-1, shape=[None, self.windows * room])
-        rows = tf.reshape(flat, [-1, room])
+        pieces = with_new_words(self._ids, words)(prompts)
+        flat = pieces.to_tensor(-1, shape=[None, self.windows * capacity])
+        rows = tf.reshape(flat, [-1, capacity])
         filled = tf.reduce_sum(tf.cast(rows >= 0, tf.int32), axis=1, keepdims=True)
         rows = tf.pad(rows, [[0, 0], [1, 1]])
         place = tf.range(self.length)[tf.newaxis]
@@ -203,19 +222,20 @@ class CLIPTower(layers.Layer):
         rows = tf.where(place == 0, tokenizer.start_token_id, rows)
         return tf.reshape(rows, [-1, self.windows * self.length]), pieces.row_lengths()
 
-    def _pieces(self, prompts):
+    def _ids(self, prompts: tf.Tensor) -> tf.RaggedTensor:
         return clip_ids(self.text.tokenizer, prompts, self.text.pad)
 
-    def _token_embedding(self):
+    def _token_embedding(self) -> keras.layers.Embedding:
         return token_embedding(self.backbone, self.backbone.vocabulary_size)
 
 
 class _Text:
-    """A tokenizer and its padding token, in a plain object that no tracker walks.
+    """A tokenizer and its padding token, in an object that Keras does not track.
 
-    Keras would write the tokenizer's files into a `.keras` file; the configuration has them.
+    Keras would save the files of a tracked tokenizer in a `.keras` file, beside the configuration
+    of the tower, which contains the vocabulary already.
     """
 
-    def __init__(self, tokenizer, pad):
+    def __init__(self, tokenizer: keras.layers.Layer, pad: str) -> None:
         self.tokenizer = tokenizer
         self.pad = pad

@@ -1,17 +1,18 @@
-"""Words of CLIP's tokenizer: how a text is cut before its pieces are looked up.
+"""Pre-tokenization of CLIP: the split of a text into words.
 
-CLIP lower-cases a text and cuts it into runs of letters, *single* digits, runs of other characters,
-and the English endings 's, 't, 're, 've, 'm, 'll and 'd, by the regular expression
+CLIP converts a text to lower case and splits it into runs of letters, *single* digits, runs of
+other characters, and the English endings 's, 't, 're, 've, 'm, 'll and 'd, by the regular
+expression
 
     's|'t|'re|'ve|'m|'ll|'d|[letters]+|[number]|[neither]+
 
-Each word is then merged from its bytes. In a graph KerasHub's `CLIPTokenizer` cuts by GPT-2's
-expression instead: runs of digits stay together ("1999" would be other ids than in training), and
-an ending after a space loses its apostrophe. So the text is cut here, and the tokenizer is given
-words, which it leaves whole.
+The byte-pair encoding is then applied to each word. In a graph, the `CLIPTokenizer` of KerasHub
+uses the expression of GPT-2 instead: it keeps runs of digits together ("1999" has other ids than in
+training), and removes the apostrophe of an ending after a space. The text is therefore split here,
+and the tokenizer receives single words, which it does not split.
 
-What differs from transformers: U+0000, at which operations of TensorFlow end a text, is a space
-here and a piece of its own there; and letters younger than Unicode 13 may be cut otherwise.
+Differences from transformers: U+0000, which ends a text in operations of TensorFlow, is a space
+here and a token there; and letters newer than Unicode 13 may be split differently.
 
 References:
   Radford et al. (2021), https://arxiv.org/abs/2103.00020, section 2.4; the expression is that of
@@ -19,22 +20,24 @@ References:
 """
 
 import re
+from collections.abc import Sequence
 
+import keras
 import tensorflow as tf
 
 from kgen.conditioning.letters import lower, valid
 
 WORD = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
-SPACES = r"[\s\p{Z}\x{00}\x{0b}\x{85}]+"  # of Unicode, and U+0000; `\s` alone is ASCII's
+SPACES = r"[\s\p{Z}\x{00}\x{0b}\x{85}]+"  # of Unicode, and U+0000; `\s` has those of ASCII only
 MARKS = ("<|startoftext|>", "<|endoftext|>")
 
 
-def split_words(prompts, marks=MARKS):
-    """Cuts prompts into CLIP's words, in TensorFlow operations (TensorFlow Text's among them).
+def split_words(prompts: tf.Tensor, marks: Sequence[str] = MARKS) -> tf.RaggedTensor:
+    """Splits prompts into the words of CLIP, with operations of TensorFlow and TensorFlow Text.
 
     Args:
         prompts: a string tensor `[B]`.
-        marks: words that are cut out first, wherever they stand.
+        marks: special tokens, which are split off first wherever they occur.
 
     Returns:
         A ragged string tensor `[B, None]`.
@@ -52,14 +55,16 @@ def split_words(prompts, marks=MARKS):
     return tf.ragged.boolean_mask(words, words != " ")
 
 
-def clip_ids(tokenizer, prompts, special=None):
-    """Cuts prompts into the ids of a `keras_hub.tokenizers.CLIPTokenizer`, without marks around.
+def clip_ids(
+    tokenizer: keras.layers.Layer, prompts: tf.Tensor, special: str | None = None
+) -> tf.RaggedTensor:
+    """Converts prompts to ids, without start and end tokens.
 
     Args:
-        tokenizer: the tokenizer.
+        tokenizer: a `keras_hub.tokenizers.CLIPTokenizer`.
         prompts: a string tensor `[B]`.
-        special: None, or a token that is cut out wherever it stands, as newer versions of
-            transformers do with a padding token; in Stable Diffusion 2 that is "!".
+        special: None, or a padding token that is split off wherever it occurs, as newer versions of
+            transformers do; in Stable Diffusion 2 it is "!".
 
     Returns:
         A ragged int32 tensor `[B, None]`.
@@ -69,19 +74,20 @@ def clip_ids(tokenizer, prompts, special=None):
     flat = words.flat_values
     if special is not None:
         is_special = flat == special
-        flat = tf.where(is_special, MARKS[1], flat)  # a mark has one id, whatever `special` has
-    ids = _pieces(tokenizer, flat)
+        # A placeholder with exactly one id, since `special` may be split into several.
+        flat = tf.where(is_special, MARKS[1], flat)
+    ids = _ids(tokenizer, flat)
     values = ids.values
     if special is not None:
-        own = tf.cast(tokenizer.token_to_id(special), tf.int32)
-        values = tf.where(tf.gather(is_special, ids.value_rowids()), own, values)
-    # From the pieces of words to those of prompts.
+        special_id = tf.cast(tokenizer.token_to_id(special), tf.int32)
+        values = tf.where(tf.gather(is_special, ids.value_rowids()), special_id, values)
+    # From the ids of words to those of prompts.
     splits = tf.gather(ids.row_splits, words.row_splits)
     return tf.RaggedTensor.from_row_splits(values, splits)
 
 
-def _pieces(tokenizer, words):
-    """Ids of words `[N]`, ragged `[N, None]`; outside of a graph without tracing one first."""
+def _ids(tokenizer: keras.layers.Layer, words: tf.Tensor) -> tf.RaggedTensor:
+    """Returns the ids of words `[N]`, ragged `[N, None]`; in eager mode without tracing a graph."""
     if not tf.executing_eagerly():
         return tf.cast(tokenizer(words), tf.int32)
     rows = tokenizer.tokenize([word.decode("utf-8", "replace") for word in words.numpy()])

@@ -1,23 +1,22 @@
-"""What a conditional model is given beside the noisy value: a dictionary of tensors, batch first.
+"""The abstract base of conditioners, which encode the condition of a model.
 
     values --prepare--> rows --call--> condition
 
-`values` are what a person or a data set gives: prompts, labels, numbers, pictures. `rows` are the
-same as tensors that a graph can compute with (ids in the place of strings). The condition is what
-networks read; they look at the keys they know:
+`values` are inputs of a user or a data set: prompts, labels, numbers or pictures. `rows` are their
+tensors, with which a graph can compute (ids instead of strings). The condition is a dictionary of
+tensors, with one or several of the keys
 
-    pooled    [B, D]        joins the embedding of the noise level
-    tokens    [B, L, D]     are attended to, where
+    pooled    [B, D]        added to the embedding of the noise level
+    tokens    [B, L, D]     the keys and values of cross-attention, where
     mask      [B, L]        is true
-    picture   [B, h, w, c]  is concatenated to the input
+    picture   [B, h, w, c]  concatenated to the input
 
-Every conditioner also has a null condition, which classifier-free guidance needs twice: in
-training, in place of a share of the conditions (`drop_condition`), and in sampling, for the
-unconditional prediction.
+Every conditioner also has a null condition. Classifier-free guidance uses it in training, in place
+of a share of the conditions (`drop_condition`), and in sampling, for the unconditional prediction.
 
-A conditioner of one's own is a subclass with `call`, `null` and `signature`, and with `prepare`
-where values are not tensors already. It then works in `fit`, guidance, `generate`, `precompute` and
-exports; nothing outside of this room asks of which kind a conditioner is.
+A new conditioner is a subclass that defines `call`, `null` and `signature`, and `prepare` if its
+values are not tensors. It then works in `fit`, guidance, `generate`, `precompute` and exports,
+since only the package `kgen.conditioning` distinguishes kinds of conditioners.
 
 References:
   Classifier-free guidance: Ho and Salimans (2022), section 3.1, https://arxiv.org/abs/2207.12598.
@@ -26,6 +25,9 @@ References:
 import abc
 import contextlib
 import contextvars
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -33,67 +35,75 @@ import tensorflow as tf
 
 from kgen.tensors import fingerprint
 
-KEYS = ("pooled", "tokens", "mask", "picture")  # what a condition may hold
+KEYS = ("pooled", "tokens", "mask", "picture")  # the possible keys of a condition
 _SIZE = contextvars.ContextVar("size", default=None)
 
 
 class Conditioner(keras.layers.Layer, abc.ABC):
-    """Abstract: the map from prompts, labels or other values to a condition.
+    """Abstract base of conditioners, which map prompts, labels or other values to a condition.
 
     Attributes:
-        batch_key: the entry of a batch that the conditioner reads, such as `"prompts"`.
-        forms: what a server may take in the place of the values, see `signature`: a dictionary
-            from names to endings of the functions of such a server.
-        adapted: whether a few weights inside are trained though the conditioner is frozen.
+        batch_key: the key of the values in a batch, such as `"prompts"`.
+        forms: alternative inputs of an export (see `signature`): a dictionary from the name of the
+            form to the suffix of the names of its functions.
+        adapted: whether a few weights of a frozen conditioner are trained (LoRA, new words).
     """
 
     batch_key = None
     forms = {}
     adapted = False
 
-    def __call__(self, values, training=False):
-        """Returns the condition of values, of rows, or of what is a condition already."""
+    def __call__(self, values: Any, training: bool = False) -> dict[str, tf.Tensor]:
+        """Encodes values or rows; returns an encoded condition unchanged.
+
+        Args:
+            values: values or rows, see `prepare`, or an encoded condition.
+            training: whether layers such as dropout are active.
+        """
         if is_condition(values):
             return {key: tf.convert_to_tensor(value) for key, value in values.items()}
         return super().__call__(self.prepare(values), training=training)
 
     @abc.abstractmethod
-    def call(self, rows, training=False):
+    def call(self, rows: Any, training: bool = False) -> dict[str, tf.Tensor]:
         """Encodes rows.
 
         Args:
-            rows: what `prepare` returned, B rows.
+            rows: B rows, the output of `prepare`.
             training: whether layers such as dropout are active.
 
         Returns:
-            A dictionary of tensors with the keys of `KEYS`, each with B rows.
+            A dictionary of tensors with keys of `KEYS`, each with B rows.
         """
 
     @abc.abstractmethod
-    def null(self, batch_size):
-        """Returns the condition that says nothing.
+    def null(self, batch_size: int | tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns the null condition, that of the unconditional model.
 
         Args:
             batch_size: B, an integer or a scalar int32 tensor.
 
         Returns:
-            A dictionary of the keys and types of `call`, with B rows.
+            A dictionary with the keys and dtypes of `call`, with B rows.
         """
 
     @abc.abstractmethod
-    def signature(self, form=None):
-        """Returns the tensors that a server takes.
+    def signature(self, form: str | None = None) -> dict[str, tf.TensorSpec]:
+        """Returns the inputs of an export.
 
         Args:
-            form: None for the values themselves, or one of `forms`.
+            form: None for the values themselves, or a key of `forms`.
 
         Returns:
-            A dictionary of `tf.TensorSpec`s by the name of the argument; of one entry its tensor is
-            what `prepare` is given, of several the dictionary.
+            A dictionary of `tf.TensorSpec`s by the name of the argument. If it has one entry,
+            `prepare` receives the tensor, else the dictionary of tensors.
         """
 
-    def values_of(self, batch):
-        """Returns what a batch, a dictionary, has for the conditioner.
+    def values_of(self, batch: Mapping[str, Any]) -> Any:
+        """Returns the values of a batch for this conditioner.
+
+        Args:
+            batch: a dictionary.
 
         Raises:
             ValueError: if the batch has no such entry.
@@ -104,31 +114,33 @@ class Conditioner(keras.layers.Layer, abc.ABC):
             )
         return batch[self.batch_key]
 
-    def as_batch(self, rows):
-        """Returns rows as entries of a batch, from which `values_of` gets them back."""
+    def as_batch(self, rows: Any) -> dict[str, Any]:
+        """Returns rows as entries of a batch; the inverse of `values_of`."""
         return {self.batch_key: rows}
 
-    def prepare(self, values):
-        """Checks values and makes rows of them; in a graph too. Rows are returned as they are.
+    def prepare(self, values: Any) -> Any:
+        """Validates values and converts them to rows, also in a graph; returns rows unchanged.
 
         Args:
-            values: one value, or a sequence or tensor of B of them; or rows.
+            values: one value, a sequence or tensor of B values, or rows.
 
         Returns:
             A tensor, or a dictionary of tensors, with B rows.
 
         Raises:
-            TypeError: if a value is of another type.
+            TypeError: if a value has the wrong type.
             ValueError: if there is no value, or one is out of range.
         """
         return tf.convert_to_tensor(values)
 
-    def embed(self, values, batch_size=256, progress=True):
-        """Encodes many values, some at a time.
+    def embed(
+        self, values: Any, batch_size: int = 256, progress: bool = True
+    ) -> dict[str, np.ndarray]:
+        """Encodes many values in batches.
 
         Args:
-            values: what `prepare` takes, N of them.
-            batch_size: rows that are encoded at once.
+            values: N values or rows, see `prepare`.
+            batch_size: number of rows that are encoded at once.
             progress: whether to print a progress bar, if there is more than one batch.
 
         Returns:
@@ -144,60 +156,66 @@ class Conditioner(keras.layers.Layer, abc.ABC):
             bar.add(stop - start)
         return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
-    def clear_cache(self):
-        """Forgets what `embed` may have kept."""
+    def clear_cache(self) -> None:
+        """Discards the embeddings that `embed` has cached, if it caches any."""
 
-    def graph_checks(self, values):
-        """Returns what an export checks of values beyond what `prepare` does in a graph.
+    def graph_checks(self, values: Any) -> list[tuple[tf.Tensor, str]]:
+        """Returns the checks of values that an export makes in addition to those of `prepare`.
 
         Args:
-            values: tensors, as `prepare` takes them.
+            values: tensors as of `signature`.
 
         Returns:
-            A list of pairs of a boolean scalar and the message of the error if it is false.
+            A list of pairs of a boolean scalar tensor and the error message if it is false.
         """
         return []
 
-    def resources(self):
-        """Returns the trackable objects, beside variables, that a SavedModel of it needs."""
+    def resources(self) -> list[Any]:
+        """Returns the trackable objects, other than variables, that a SavedModel needs."""
         return []
 
-    def write_vocabulary(self, folder):
-        """Writes what a client needs to make the tensors of `signature` of texts.
+    def write_vocabulary(self, folder: pathlib.Path) -> dict[str, Any]:
+        """Writes the files with which a client converts texts to the tensors of `signature`.
+
+        By default there are none.
 
         Args:
-            folder: a directory, made if something is written.
+            folder: directory to write; created if there are files.
 
         Returns:
-            A dictionary for JSON that describes it; by default empty, and nothing is written.
+            A description of the files, a dictionary that can be written as JSON; by default empty.
         """
         return {}
 
-    def fingerprint(self):
-        """Returns the sha256 of all that a condition depends on: by default the weights."""
+    def fingerprint(self) -> str:
+        """Returns a sha256 of everything on which a condition depends: here of the weights."""
         return fingerprint(self.weights)
 
     @property
-    def changes(self):
+    def changes(self) -> bool:
         """Whether training changes what the conditioner returns."""
         return bool(self.trainable) or self.adapted
 
-    def networks(self):
-        """Returns the networks inside that can have a LoRA, by their names in files."""
+    def networks(self) -> dict[str, keras.layers.Layer]:
+        """Returns the networks that can have a LoRA, by the names that files give them."""
         return {}
 
-    def adapt(self, on):
-        """Is called when a few weights inside begin to be trained, and when they no longer are."""
+    def adapt(self, on: bool) -> None:
+        """Starts or ends the training of a few weights of a frozen conditioner.
+
+        Args:
+            on: whether some weights (those of a LoRA or of new words) are trained from now on.
+        """
         self.adapted = on
         self.clear_cache()
 
 
 @contextlib.contextmanager
-def pictures_of(size):
-    """Within it, conditions are those of pictures of a size, for conditioners that encode it.
+def pictures_of(size: Sequence[int] | None) -> Iterator[None]:
+    """A context that sets the size of the pictures, for conditioners that encode it.
 
     Args:
-        size: `(height, width)` in pixels, or None for the conditioner's own.
+        size: `(height, width)` in pixels, or None for the default of the conditioner.
 
     Example:
         >>> with pictures_of((64, 48)):
@@ -211,13 +229,13 @@ def pictures_of(size):
         _SIZE.reset(token)
 
 
-def size_of_pictures():
-    """Returns the size of the pictures that conditions are made for, or None."""
+def size_of_pictures() -> Sequence[int] | None:
+    """Returns the size `(height, width)` that `pictures_of` has set, or None."""
     return _SIZE.get()
 
 
-def is_condition(values):
-    """Whether values are a condition already: a dictionary with keys of `KEYS` only.
+def is_condition(values: Any) -> bool:
+    """Returns whether values are an encoded condition: a dictionary with keys of `KEYS` only.
 
     Example:
         >>> is_condition({"pooled": 0}), is_condition({"token_ids": 0}), is_condition("a prompt")
@@ -226,7 +244,7 @@ def is_condition(values):
     return isinstance(values, dict) and bool(values) and set(values) <= set(KEYS)
 
 
-def num_rows(rows):
+def num_rows(rows: Any) -> int:
     """Returns the number of rows of a tensor, or of each tensor of a dictionary.
 
     Raises:
@@ -235,6 +253,7 @@ def num_rows(rows):
     lengths = {int(np.shape(row)[0]) for row in tf.nest.flatten(rows)}
     if len(lengths) != 1 or lengths == {0}:
         raise ValueError(
-            f"A condition must have at least one row, in each tensor as many. Received: {lengths}."
+            "The tensors of a condition must have the same number of rows, at least one. "
+            f"Received: {sorted(lengths)}."
         )
     return lengths.pop()

@@ -1,4 +1,4 @@
-"""Condition dropout, by which one network learns the conditional and the unconditional model.
+"""Condition dropout, which trains one network as the conditional and the unconditional model.
 
 In training, the condition of each example is replaced by the null condition with probability p,
 independently of the other examples:
@@ -15,9 +15,12 @@ References:
 import tensorflow as tf
 
 from kgen.tensors import expand_to, uniform
+from kgen.types import TensorLike
 
 
-def drop_condition(cond, null_cond, rate, seed):
+def drop_condition(
+    cond: dict[str, tf.Tensor], null_cond: dict[str, tf.Tensor], rate: TensorLike, seed: tf.Tensor
+) -> dict[str, tf.Tensor]:
     """Replaces the condition of a random share of the examples by the null condition.
 
     Args:

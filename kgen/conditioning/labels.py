@@ -6,6 +6,10 @@ References:
   Ho and Salimans (2022), https://arxiv.org/abs/2207.12598, section 3.1 (the null token).
 """
 
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -37,7 +41,9 @@ class Labels(Conditioner):
 
     batch_key = "labels"
 
-    def __init__(self, num_classes, width=64, names=None, **kwargs):
+    def __init__(
+        self, num_classes: int, width: int = 64, names: Sequence[str] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         check_count("num_classes", num_classes)
         check_count("width", width)
@@ -53,7 +59,7 @@ class Labels(Conditioner):
         )
         self.built = True
 
-    def prepare(self, values):
+    def prepare(self, values: Any) -> tf.Tensor:
         """Returns labels as an integer tensor `[B]`.
 
         Args:
@@ -62,7 +68,7 @@ class Labels(Conditioner):
         Raises:
             TypeError: if the labels are not integers.
             ValueError: if the labels have another shape, or one is out of range.
-            tf.errors.InvalidArgumentError: if one is out of range, in a compiled function.
+            tf.errors.InvalidArgumentError: if a label is out of range, in a compiled function.
         """
         if isinstance(values, (str, bytes)) or _all_strings(values):
             values = self._of_names([values] if isinstance(values, (str, bytes)) else values)
@@ -86,33 +92,34 @@ class Labels(Conditioner):
             raise ValueError(f"{message} Received: {labels.numpy()}.")
         return labels
 
-    def call(self, rows, training=False):
+    def call(self, rows: Any, training: bool = False) -> dict[str, tf.Tensor]:
         """Returns the embeddings `[B, width]` of labels `[B]`."""
         return {"pooled": tf.gather(self.table, rows)}
 
-    def null(self, batch_size):
+    def null(self, batch_size: int | tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns the embedding of the null condition, `batch_size` times."""
         rows = tf.gather(self.table, tf.fill([batch_size], self.num_classes))
-        return {"pooled": tf.cast(rows, self.compute_dtype)}  # as `call`, which Keras casts
+        return {"pooled": tf.cast(rows, self.compute_dtype)}  # Keras casts the output of `call`
 
-    def signature(self, form=None):
+    def signature(self, form: str | None = None) -> dict[str, tf.TensorSpec]:
         """Returns the inputs of an export: int32 `[B]`."""
         return {"labels": tf.TensorSpec([None], tf.int32, "labels")}
 
-    def write_vocabulary(self, folder):
-        """Returns the names of the classes, if they have any."""
+    def write_vocabulary(self, folder: pathlib.Path) -> dict[str, Any]:
+        """Returns `{"names": ...}`, the names of the classes, if they have any. Writes no file."""
         return {} if self.names is None else {"names": list(self.names)}
 
-    def _of_names(self, values):
+    def _of_names(self, values: Any) -> list[int]:
+        """Returns the labels of class names."""
         values = [v.decode() if isinstance(v, bytes) else str(v) for v in values]
         unknown = sorted(set(values) - set(self.names or ()))
         if unknown:
-            known = "numbers of classes" if self.names is None else f"among {self.names}"
-            raise ValueError(f"`labels` must be {known}. Received: {unknown[:5]}.")
+            expected = "numbers of classes" if self.names is None else f"among {self.names}"
+            raise ValueError(f"`labels` must be {expected}. Received: {unknown[:5]}.")
         return [self.names.index(value) for value in values]
 
 
-def _all_strings(values):
+def _all_strings(values: Any) -> bool:
     if isinstance(values, np.ndarray):
         return values.dtype.kind in "SU" or (
             values.dtype == object and _all_strings([*values.flat])
@@ -121,7 +128,7 @@ def _all_strings(values):
     return many and all(isinstance(value, (str, bytes)) for value in values)
 
 
-def _array(values):
+def _array(values: Any) -> np.ndarray:
     try:
         array = np.asarray(values)
     except ValueError:  # rows of different lengths

@@ -1,8 +1,8 @@
-"""Small letters of a text, the same on every machine.
+"""Conversion of a text to lower case, independent of the locale.
 
-TensorFlow lower-cases by the language of the process: in Turkish "I" becomes a dotless i, and a
-prompt would have other ids than in training. It also looks at the neighbours of a Greek sigma. The
-published tokenizers do neither, so letters that depend on either are replaced first.
+The lower case of TensorFlow depends on the locale of the process: in Turkish "I" becomes a dotless
+i, and a prompt would have other ids than in training. That of a Greek sigma depends on its
+neighbours. Neither is the case in the published tokenizers, so these letters are replaced first.
 """
 
 import tensorflow as tf
@@ -18,26 +18,26 @@ _SPECIAL = (
 
 
 def lower(text: tf.Tensor) -> tf.Tensor:
-    """Lower-cases UTF-8 text, each character by itself.
+    """Converts a text to lower case, each character independently of the others.
 
     Args:
         text: a string tensor of any shape, of valid UTF-8.
 
     Returns:
-        A string tensor of that shape.
+        A string tensor of the same shape.
 
     Example:
         >>> lower(tf.constant("ICH BIN")).numpy()
         b'ich bin'
     """
-    text = tf.strings.lower(text)  # ASCII alone
+    text = tf.strings.lower(text)  # only the letters of ASCII
     for capital, small in _SPECIAL:
         text = tf.strings.regex_replace(text, capital, small)
     return tf.strings.lower(text, encoding="utf-8")
 
 
 def valid(text: tf.Tensor) -> tf.Tensor:
-    r"""Replaces bytes that are not UTF-8 by U+FFFD.
+    r"""Replaces bytes that are not valid UTF-8 by U+FFFD, in a string tensor of any shape.
 
     Example:
         >>> valid(tf.constant(b"caf\xe9")).numpy().decode()

@@ -1,13 +1,15 @@
-"""Packing: from the pieces of a text to a row of L ids, with marks around them and padding behind.
+"""Packing of the tokens of a text into a row of L ids, with start, end and padding tokens.
 
-    [start] piece_1 ... piece_n [end] [pad] ... [pad]
+    [start] token_1 ... token_n [end] [pad] ... [pad]
 
-Rows of more than L ids lose pieces from the end of the text, never the end mark. Tokenizers without
-a start mark (T5's) get none.
+Longer texts are truncated before the end token. There is no start token if the tokenizer has none,
+as that of T5.
 """
 
 import functools
+from collections.abc import Mapping, Sequence
 
+import keras
 import tensorflow as tf
 
 from kgen.conditioning.bert_words import BertPieces
@@ -16,53 +18,66 @@ from kgen.conditioning.new_words import with_new_words
 
 
 class Packer:
-    """Turns prompts into rows of ids with a KerasHub tokenizer.
+    """Converts prompts to rows of ids with a KerasHub tokenizer.
 
     Args:
-        tokenizer: a `keras_hub.tokenizers.Tokenizer` with an end mark.
-        length: L, the marks included.
-        words: None, or `{word: ids}` of new words.
+        tokenizer: a `keras_hub.tokenizers.Tokenizer` with an end token.
+        length: number L of ids in a row, start and end included.
+        words: None, or the ids of new words, `{word: ids}`.
+
+    Attributes:
+        start: id of the start token, or None.
+        capacity: largest number of tokens of a text.
+        unknown: id of the unknown token; -1 if there is none or it cannot be determined.
     """
 
-    def __init__(self, tokenizer, length, words=None):
+    def __init__(
+        self,
+        tokenizer: keras.layers.Layer,
+        length: int,
+        words: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
         import keras_hub
 
         self.tokenizer = tokenizer
         self.length = length
         self.start = getattr(tokenizer, "start_token_id", None)
-        self.room = length - (1 if self.start is None else 2)
+        self.capacity = length - (1 if self.start is None else 2)
         self._pieces = tokenizer
         if isinstance(tokenizer, keras_hub.tokenizers.CLIPTokenizer):
             self._pieces = functools.partial(clip_ids, tokenizer)
         elif isinstance(tokenizer, keras_hub.tokenizers.WordPieceTokenizer) and tokenizer.split:
             self._pieces = BertPieces(tokenizer)
-        self._cut = with_new_words(self._pieces, words)
-        # No id where every text has known pieces (those of bytes), or it cannot be known.
+        self._ids = with_new_words(self._pieces, words)
         self.unknown = getattr(self._pieces, "unknown", -1)
 
-    def __call__(self, prompts):
-        """Packs a string tensor `[B]` in TensorFlow operations, TensorFlow Text's among them.
+    def __call__(self, prompts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Tokenizes and packs prompts, with operations of TensorFlow and TensorFlow Text.
+
+        Args:
+            prompts: a string tensor `[B]`.
 
         Returns:
-            Ids int32 `[B, L]`, mask bool `[B, L]` and the number of pieces before truncation `[B]`.
+            Ids int32 `[B, L]`, a mask bool `[B, L]` that is false for padding, and the number of
+            tokens before truncation `[B]`.
         """
-        pieces = tf.cast(self._cut(prompts), tf.int32)
+        pieces = tf.cast(self._ids(prompts), tf.int32)
         column = tf.ones_like(prompts, tf.int32)[:, tf.newaxis]
-        ids = tf.concat([pieces[:, : self.room], column * self.tokenizer.end_token_id], axis=1)
+        ids = tf.concat([pieces[:, : self.capacity], column * self.tokenizer.end_token_id], axis=1)
         if self.start is not None:
             ids = tf.concat([column * self.start, ids], axis=1)
         mask = tf.sequence_mask(ids.row_lengths(), self.length)
         ids = ids.to_tensor(self.tokenizer.pad_token_id, shape=[None, self.length])
         return ids, mask, pieces.row_lengths()
 
-    def words(self, prompts):
-        """Cuts a string tensor `[B]` into the words that are looked up, ragged `[B, None]`."""
+    def words(self, prompts: tf.Tensor) -> tf.RaggedTensor:
+        """Splits a string tensor `[B]` into words, ragged `[B, None]`, for messages."""
         if isinstance(self._pieces, BertPieces):
             return self._pieces.words(prompts)
         return tf.strings.split(prompts)
 
-    def empty(self):
-        """Packs the empty prompt without TensorFlow: ids and mask, lists of L."""
+    def empty(self) -> tuple[list[int], list[bool]]:
+        """Returns the ids and the mask of the empty prompt, lists of length L."""
         ids = [] if self.start is None else [self.start]
         ids += [*self.tokenizer([""])[0], self.tokenizer.end_token_id]
         padding = self.length - len(ids)

@@ -1,4 +1,4 @@
-"""Pictures as a condition, such as low-resolution, grey or damaged ones to be restored.
+"""Pictures as a condition, such as low-resolution, grey-scale or damaged pictures to restore.
 
     cond = {"picture": the picture, at the size of the noisy value},    null = {"picture": 0}
 
@@ -6,10 +6,13 @@ The network concatenates it to its input (`UNet(..., picture=channels)`), so it 
 of the noisy value; for a latent diffusion model that of its latents.
 
 References:
-  super-resolution: Saharia et al. (2021), https://arxiv.org/abs/2104.07636, section 2.
-  colourising, restoration: Saharia et al. (2021), https://arxiv.org/abs/2111.05826.
-  the null picture: Brooks et al. (2022), https://arxiv.org/abs/2211.09800, section 3.2.1.
+  Super-resolution: Saharia et al. (2021), https://arxiv.org/abs/2104.07636, section 2.
+  Colourisation, restoration: Saharia et al. (2021), https://arxiv.org/abs/2111.05826.
+  The null picture: Brooks et al. (2022), https://arxiv.org/abs/2211.09800, section 3.2.1.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -33,14 +36,22 @@ class Picture(Conditioner):
         **kwargs: `name` and `dtype` of a Keras layer.
 
     Raises:
-        ValueError: for another `shape`, `size` or `method`.
+        ValueError: if `shape` or `size` does not hold the right number of integers, or `method` is
+            unknown.
 
     Example:
         >>> Picture((4, 4, 3), (8, 8))(tf.zeros([2, 4, 4, 3]))["picture"].shape
         TensorShape([2, 8, 8, 3])
     """
 
-    def __init__(self, shape, size=None, method="bicubic", batch_key="source", **kwargs):
+    def __init__(
+        self,
+        shape: Sequence[int],
+        size: Sequence[int] | None = None,
+        method: str = "bicubic",
+        batch_key: str = "source",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         size = tuple(shape[:2]) if size is None else tuple(size)
         numbers = [*shape, *size]
@@ -57,11 +68,11 @@ class Picture(Conditioner):
         self.built = True
 
     @property
-    def channels(self):
+    def channels(self) -> int:
         """The number of channels that are concatenated to the input of the network."""
         return self.shape[-1]
 
-    def prepare(self, values):
+    def prepare(self, values: Any) -> tf.Tensor:
         """Returns pictures as float32 `[B, H, W, C]` in [-1, 1].
 
         Args:
@@ -91,21 +102,21 @@ class Picture(Conditioner):
             raise ValueError(f"`{self.batch_key}` must be in [-1, 1].")
         return tf.ensure_shape(rows, [None, *self.shape])
 
-    def graph_checks(self, values):
+    def graph_checks(self, values: Any) -> list[tuple[tf.Tensor, str]]:
         """Returns the check that pictures are in [-1, 1]."""
-        inside = tf.reduce_all(tf.abs(values) <= 1 + 1e-5)  # NaN is not
+        inside = tf.reduce_all(tf.abs(values) <= 1 + 1e-5)  # false for NaN
         return [(inside, f"`{self.batch_key}` must be in [-1, 1].")]
 
-    def call(self, rows, training=False):
+    def call(self, rows: Any, training: bool = False) -> dict[str, tf.Tensor]:
         """Returns the pictures `[B, h, w, C]` at the size of the noisy value."""
         if self.size != self.shape[:2]:
             rows = tf.image.resize(tf.cast(rows, tf.float32), self.size, self.method)
         return {"picture": tf.cast(rows, self.compute_dtype)}
 
-    def null(self, batch_size):
-        """Returns pictures of zeros."""
+    def null(self, batch_size: int | tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns `batch_size` pictures of zeros, `[B, h, w, C]`."""
         return {"picture": tf.zeros([batch_size, *self.size, self.channels], self.compute_dtype)}
 
-    def signature(self, form=None):
+    def signature(self, form: str | None = None) -> dict[str, tf.TensorSpec]:
         """Returns the inputs of an export: float32 `[B, H, W, C]`."""
         return {self.batch_key: tf.TensorSpec([None, *self.shape], tf.float32, self.batch_key)}

@@ -1,47 +1,49 @@
-"""Weights of parts of prompts, and arithmetic of prompts: functions of their embeddings.
+"""Weights of parts of prompts, and linear combinations of conditions.
 
-In `"a (red:1.4) heart"` the word "red" counts 1.4 times. With weights w_i of the parts i of a
-prompt and e its embedding,
+In `"a (red:1.4) heart"` the word "red" has the weight 1.4. With weights w_i of the parts i of a
+prompt and its embedding e,
 
-    tokens   t_j  ->  s w_j t_j         w_j is that of the part that token j belongs to, else 1;
-                                        s keeps the root mean square of all tokens
+    tokens   t_j  ->  s w_j t_j         w_j is the weight of the part with token j, or 1; the factor
+                                        s restores the root mean square of all tokens
     pooled   e    ->  e + sum_i (w_i - 1) (e - e without part i)
 
-so that with all weights 1 nothing changes, and `pooled` is linear in each. Where the tokens of a
-part lie follows from the conditioner alone: the leading ids that a text keeps when a word is put
-behind it are its own.
+With all weights 1 nothing changes, and `pooled` is linear in each weight. The tokens of a part are
+found with the conditioner alone: the tokens of a text are the leading ids that do not change when
+another word is appended.
 
-The result is a condition, which `generate`, `negative` and guidance take in the place of prompts.
+The result is an encoded condition, which `generate` accepts as `condition` and `negative`.
 
 References:
-  Scaled token embeddings with their size kept are those of Stable Diffusion's web interfaces,
+  Scaled token embeddings of constant size, as in web interfaces of Stable Diffusion:
   https://github.com/AUTOMATIC1111/stable-diffusion-webui/wiki/Features#attentionemphasis.
   Sums of embeddings: Mikolov et al. (2013), https://arxiv.org/abs/1301.3781, section 4.
 """
 
 import re
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from kgen.checks import check_number
+from kgen.conditioning.conditioner import Conditioner
 
 _PART = re.compile(r"\(([^():]+):\s*([-+]?\d*\.?\d+)\s*\)")
 
 
-def weighted(conditioner, prompts):
+def weighted(conditioner: Conditioner, prompts: str | Sequence[str]) -> dict[str, tf.Tensor]:
     """Returns the condition of prompts with weights.
 
     Args:
         conditioner: a `Conditioner` of texts, such as a `TextEncoder` or `CLIPText`.
-        prompts: a string or a list of N strings; `(words:weight)` weighs whole words, other
-            parentheses are as they are.
+        prompts: a string or a list of N strings, in which `(words:weight)` gives words a weight.
+            Other parentheses have no effect.
 
     Returns:
-        A dictionary of tensors with N rows, as of `conditioner(prompts)`.
+        A dictionary of tensors with N rows, like `conditioner(prompts)`.
 
     Raises:
-        TypeError: if a prompt is no string, or the conditioner takes no texts.
+        TypeError: if a prompt is not a string, or the conditioner does not encode texts.
 
     Example:
         >>> import kgen
@@ -52,24 +54,27 @@ def weighted(conditioner, prompts):
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
         raise TypeError(f"`prompts` must be strings, at least one. Received: {prompts!r}.")
-    rows = [_one(conditioner, *parsed(prompt)) for prompt in prompts]
+    rows = [_encoded(conditioner, *parsed(prompt)) for prompt in prompts]
     return {key: tf.concat([row[key] for row in rows], axis=0) for key in rows[0]}
 
 
-def mixed(conditions, weights):
-    """Returns a sum of conditions, such as king - man + woman with the weights 1, -1, 1.
+def mixed(
+    conditions: Sequence[Mapping[str, tf.Tensor]], weights: Sequence[float]
+) -> dict[str, tf.Tensor]:
+    """Returns a weighted sum of conditions, such as king - man + woman with weights 1, -1, 1.
 
     Args:
-        conditions: a list of K dictionaries as a conditioner returns them, of equal shapes.
+        conditions: a list of K encoded conditions of equal keys and shapes.
         weights: K numbers.
 
     Returns:
-        A dictionary as one of them; a token is in its mask where it is in one of weight other
-        than 0.
+        An encoded condition. Its mask is true where that of a condition with a weight other than 0
+        is.
 
     Raises:
-        TypeError: if a weight is no number.
-        ValueError: if there are not as many weights as conditions, or their keys or shapes differ.
+        TypeError: if a weight is not a number.
+        ValueError: if the numbers of weights and conditions differ, or the keys or shapes of the
+            conditions do.
 
     Example:
         >>> one, two = {"pooled": tf.constant([[1.0, 0.0]])}, {"pooled": tf.constant([[0.0, 1.0]])}
@@ -90,11 +95,12 @@ def mixed(conditions, weights):
     return {key: _sum([cond[key] for cond in conditions], weights) for key in conditions[0]}
 
 
-def parsed(prompt):
-    """Returns a prompt without its weights, and the parts that have one.
+def parsed(prompt: str) -> tuple[str, list[tuple[int, int, float]]]:
+    """Splits a prompt into its text and the weights of its parts.
 
     Returns:
-        A string, and a list of `(start, stop, weight)` in characters of it.
+        The prompt without weights, and a list of `(start, stop, weight)`, with the positions of the
+        parts in characters.
 
     Example:
         >>> parsed("a (red:1.4) heart (small)")
@@ -109,7 +115,10 @@ def parsed(prompt):
     return text + prompt[place:], parts
 
 
-def _one(conditioner, text, parts):
+def _encoded(
+    conditioner: Conditioner, text: str, parts: Sequence[tuple[int, int, float]]
+) -> dict[str, tf.Tensor]:
+    """Returns the condition of one text with weights of its parts."""
     cond = dict(conditioner(conditioner.prepare([text])))
     if not parts:
         return cond
@@ -125,7 +134,7 @@ def _one(conditioner, text, parts):
     if "tokens" in cond:
         weights = np.ones(cond["tokens"].shape[:2], "float32")
         for start, stop, weight in parts:
-            first, last = (_own(conditioner, text[:end]) for end in (start, stop))
+            first, last = (_num_tokens(conditioner, text[:end]) for end in (start, stop))
             weights[:, first:last] = weight
         scaled = cond["tokens"] * weights[..., None]
         size = tf.reduce_mean(cond["tokens"] ** 2) / tf.reduce_mean(scaled**2)
@@ -133,20 +142,20 @@ def _one(conditioner, text, parts):
     return cond
 
 
-def _own(conditioner, text):
-    """The number of leading tokens that are a text's own, and a mark that begins all texts."""
+def _num_tokens(conditioner: Conditioner, text: str) -> int:
+    """Returns the number of tokens of a text, with the start token, without the end token."""
     text = text.strip()
-    # The marks at the beginning are what two words have in common.
+    # Of the empty text this is the start token, the common beginning of two words.
     pair = [text, f"{text} a"] if text else ["a", "b"]
     rows = conditioner.prepare(pair)
     for ids in rows.values() if isinstance(rows, dict) else [rows]:
         if ids.dtype.is_integer and ids.shape.rank == 2:
             differ = np.flatnonzero(ids[0].numpy() != ids[1].numpy())
             return int(differ[0]) if len(differ) else int(ids.shape[1])
-    raise TypeError(f"`conditioner` must make ids of texts. Received: {conditioner!r}.")
+    raise TypeError(f"`conditioner` must convert texts to ids. Received: {conditioner!r}.")
 
 
-def _sum(values, weights):
+def _sum(values: Sequence[tf.Tensor], weights: Sequence[float]) -> tf.Tensor:
     if values[0].dtype == tf.bool or values[0].dtype == bool:
         used = [tf.cast(v, tf.bool) for v, weight in zip(values, weights) if weight]
         if not used:

@@ -1,10 +1,12 @@
 """Validation of prompts, and their conversion to a string tensor `[B]`."""
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
 
-def as_strings(prompts, name="prompts"):
+def as_strings(prompts: Any, name: str = "prompts") -> tf.Tensor:
     """Validates prompts and converts them to a string tensor.
 
     Args:

@@ -4,6 +4,10 @@ Conditions with the same key are concatenated: `pooled` vectors and `picture` ch
 axis, `tokens` along the sequence.
 """
 
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 import tensorflow as tf
 
 from kgen.conditioning.conditioner import KEYS, Conditioner
@@ -16,17 +20,18 @@ AXES = {"pooled": -1, "tokens": 1, "mask": 1, "picture": -1}
 class Several(Conditioner):
     """A conditioner that combines several conditioners.
 
-    Values are dictionaries by the names of the conditioners; `generate` uses the null condition for
-    missing ones. In training, the conditions of an example are dropped together.
+    Values are dictionaries by the names of the conditioners. For a name that is missing, `generate`
+    uses the null condition. In training, all conditions of an example are dropped together.
 
     Args:
-        conditioners: a dictionary of `Conditioner`s by name. In a batch, the values of each are the
-            entry of its own `batch_key`.
+        conditioners: a dictionary of `Conditioner`s by name. In a batch, the values of each have
+            the key `batch_key` of the conditioner.
         **kwargs: `name` and `dtype` of a Keras layer.
 
     Raises:
-        TypeError: if one is not a `Conditioner`.
-        ValueError: if there is no conditioner, or two have the same `batch_key`.
+        TypeError: if a value of `conditioners` is not a `Conditioner`.
+        ValueError: if there is no conditioner, a name is a key of a condition such as `"pooled"`,
+            or two conditioners have the same `batch_key`.
 
     Example:
         >>> from kgen.conditioning import Labels, Vector
@@ -35,7 +40,7 @@ class Several(Conditioner):
         TensorShape([2, 12])
     """
 
-    def __init__(self, conditioners, **kwargs):
+    def __init__(self, conditioners: Mapping[str, Conditioner], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not isinstance(conditioners, dict) or not conditioners:
             raise ValueError(
@@ -60,22 +65,29 @@ class Several(Conditioner):
         self.batch_key = None
         self.built = True
 
-    def values_of(self, batch):
-        """Returns the entries of a batch for all conditioners, by their names."""
+    def values_of(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the values of a batch for all conditioners, by their names."""
         return {name: one.values_of(batch) for name, one in self.conditioners.items()}
 
-    def as_batch(self, rows):
+    def as_batch(self, rows: Mapping[str, Any]) -> dict[str, Any]:
         """Returns rows as entries of a batch, each under the `batch_key` of its conditioner."""
         entries = {}
         for name, row in rows.items():
             entries |= self.conditioners[name].as_batch(row)
         return entries
 
-    def prepare(self, values):
-        """Returns rows by name.
+    def prepare(self, values: Any) -> dict[str, Any]:
+        """Validates values and converts them to rows.
+
+        Args:
+            values: a dictionary of the values of some or all conditioners, by their names.
+
+        Returns:
+            A dictionary of rows by name.
 
         Raises:
-            ValueError: if a name is not that of a conditioner, or all are missing.
+            TypeError: if a value has the wrong type.
+            ValueError: if there is no value, a name is unknown, or a value is out of range.
         """
         if not isinstance(values, dict) or not values or not set(values) <= set(self.conditioners):
             received = sorted(values) if isinstance(values, dict) else repr(values)
@@ -85,20 +97,24 @@ class Several(Conditioner):
             )
         return {name: self.conditioners[name].prepare(value) for name, value in values.items()}
 
-    def call(self, rows, training=False):
-        """Returns the joined condition."""
+    def call(self, rows: Any, training: bool = False) -> dict[str, tf.Tensor]:
+        """Returns the concatenated condition; for a missing name, with its null condition."""
         size = tf.shape(tf.nest.flatten(rows)[0])[0]
         return _joined(
             one(rows[name], training=training) if name in rows else one.null(size)
             for name, one in self.conditioners.items()
         )
 
-    def null(self, batch_size):
-        """Returns the joined null condition."""
+    def null(self, batch_size: int | tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns the concatenated null condition."""
         return _joined(one.null(batch_size) for one in self.conditioners.values())
 
-    def signature(self, form=None):
-        """Returns the inputs of an export, those of all conditioners."""
+    def signature(self, form: str | None = None) -> dict[str, tf.TensorSpec]:
+        """Returns the inputs of an export, those of all conditioners.
+
+        Raises:
+            ValueError: if a conditioner has more than one input.
+        """
         specs = {}
         for name, one in self.conditioners.items():
             own = one.signature()
@@ -108,7 +124,7 @@ class Several(Conditioner):
             specs[name] = tf.TensorSpec(spec.shape, spec.dtype, name)
         return specs
 
-    def graph_checks(self, values):
+    def graph_checks(self, values: Any) -> list[tuple[tf.Tensor, str]]:
         """Returns the checks of all conditioners."""
         return [
             check
@@ -116,23 +132,27 @@ class Several(Conditioner):
             for check in one.graph_checks(values[name])
         ]
 
-    def resources(self):
+    def resources(self) -> list[Any]:
         """Returns the trackable objects that a SavedModel of the conditioners needs."""
         return [found for one in self.conditioners.values() for found in one.resources()]
 
-    def write_vocabulary(self, folder):
-        """Writes the vocabularies of all conditioners; returns what they return, by name."""
-        said = {
+    def write_vocabulary(self, folder: pathlib.Path) -> dict[str, Any]:
+        """Writes the vocabulary of each conditioner, in a folder of its name.
+
+        Returns:
+            The descriptions that are not empty, `{"conditioners": {name: ...}}`.
+        """
+        descriptions = {
             name: one.write_vocabulary(folder / name) for name, one in self.conditioners.items()
         }
-        return {"conditioners": {name: about for name, about in said.items() if about}}
+        return {"conditioners": {name: found for name, found in descriptions.items() if found}}
 
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """Returns the concatenated fingerprints of the conditioners."""
         return "".join(one.fingerprint() for one in self.conditioners.values())
 
 
-def _joined(conditions):
+def _joined(conditions: Iterable[Mapping[str, tf.Tensor]]) -> dict[str, tf.Tensor]:
     parts = {}
     for condition in conditions:
         for key, value in condition.items():

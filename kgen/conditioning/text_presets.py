@@ -1,18 +1,19 @@
-"""Text encoders on disk: KerasHub's preset files, and what those files cannot say.
+"""The files of text encoders: KerasHub presets, with additional settings of kgen.
 
-A preset is a folder with KerasHub's `config.json`, `model.weights.h5`, `tokenizer.json` and assets.
-Beside them `kgen_text_encoder.json` states how kgen reads the encoder:
+A preset is a folder with the files `config.json`, `model.weights.h5`, `tokenizer.json` and assets
+of KerasHub. `kgen_text_encoder.json` contains the settings of kgen:
 
     {"activation": "gelu_erf", "pooling": "mean", "normalize": true, "sequence_length": 32}
 
-KerasHub's BERT computes the GELU, x P(Z < x) for a standard normal Z, by a tanh approximation,
-while some checkpoints were trained with the exact error function; `"gelu_erf"` says so, because
-KerasHub's configuration cannot. A model that uses a frozen encoder names its folder, and the sha256
-of its weights and of its tokenizer, so that a changed encoder is an error and not a worse picture.
+The BERT of KerasHub computes the GELU, x P(Z < x) for a standard normal Z, by a tanh approximation,
+but some checkpoints were trained with the exact error function. The configuration of KerasHub has
+no such option, so that the setting `"gelu_erf"` replaces the activation. A model with a frozen
+encoder stores the path of its folder and the sha256 of its weights and its tokenizer, so that a
+changed encoder raises an error instead of changing the pictures.
 
-Nothing in a folder is built before its files are checked and, where a model names them, their sums
-compared: the backbone must be one of KerasHub's, no larger than its file of weights, and the
-tokenizer of a class in `kgen.conditioning.tokenizers`.
+Before anything is built, the files are validated and, for the encoder of a model, their checksums
+compared: the backbone must be a class of KerasHub, no larger than its file of weights, and the
+tokenizer of a class that `kgen.conditioning.tokenizers` lists.
 
 References:
   GELU: Hendrycks and Gimpel (2016), section 2, https://arxiv.org/abs/1606.08415.
@@ -22,6 +23,8 @@ import contextlib
 import hashlib
 import math
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 
@@ -33,6 +36,7 @@ from kgen.files.folders import inside
 from kgen.files.hdf5 import check_hdf5
 from kgen.files.safetensors import read_header
 from kgen.files.text import read_json, reason
+from kgen.types import Path
 
 DEFAULT_SETTINGS = {
     "activation": None,
@@ -46,16 +50,25 @@ SUMS = {"sha256": "weights are not those", "tokenizer_sha256": "tokenizer is not
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def locate(preset):
-    """Finds a preset's folder, from the working directory or the root of the checkout, or None."""
+def locate(preset: Path) -> pathlib.Path | None:
+    """Returns the folder of a preset, or None if there is no such folder.
+
+    Args:
+        preset: a path relative to the working directory or the root of the checkout.
+    """
     for folder in (pathlib.Path(preset), ROOT / preset):
         if folder.is_dir():
             return folder
     return None
 
 
-def portable(preset, folder):
-    """The path that a config holds: relative to the root of the checkout where it lies inside."""
+def portable(preset: Path, folder: pathlib.Path | None) -> str:
+    """Returns the path for a configuration, relative to the root of the checkout if inside of it.
+
+    Args:
+        preset: the path or the name that the caller passed.
+        folder: the folder, or None for a published preset.
+    """
     if folder is None:
         return preset
     if folder.resolve().is_relative_to(ROOT):
@@ -63,8 +76,15 @@ def portable(preset, folder):
     return pathlib.Path(preset).as_posix()
 
 
-def read_settings(folder):
-    """Settings of the preset in `folder` (None: a published one), completed by the defaults."""
+def read_settings(folder: pathlib.Path | None) -> dict[str, Any]:
+    """Returns the settings of a preset, with defaults for missing ones.
+
+    Args:
+        folder: its folder; None for a published preset, which has the defaults.
+
+    Raises:
+        ValueError: if the file of the settings is damaged.
+    """
     if folder is None or not (folder / SETTINGS_FILE).is_file():
         return DEFAULT_SETTINGS
     settings = read_json(inside(folder, SETTINGS_FILE))
@@ -76,12 +96,12 @@ def read_settings(folder):
     return DEFAULT_SETTINGS | settings
 
 
-def check_files(folder):
-    """Raises an error, before anything is built, unless a folder's configurations can be trusted.
+def check_files(folder: pathlib.Path) -> None:
+    """Validates the configurations in a folder, before anything is built.
 
     Raises:
         FileNotFoundError: if there is no `config.json`.
-        ValueError: if a file is no JSON, or names anything but classes of known packages.
+        ValueError: if a file is not JSON, or names other things than classes of known packages.
     """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
@@ -98,8 +118,8 @@ def check_files(folder):
     tokenizers.read(folder)
 
 
-def load_backbone(folder):
-    """The backbone of a folder with a KerasHub preset, in float32, and its weights.
+def load_backbone(folder: pathlib.Path) -> keras.Model:
+    """Returns the backbone of a KerasHub preset with its weights, in float32.
 
     Raises:
         ValueError: if a file is damaged, or the weights are not those of the configuration.
@@ -125,22 +145,25 @@ def load_backbone(folder):
         raise
     except Exception as error:
         raise ValueError(f"{folder} cannot be loaded: {reason(error)}.") from error
-    _check_kinds(backbone, arrays, folder)
+    _check_dtypes(backbone, arrays, folder)
     return backbone
 
 
-def is_keras_preset(folder):
-    """Whether a folder holds a preset of KerasHub's own format, and not one that it converts."""
+def is_keras_preset(folder: pathlib.Path) -> bool:
+    """Returns whether a folder has the format of KerasHub, not one that KerasHub converts."""
     path = folder / "config.json"
     content = read_json(inside(folder, path.name)) if path.is_file() else {"class_name": None}
     return not isinstance(content, dict) or "class_name" in content or "model_type" not in content
 
 
-def load_published(source):
-    """The backbone and the tokenizer of a published preset that the caller names.
+def load_published(source: str | pathlib.Path) -> tuple[keras.Model, keras.layers.Layer]:
+    """Returns the backbone and the tokenizer of a published preset.
 
     Args:
-        source: a name that KerasHub knows, or a folder in the format of Transformers.
+        source: a name as of KerasHub, or a folder in the format of Transformers.
+
+    Raises:
+        ValueError: if the folder is damaged or cannot be converted.
     """
     import keras_hub
 
@@ -161,8 +184,8 @@ def load_published(source):
         raise ValueError(f"{source} cannot be converted: {reason(error)}.") from error
 
 
-def _weights(folder):
-    """The files of weights of a folder, each inside of it."""
+def _weights(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the weights files of a folder, after a check that they are inside of it."""
     files = [inside(folder, path.name) for path in sorted(folder.glob("model*.weights.h5"))]
     index = folder / "model.weights.json"
     if index.is_file():
@@ -177,7 +200,10 @@ def _weights(folder):
     return files
 
 
-def _check_kinds(backbone, arrays, folder):
+def _check_dtypes(
+    backbone: keras.Model, arrays: Sequence[tuple[Sequence[int], str]], folder: pathlib.Path
+) -> None:
+    """Checks that arrays of a shape have the kinds of dtypes of the variables of this shape."""
     kinds = {}
     for variable in backbone.variables:
         floating = "float" in variable.dtype
@@ -191,8 +217,17 @@ def _check_kinds(backbone, arrays, folder):
             )
 
 
-def origin(preset, folder, backbone, tokenizer):
-    """Returns what a config says of where an encoder is from: its path and its sums."""
+def origin(
+    preset: Path, folder: pathlib.Path | None, backbone: keras.Model, tokenizer: keras.layers.Layer
+) -> dict[str, str]:
+    """Returns the path and the checksums of an encoder, for its configuration.
+
+    Args:
+        preset: the path or the name by which the caller knows the encoder.
+        folder: its folder; None for a published preset.
+        backbone: its backbone.
+        tokenizer: its tokenizer.
+    """
     if folder is None:
         sums = published_sums(backbone, tokenizer)
     elif is_keras_preset(folder):
@@ -203,12 +238,13 @@ def origin(preset, folder, backbone, tokenizer):
     return {"preset": portable(preset, folder), **sums}
 
 
-def file_sums(folder):
-    """The sha256 of a folder's weights files and of its tokenizer, from the files alone."""
+def file_sums(folder: pathlib.Path) -> dict[str, str]:
+    """Returns the sha256 of the weights files and of the tokenizer in a folder."""
     return {"sha256": _weights_sum(folder), "tokenizer_sha256": tokenizers.file_sum(folder)}
 
 
-def _weights_sum(folder):
+def _weights_sum(folder: pathlib.Path) -> str:
+    """Returns the sha256 of the weights files in a folder."""
     digest = hashlib.sha256()
     files = next((found for p in WEIGHTS_PATTERNS if (found := sorted(folder.glob(p)))), [])
     if not files:
@@ -223,16 +259,25 @@ def _weights_sum(folder):
     return digest.hexdigest()
 
 
-def published_sums(backbone, tokenizer):
-    """The same of a preset that lies in no folder: of the values."""
+def published_sums(backbone: keras.Model, tokenizer: keras.layers.Layer) -> dict[str, str]:
+    """Returns the sha256 of the values of the weights and of the tokenizer, without files."""
     return {
         "sha256": tensors.fingerprint(backbone.get_weights()),
         "tokenizer_sha256": tokenizers.value_sum(tokenizer),
     }
 
 
-def check_sums(expected, received, preset):
-    """Raises ValueError unless the sums that a config names are those of an encoder."""
+def check_sums(expected: Mapping[str, str], received: Mapping[str, str], preset: Any) -> None:
+    """Compares the checksums in a configuration with those of an encoder.
+
+    Args:
+        expected: the checksums in the configuration.
+        received: the checksums of the encoder.
+        preset: the path or the name of the encoder, for the message.
+
+    Raises:
+        ValueError: if they differ.
+    """
     for key, value in expected.items():
         if received[key] != value:
             raise ValueError(
@@ -242,11 +287,15 @@ def check_sums(expected, received, preset):
             )
 
 
-def check_inputs(backbone):
-    """Raises ValueError unless the backbone reads one sequence of tokens."""
-    known = {"token_ids", "segment_ids", "padding_mask"}
+def check_inputs(backbone: keras.Model) -> None:
+    """Checks that a backbone has the inputs of one sequence of tokens.
+
+    Raises:
+        ValueError: if it has not.
+    """
+    allowed = {"token_ids", "segment_ids", "padding_mask"}
     names = set(backbone.input) if isinstance(getattr(backbone, "input", None), dict) else set()
-    if "token_ids" not in names or not names <= known:
+    if "token_ids" not in names or not names <= allowed:
         raise ValueError(
             "`backbone` must be a KerasHub text backbone with inputs token_ids and, at most, "
             f"segment_ids and padding_mask. Received: a {type(backbone).__name__} with inputs "
@@ -254,8 +303,12 @@ def check_inputs(backbone):
         )
 
 
-def use_exact_gelu(backbone):
-    """Puts the exact GELU into the feed-forward blocks of a BERT-like backbone."""
+def use_exact_gelu(backbone: keras.Model) -> None:
+    """Replaces the activation in the feed-forward blocks of a BERT-like backbone by the exact GELU.
+
+    Raises:
+        ValueError: if the backbone has no such blocks.
+    """
     import keras_hub
 
     blocks = [x for x in backbone.layers if isinstance(x, keras_hub.layers.TransformerEncoder)]

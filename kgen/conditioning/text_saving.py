@@ -1,4 +1,4 @@
-"""The files of a text encoder written for the preset of a model, in it or beside it."""
+"""Saving of a text encoder for the preset of a model, in its folder or beside it."""
 
 import hashlib
 import json
@@ -6,23 +6,48 @@ import pathlib
 import shutil
 
 from kgen.conditioning import text_presets, tokenizers
+from kgen.conditioning.conditioner import Conditioner
 from kgen.files.folders import flush
 
 
-def store(encoder, directory, shared, origin):
-    """Writes the files of an encoder for the preset of a model in one step.
+def save(encoder: Conditioner, folder: pathlib.Path, dtype: str | None) -> dict[str, str]:
+    """Writes a KerasHub preset and the settings of a text encoder; see `TextEncoder`.
+
+    Args:
+        encoder: a `TextEncoder`.
+        folder: the folder, created if missing.
+        dtype: dtype of the weights in the file, or None for that of the backbone.
+
+    Returns:
+        The path and the checksums of the preset.
+    """
+    backbone, tokenizer = encoder.parts.backbone, encoder.parts.tokenizer
+    if dtype is not None:
+        config = backbone.get_config() | {"dtype": dtype}
+        backbone = type(backbone).from_config(config)
+        backbone.set_weights(encoder.parts.backbone.get_weights())
+    backbone.save_to_preset(str(folder))
+    tokenizer.save_to_preset(str(folder))
+    write_settings(encoder, folder)
+    return text_presets.origin(folder, folder, backbone, tokenizer)
+
+
+def store(
+    encoder: Conditioner, directory: pathlib.Path, shared: str | None, origin: dict[str, str] | None
+) -> tuple[pathlib.Path, dict[str, str]]:
+    """Writes the files of a text encoder for the preset of a model, in one atomic step.
 
     Args:
         encoder: a `TextEncoder`.
         directory: the folder of the model's preset.
-        shared: None for a folder in it, or the name of one beside it.
-        origin: where the encoder is from, if that is known.
+        shared: None to write into a folder in `directory`, or the name of a folder beside it.
+        origin: the path and the checksums of the preset from which the encoder was loaded, or None.
 
     Returns:
-        The folder, and the sums of its files.
+        The folder, and the checksums of its files.
 
     Raises:
-        ValueError: if there is such a folder, with another encoder in it.
+        ValueError: if the folder exists and holds another encoder.
     """
     root = directory if shared is None else directory.absolute().parent
     partial = root / ".partial-text_encoder"
@@ -51,8 +76,8 @@ def store(encoder, directory, shared, origin):
     return folder, sums
 
 
-def _copied(origin, target):
-    """Copies the files of the folder that an encoder is from, if they are still the same."""
+def _copied(origin: dict[str, str] | None, target: pathlib.Path) -> bool:
+    """Copies the files of the original preset if they are unchanged; returns whether it did."""
     folder = text_presets.locate(origin["preset"]) if origin else None
     if (
         folder is None
@@ -72,8 +97,8 @@ def _copied(origin, target):
     return True
 
 
-def write_settings(encoder, folder):
-    """Writes how kgen reads an encoder beside its files."""
+def write_settings(encoder: Conditioner, folder: pathlib.Path) -> None:
+    """Writes the settings of a text encoder, such as its pooling, to a file in its folder."""
     settings = {key: getattr(encoder, key) for key in text_presets.DEFAULT_SETTINGS}
     text = json.dumps(settings, indent=4) + "\n"
     (folder / text_presets.SETTINGS_FILE).write_text(text, encoding="utf-8")

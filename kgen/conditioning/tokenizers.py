@@ -1,8 +1,8 @@
-"""Tokenizers rebuilt from their class, which is one of a list, and their vocabulary.
+"""Safe loading of tokenizers from their class, one of a fixed list, and their vocabulary.
 
-A folder has `tokenizer.json`, the class with its options, and the vocabulary in `assets/tokenizer`.
-KerasHub would read the vocabulary by itself, but only with Keras' safe mode off. Here it is read
-first and given to the constructor, so nothing else that the folder says is run:
+A folder contains `tokenizer.json`, the class with its options, and the vocabulary in
+`assets/tokenizer`. KerasHub itself can read the vocabulary only if the safe mode of Keras is off.
+Here it is read first and passed to the constructor, so that no code named by the folder is run:
 
     kind            files                           arguments
     WordPiece       vocabulary.txt                  vocabulary, a list
@@ -14,6 +14,9 @@ import hashlib
 import json
 import pathlib
 import tempfile
+from typing import Any
+
+import keras
 
 from kgen.files.folders import inside
 from kgen.files.text import read_file, read_json, reason
@@ -30,15 +33,16 @@ LISTED = (
 )
 
 
-def read(folder):
-    """Reads the tokenizer of a folder, without building it.
+def read(folder: pathlib.Path) -> tuple[type, dict[str, Any], dict[str, Any]]:
+    """Reads the tokenizer of a folder without building it.
 
     Returns:
-        The class, its options, and the arguments that hold its vocabulary.
+        The class, its options, and the arguments that contain the vocabulary.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if a file is damaged, or names a class that is not listed.
+        ValueError: if a file is damaged, names a class that is not in `LISTED`, or has unsafe
+            options.
     """
     path = inside(folder, CONFIG)
     config = read_json(path)
@@ -64,8 +68,13 @@ def read(folder):
     return cls, options, _vocabulary(folder, kind)
 
 
-def build(folder):
-    """The tokenizer of a folder; raises as `read`."""
+def build(folder: pathlib.Path) -> keras.layers.Layer:
+    """Returns the tokenizer of a folder.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a file is damaged or unsafe; see `read`.
+    """
     cls, options, vocabulary = read(folder)
     try:
         return cls(**options, **vocabulary)
@@ -75,31 +84,42 @@ def build(folder):
         raise ValueError(f"{folder / CONFIG} cannot be rebuilt: {reason(error)}.") from error
 
 
-def write(tokenizer, folder):
-    """Writes the vocabulary of a tokenizer for other programs.
+def write(tokenizer: keras.layers.Layer, folder: pathlib.Path) -> dict[str, Any]:
+    """Writes the vocabulary of a tokenizer for programs without kgen.
 
     Args:
         tokenizer: a `keras_hub.tokenizers.Tokenizer`.
-        folder: directory to write, made with its parents.
+        folder: directory to write; its parents are created.
 
     Returns:
-        A dictionary for JSON: the kind, the files, the ids of the marks and the options.
+        A description that can be written as JSON: `"kind"`, a value of `KINDS`; `"class"`;
+        `"files"`, the names of the files; `"start"`, `"end"` and `"pad"`, the ids of the special
+        tokens, None for one that does not exist; and for WordPiece the options of the tokenizer.
+
+    Raises:
+        FileExistsError: if the folder exists.
+        ValueError: if the class of the tokenizer is not in `LISTED`.
     """
+    _, kind = _listed(type(tokenizer).__name__)
+    if kind is None:
+        raise ValueError(
+            "`tokenizer` must be of a class of KerasHub, for its vocabulary to be written. "
+            f"Received: a {type(tokenizer).__name__}."
+        )
     folder.mkdir(parents=True)
     tokenizer.save_assets(str(folder))
-    _, kind = _listed(type(tokenizer).__name__)
-    said = {"kind": KINDS[kind], "class": type(tokenizer).__name__}
-    said["files"] = sorted(path.name for path in folder.iterdir())
-    for mark in ("start", "end", "pad"):
-        said[mark] = getattr(tokenizer, f"{mark}_token_id", None)
+    description = {"kind": KINDS[kind], "class": type(tokenizer).__name__}
+    description["files"] = sorted(path.name for path in folder.iterdir())
+    for token in ("start", "end", "pad"):
+        description[token] = getattr(tokenizer, f"{token}_token_id", None)
     if kind == "word":
         for option in ("lowercase", "strip_accents", "suffix_indicator", "oov_token"):
-            said[option] = getattr(tokenizer, option)
-    return said
+            description[option] = getattr(tokenizer, option)
+    return description
 
 
-def file_sum(folder):
-    """The sha256 of a folder's tokenizer: its configuration, and its vocabulary as it is saved."""
+def file_sum(folder: pathlib.Path) -> str:
+    """Returns the sha256 of a tokenizer in a folder: of its configuration and its vocabulary."""
     digest = hashlib.sha256()
     if (folder / CONFIG).is_file():
         digest.update(read_file(inside(folder, CONFIG)))
@@ -117,8 +137,13 @@ def file_sum(folder):
     return digest.hexdigest()
 
 
-def value_sum(tokenizer, folder=None):
-    """The sha256 of a tokenizer that KerasHub has loaded, and of its configuration in a folder."""
+def value_sum(tokenizer: keras.layers.Layer, folder: pathlib.Path | None = None) -> str:
+    """Returns the sha256 of a tokenizer that KerasHub has loaded.
+
+    Args:
+        tokenizer: a KerasHub tokenizer.
+        folder: None, or the folder with its configuration, which the sum then includes.
+    """
     digest = hashlib.sha256()
     if folder is not None and (folder / CONFIG).is_file():
         digest.update(read_file(inside(folder, CONFIG), MAX_VOCABULARY_BYTES))
@@ -129,8 +154,8 @@ def value_sum(tokenizer, folder=None):
     return digest.hexdigest()
 
 
-def _listed(name):
-    """The class of a listed name, and how its vocabulary is stored; or None."""
+def _listed(name: Any) -> tuple[type | None, str | None]:
+    """Returns the class with a listed name and the kind of its vocabulary; or None twice."""
     import keras_hub
 
     hub = keras_hub.tokenizers
@@ -141,15 +166,17 @@ def _listed(name):
     return cls, next((kind for kind, base in bases.items() if issubclass(cls, base)), "sentence")
 
 
-def _is_plain(value):
+def _is_plain(value: Any) -> bool:
+    """Returns whether an option is a number, a string, a list of strings, a dtype or None."""
     if isinstance(value, list):
         return all(isinstance(item, str) for item in value)
-    if isinstance(value, dict):  # the type of the ids
+    if isinstance(value, dict):  # the dtype of the ids
         return value.get("class_name") == "DTypePolicy" and value.get("module") == "keras"
     return value is None or isinstance(value, (str, int, float))
 
 
-def _policy(value):
+def _policy(value: Any) -> Any:
+    """Replaces a dtype policy by its name, int32 or int64; returns other values unchanged."""
     inner = value.get("config") if isinstance(value, dict) else None
     if not isinstance(value, dict):
         return value
@@ -157,8 +184,10 @@ def _policy(value):
     return name if name in ("int32", "int64") else "int32"
 
 
-def _vocabulary(folder, kind):
-    def asset(name):
+def _vocabulary(folder: pathlib.Path, kind: str) -> dict[str, Any]:
+    """Reads the arguments with the vocabulary, for the kind "word", "pair" or "sentence"."""
+
+    def asset(name: str) -> pathlib.Path:
         return inside(folder, ASSETS / name)
 
     if kind == "sentence":
@@ -170,15 +199,16 @@ def _vocabulary(folder, kind):
     if not isinstance(vocabulary, dict) or not all(
         isinstance(v, int) and 0 <= v < 2**31 for v in vocabulary.values()
     ):
-        raise ValueError(f"{path} is damaged: it must give each piece of text a number.")
+        raise ValueError(f"{path} is damaged: it must map tokens to ids.")
     merges = asset("merges.txt")
     lines = _lines(merges)
     if any(len(line.split(" ")) != 2 for line in lines if "#version:" not in line):
-        raise ValueError(f"{merges} is damaged: each line must hold two pieces of text.")
+        raise ValueError(f"{merges} is damaged: each line must hold two tokens.")
     return {"vocabulary": vocabulary, "merges": lines}
 
 
-def _lines(path):
+def _lines(path: pathlib.Path) -> list[str]:
+    """Returns the lines of a text file in UTF-8."""
     try:
         text = read_file(path, MAX_VOCABULARY_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:

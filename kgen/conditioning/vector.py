@@ -6,6 +6,8 @@ Reference:
   Ho and Salimans (2022), https://arxiv.org/abs/2207.12598, section 3.1 (a learned null condition).
 """
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -34,7 +36,9 @@ class Vector(Conditioner):
         TensorShape([1, 8])
     """
 
-    def __init__(self, size, width=64, batch_key="vectors", **kwargs):
+    def __init__(
+        self, size: int, width: int = 64, batch_key: str = "vectors", **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         check_count("size", size)
         check_count("width", width)
@@ -50,8 +54,8 @@ class Vector(Conditioner):
         )
         self.built = True
 
-    def prepare(self, values):
-        """Returns numbers as float32 `[B, D]`.
+    def prepare(self, values: Any) -> tf.Tensor:
+        """Returns vectors as float32 `[B, D]`.
 
         Args:
             values: `[B, D]`, or `[D]` for one example; with D = 1 also `[B]`.
@@ -76,20 +80,20 @@ class Vector(Conditioner):
             raise ValueError(f"`{self.batch_key}` must be finite. Received: NaN or infinity.")
         return tf.ensure_shape(rows, [None, self.size])
 
-    def graph_checks(self, values):
+    def graph_checks(self, values: Any) -> list[tuple[tf.Tensor, str]]:
         """Returns the check that numbers are finite."""
         finite = tf.reduce_all(tf.math.is_finite(values))
         return [(finite, f"`{self.batch_key}` must be finite.")]
 
-    def call(self, rows, training=False):
+    def call(self, rows: Any, training: bool = False) -> dict[str, tf.Tensor]:
         """Returns the embeddings `[B, width]` of vectors `[B, D]`."""
         return {"pooled": rows @ self.kernel + self.bias}
 
-    def null(self, batch_size):
+    def null(self, batch_size: int | tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns the learned null vector, `batch_size` times."""
         row = tf.cast(self.null_vector, self.compute_dtype)
         return {"pooled": tf.tile(row[tf.newaxis], [batch_size, 1])}
 
-    def signature(self, form=None):
+    def signature(self, form: str | None = None) -> dict[str, tf.TensorSpec]:
         """Returns the inputs of an export: float32 `[B, D]`."""
         return {self.batch_key: tf.TensorSpec([None, self.size], tf.float32, self.batch_key)}

@@ -1,4 +1,4 @@
-"""Folders that are written as a whole, and replace an earlier one in one step."""
+"""Atomic replacement of a folder."""
 
 import contextlib
 import os
@@ -9,9 +9,12 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replaced(directory: Path) -> Iterator[Path]:
-    """Yields the path of a folder to write, which then stands in the place of `directory`.
+    """Yields the path of a new folder, which replaces `directory` at the end of the context.
 
-    After an error the folder is removed, and `directory` is as before.
+    After an error in the context the new folder is removed, and `directory` is not changed.
+
+    Args:
+        directory: absolute path of the folder; its parents are created.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     beside = f".{directory.name}.{os.getpid()}"
@@ -31,17 +34,17 @@ def replaced(directory: Path) -> Iterator[Path]:
 def check_free(
     directory: Path, files: Collection[str], first: str, what: str, endings: tuple[str, ...] = ()
 ) -> None:
-    """Checks that a folder may be replaced: it is new, empty, or was written before.
+    """Checks that a folder may be replaced: that it is missing, empty or an earlier export.
 
     Args:
-        directory: the folder.
-        files: names of files that may be in it.
-        first: the name that must be among them.
-        what: what such a folder is called.
-        endings: of other names that may be in it.
+        directory: path of the folder.
+        files: names of the files and folders of an export.
+        first: the name that every export has.
+        what: what the export is called in messages.
+        endings: endings of further names that an export may have.
 
     Raises:
-        FileExistsError: if it is a file, or holds anything else.
+        FileExistsError: if the path is a file, or the folder holds other files.
     """
     if not directory.exists():
         return
@@ -51,6 +54,6 @@ def check_free(
     other = [name for name in names if name not in files and not name.endswith(endings)]
     if names and (other or first not in names):
         raise FileExistsError(
-            f"`directory` must be new, empty or {what}, which are replaced. "
+            f"`directory` must be new, empty or {what}, which can be replaced. "
             f"Received: {directory}, which holds {(other or names)[:5]}."
         )

@@ -17,6 +17,9 @@ References:
   Vincent et al. (2010), https://www.jmlr.org/papers/v11/vincent10a.html (denoising).
 """
 
+from collections.abc import Sequence
+from typing import Any, Literal
+
 import tensorflow as tf
 
 from kgen import likelihoods
@@ -25,6 +28,7 @@ from kgen.models.encoder_decoder import EncoderDecoder
 from kgen.models.generative_model import images_of
 from kgen.serialization import serializable
 from kgen.tensors import split, sum_event
+from kgen.types import Batch, Network
 
 ERRORS = {
     "squared": lambda x, x_hat: sum_event((x - x_hat) ** 2),
@@ -49,7 +53,8 @@ class Autoencoder(EncoderDecoder):
         **kwargs: `name` and `dtype` of a Keras model.
 
     Raises:
-        ValueError: if the networks are not compatible, or for another `error`.
+        ValueError: if the networks are not compatible, `error` is unknown, or there are two
+            penalties of one kind.
 
     Example:
         >>> from kgen.corruption import Masking
@@ -61,17 +66,17 @@ class Autoencoder(EncoderDecoder):
 
     def __init__(
         self,
-        encoder,
-        decoder,
+        encoder: Network,
+        decoder: Network,
         *,
-        error="squared",
-        corruption=None,
-        penalties=(),
-        data_shape=None,
-        ema_decay=None,
-        seed=None,
-        **kwargs,
-    ):
+        error: Literal["squared", "absolute", "cross_entropy"] = "squared",
+        corruption: Any = None,
+        penalties: Sequence[Any] = (),
+        data_shape: Sequence[int] | None = None,
+        ema_decay: float | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         check_one_of("error", error, ERRORS)
         likelihood = likelihoods.Bernoulli() if error == "cross_entropy" else None
         options = {"data_shape": data_shape, "ema_decay": ema_decay, "seed": seed, **kwargs}
@@ -85,24 +90,26 @@ class Autoencoder(EncoderDecoder):
         self.start_averaging()
 
     @property
-    def term_names(self):
+    def term_names(self) -> tuple[str, ...]:
         """Names of the loss terms."""
         return ("reconstruction", *(penalty.name for penalty in self.penalties))
 
-    def loss_terms(self, batch, training=False, seed=None):
-        """Returns `reconstruction` and one term per penalty, `[B]`."""
+    def loss_terms(
+        self, batch: Batch, training: bool = False, seed: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
+        """Returns `reconstruction` and one term per penalty, `[B]`, summed over the event."""
         x = images_of(batch)
         seed = self.seeds.next() if seed is None else seed
         corruption_seed, *seeds = split(seed, 1 + max(1, len(self.penalties)))
         corrupt = training and self.corruption is not None
-        given = self.corruption(x, corruption_seed) if corrupt else x
+        inputs = self.corruption(x, corruption_seed) if corrupt else x
 
-        def encode(x):
+        def encode(x: tf.Tensor) -> tf.Tensor:
             return tf.cast(self.run_encoder(x, training=training), tf.float32)
 
         terms, code = {}, None
         for penalty, penalty_seed in zip(self.penalties, seeds):
-            code, terms[penalty.name] = penalty(encode, given, penalty_seed)
-        code = encode(given) if code is None else code
+            code, terms[penalty.name] = penalty(encode, inputs, penalty_seed)
+        code = encode(inputs) if code is None else code
         output = self.run_decoder(code, training=training)
         return {"reconstruction": ERRORS[self.error](x, output), **terms}

@@ -1,14 +1,17 @@
 """The abstract base of diffusion, score and latent diffusion models: models that own a denoiser.
 
-An estimate x_hat(z, t) = E[x given z_t = z] is enough to draw examples (`kgen.solvers`), to edit
-them (`kgen.sampling.editing`) and to steer them (`kgen.diffusion.guidance`).
+An estimate x_hat(z, t) = E[x given z_t = z] is enough to sample (`kgen.solvers`), to edit examples
+(`kgen.sampling.editing`) and to guide the sampling (`kgen.diffusion.guidance`).
 
     z_1 --solver, guidance--> z_0 --to_data--> examples      generate
-    examples --to_z--> z_0 --solver--> z_1                   invert, and where editing begins
+    examples --to_z--> z_0 --solver--> z_1                   invert
 
-z is the data themselves (`kgen.models.density_model`) or latents of them
-(`kgen.models.latent_diffusion`), which have their own `to_z` and `to_data`.
+z is the data themselves (`kgen.models.density_model`) or their latents
+(`kgen.models.latent_diffusion`); `to_z` and `to_data` convert between z and the data.
 """
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,17 +20,17 @@ import tensorflow as tf
 from kgen import likelihoods
 from kgen.checks import (
     check_count,
-    check_data,
     check_interval,
     check_number,
     check_one_of,
     check_pictures,
 )
-from kgen.conditioning import drop_condition
+from kgen.conditioning import Conditioner, drop_condition
 from kgen.conditioning.conditioner import pictures_of
-from kgen.diffusion import Denoiser
+from kgen.diffusion import Denoiser, GaussianDiffusion
 from kgen.diffusion.times import TIME_SAMPLERS
 from kgen.diffusion.weighting import WEIGHTINGS
+from kgen.models.denoising_checks import check_denoising_network, check_size, checked_examples
 from kgen.models.finetuned_model import FineTunedModel
 from kgen.sampling.compiled import Compiled
 from kgen.sampling.plan import Plan, plan_of
@@ -41,33 +44,48 @@ from kgen.sampling.request import (
 )
 from kgen.sampling.run import Run
 from kgen.sampling.sampler import Guided, Sampler, example_seeds
-from kgen.symbolic import describe, output_spec, symbolic, takes_condition
+from kgen.solvers import Solver
+from kgen.types import (
+    Batch,
+    Condition,
+    Guidance,
+    Memory,
+    Network,
+    Prediction,
+    Shape,
+    SolverName,
+    TensorLike,
+    TimeSampler,
+    Weighting,
+)
 
 
 class DenoiserModel(FineTunedModel):
-    """Abstract: a generative model that owns a denoiser and perhaps a conditioner.
+    """Abstract base of generative models with a denoiser and an optional conditioner.
 
-    A subclass sets `data_shape` and `likelihood`, what its data are, and calls `own_denoiser`.
+    A subclass sets `data_shape` and `likelihood`, and then calls `set_denoiser`.
 
     Args:
-        weighting: a key of `WEIGHTINGS`.
-        times: a key of `TIME_SAMPLERS`.
-        cond_drop_rate: share of the examples that are given the null condition in training.
-        default_solver: None for that of the class, or what `generate` is to take for `solver`.
-        default_guidance_scale: None for that of the class, or another one.
-        published: None, or what the model keeps of the published one that it was opened from
-            (`kgen.published.origin`).
-        **kwargs: as of `FineTunedModel`.
+        weighting: a key of `kgen.diffusion.weighting.WEIGHTINGS`.
+        times: a key of `kgen.diffusion.times.TIME_SAMPLERS`.
+        cond_drop_rate: probability in training that the condition of an example is replaced by the
+            null condition.
+        default_solver: default `solver` of `generate`; None for that of the class.
+        default_guidance_scale: default `guidance_scale` of `generate`; None for that of the class.
+        published: None, or the `kgen.published.origin.Published` of a model that
+            `kgen.from_diffusers` opened.
+        **kwargs: arguments of `FineTunedModel`.
 
     Attributes:
         denoiser: the `kgen.diffusion.Denoiser`.
-        default_solver: the solver of `generate`.
-        default_num_steps: its steps.
-        default_guidance_scale: its scale of guidance.
-        default_batch_size: how many examples it draws at once.
+        default_solver: default `solver` of `generate`.
+        default_num_steps: default `num_steps` of `generate`.
+        default_guidance_scale: default `guidance_scale` of `generate`.
+        default_batch_size: default `batch_size` of `generate`.
 
     Raises:
-        ValueError: if an option has another value.
+        TypeError: if an option is not a number.
+        ValueError: if an option is unknown or out of range.
     """
 
     default_solver = "dpm"
@@ -75,19 +93,19 @@ class DenoiserModel(FineTunedModel):
     default_guidance_scale = 1.0
     default_batch_size = 256
     trains_schedule = False
-    bounded = True  # whether the data are in the range of the likelihood
+    bounded = True  # whether the data must be in the range of the likelihood
 
     def __init__(
         self,
         *,
-        weighting,
-        times,
-        cond_drop_rate,
-        default_solver=None,
-        default_guidance_scale=None,
-        published=None,
-        **kwargs,
-    ):
+        weighting: Weighting,
+        times: TimeSampler,
+        cond_drop_rate: float,
+        default_solver: Solver | Plan | SolverName | None = None,
+        default_guidance_scale: float | None = None,
+        published: Any = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         check_one_of("weighting", weighting, WEIGHTINGS)
         check_one_of("times", times, TIME_SAMPLERS)
@@ -102,20 +120,30 @@ class DenoiserModel(FineTunedModel):
             check_number("default_guidance_scale", default_guidance_scale)
             self.default_guidance_scale = default_guidance_scale
 
-    def own_denoiser(self, network, process, prediction, conditioner, shape):
-        """Takes the parts, whose weights come after those that the model has already.
+    def set_denoiser(
+        self,
+        network: Network,
+        process: GaussianDiffusion,
+        prediction: Prediction,
+        conditioner: Conditioner | None,
+        shape: Shape,
+    ) -> None:
+        """Creates the denoiser, the conditioner and the sampler of the model.
+
+        Weights that a subclass creates before this call come first in the model's weights.
 
         Args:
-            network: of any kind (`kgen.symbolic`), called as `network(z, log_snr, cond)`; returns
-                the shape of `z`.
+            network: network of any kind (`kgen.symbolic`), called as `network(z, log_snr, cond)`;
+                returns the shape of `z`.
             process: a `GaussianDiffusion`.
-            prediction: what the output of the network means.
+            prediction: what the network predicts, a key of
+                `kgen.diffusion.prediction.PREDICTION_TYPES`.
             conditioner: None, or a `Conditioner`.
-            shape: of one z.
+            shape: shape of the z of one example.
 
         Raises:
-            ValueError: for a learned schedule, unless the model trains it, or for a network that
-                has no place for the condition or returns another shape.
+            ValueError: if the schedule is learned but the model does not train it, the network does
+                not accept the condition or returns another shape, or an option is unknown.
         """
         check_denoising_network(network, conditioner, tuple(shape))
         self.denoiser = Denoiser(network, process, prediction, name="denoiser")
@@ -132,35 +160,58 @@ class DenoiserModel(FineTunedModel):
         self.start_averaging()
 
     @property
-    def process(self):
+    def process(self) -> GaussianDiffusion:
         """The process of the denoiser."""
         return self.denoiser.process
 
     @property
-    def network(self):
+    def network(self) -> Network:
         """The network of the denoiser."""
         return self.denoiser.network
 
     @property
-    def prediction(self):
-        """What the output of the network means."""
+    def prediction(self) -> Prediction:
+        """The prediction type of the network, such as `"v"`."""
         return self.denoiser.prediction
 
     @property
-    def learned_schedule(self):
-        """The schedule, if it has weights, else None."""
+    def learned_schedule(self) -> keras.layers.Layer | None:
+        """The schedule of the process if it is learned, else None."""
         return self.denoiser.learned_schedule
 
-    def to_z(self, given):
-        """Returns what sampling begins from, as of `Sampler.begin`, of given examples and mask."""
+    def to_z(self, given: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Converts the examples and the mask of an editing run to the space of z.
+
+        Args:
+            given: a dictionary that may have the keys `"x"` (examples), `"mask"`, `"strength"` and
+                `"noise"`; see `kgen.sampling.sampler.Sampler.begin`.
+
+        Returns:
+            The dictionary, with `"x"` and `"mask"` in the space of z.
+        """
         return given
 
-    def to_data(self, z, given):
-        """Returns examples made of the last z, pictures as uint8; `given` are examples and mask."""
+    def to_data(self, z: tf.Tensor, given: dict[str, tf.Tensor]) -> tf.Tensor:
+        """Converts the last z of a run to examples, pictures to uint8.
+
+        Args:
+            z: `[B, ...]`.
+            given: as of `to_z`, in the space of the data.
+        """
         return likelihoods.to_output(self.likelihood, z)
 
-    def encode_condition(self, batch, training, seed):
-        """Returns the condition of a batch, in training with a share of it dropped; or None."""
+    def encode_condition(self, batch: Batch, training: bool, seed: tf.Tensor) -> Condition:
+        """Encodes the condition of a batch; in training, drops it from some of the examples.
+
+        Args:
+            batch: a dictionary with the values of the condition, or with the encoded condition as
+                its entry `"condition"`.
+            training: whether to drop conditions, at the rate `cond_drop_rate`.
+            seed: an int32 pair, the seed of the dropping.
+
+        Returns:
+            The encoded condition, or None for a model without a conditioner.
+        """
         if self.conditioner is None:
             return None
         if "condition" in batch:
@@ -171,15 +222,15 @@ class DenoiserModel(FineTunedModel):
             cond = drop_condition(cond, self.conditioner.null(1), self.cond_drop_rate, seed)
         return cond
 
-    def denoise(self, z, t, cond=None):
+    def denoise(self, z: tf.Tensor, t: TensorLike, cond: Condition = None) -> tf.Tensor:
         """Returns x_hat, the estimate of E[x given z_t = z], with the averaged weights.
 
-        What solvers and likelihoods use, and another model's `autoguidance`.
+        Solvers, likelihoods and the `autoguidance` of another model can call it.
 
         Args:
-            z: `[B, ...]`.
-            t: scalar or `[B]`.
-            cond: of a conditional model what its conditioner returns.
+            z: noisy values, `[B, ...]`.
+            t: times in [0, 1], a scalar or `[B]`.
+            cond: for a conditional model, the output of its conditioner.
 
         Returns:
             A tensor of the shape of `z`.
@@ -189,61 +240,67 @@ class DenoiserModel(FineTunedModel):
 
     def generate(
         self,
-        condition=None,
+        condition: Any = None,
         *,
-        num_samples=None,
-        negative=None,
-        num_steps=None,
-        solver=None,
-        guidance_scale=None,
-        guidance=None,
-        size=None,
-        images=None,
-        strength=None,
-        mask=None,
-        noise=None,
-        seed=None,
-        batch_size=None,
-        trajectory=False,
-        on_step=None,
-        verbose=0,
-    ):
-        """Draws examples, from noise or from other examples.
+        num_samples: int | None = None,
+        negative: Any = None,
+        num_steps: int | None = None,
+        solver: Solver | Plan | SolverName | None = None,
+        guidance_scale: float | None = None,
+        guidance: Guidance | None = None,
+        size: Sequence[int] | None = None,
+        images: TensorLike | None = None,
+        strength: float | None = None,
+        mask: TensorLike | None = None,
+        noise: TensorLike | None = None,
+        seed: int | Sequence[int] | None = None,
+        batch_size: int | None = None,
+        trajectory: bool = False,
+        on_step: Callable[[int, int, Callable[[], np.ndarray]], None] | None = None,
+        verbose: int = 0,
+    ) -> np.ndarray:
+        """Generates examples, from noise or by editing other examples.
 
         Args:
-            condition: of a conditional model what its conditioner takes, one for each example:
-                prompts, labels, vectors, pictures; or what it returns (embeddings).
-            num_samples: with a condition, how many for each (1); without one, how many.
-            negative: None, or a condition to move away from, one for all examples or one for each.
-            num_steps: solver steps, at least 1; a change does not retrace.
+            condition: for a conditional model, one condition per example, such as prompts, labels,
+                vectors or pictures; or an encoded condition, the output of its conditioner.
+            num_samples: for a conditional model, the number of examples per condition (1 by
+                default). For an unconditional model, the number of examples, which is required.
+            negative: None, or a condition to move away from, one for all examples or one per
+                example.
+            num_steps: number of solver steps, at least 1. A change does not trace a new graph.
             solver: a `kgen.solvers.Solver`, a name in `kgen.solvers.SOLVERS`, or a plan
                 (`kgen.sampling.plan`).
-            guidance_scale: 1 is the plain conditional model, more follows the condition more.
-            guidance: None for classifier-free guidance, or another function of that form; see
+            guidance_scale: scale of the guidance. 1 is the conditional model without guidance; with
+                a larger scale, examples follow the condition more closely.
+            guidance: None for classifier-free guidance, or another guidance function; see
                 `kgen.diffusion.guidance`. An equal `functools.partial` is not traced again.
-            size: None, or `(height, width)` of the pictures, where the networks take any size.
-            images: None, or examples `[N, *data_shape]` to begin from; pictures may be uint8.
-            strength: with `images`, the time in (0, 1] to begin from: 1 keeps nothing of them.
-                None is 0.6, or 1 with a mask.
-            mask: with `images`, 1 where to paint and 0 where to keep them, `[N or 1, H, W, 1]`.
-            noise: None, or z at t = 1 to begin from, `[N, *shape of z]`, such as of `invert`; with
-                a published scheduler of unit variance, which it scales as published code does.
-            seed: an integer for reproducible examples, each of which depends on it and on its index
-                alone; or an integer for each example, by which it can be drawn again alone.
-            batch_size: examples drawn at once.
-            trajectory: whether to return what each step leads to, the estimate x_hat after it. It
-                costs one more evaluation of the network a step.
+            size: None for the size of the training data, or `(height, width)` of the pictures in
+                pixels, if the networks accept any size.
+            images: None, or the examples to edit, `[N, *data_shape]`; pictures may be uint8.
+            strength: with `images`, the time in (0, 1] at which sampling starts; at 1 nothing of
+                `images` is kept. None is 0.6, or 1 with a mask.
+            mask: with `images`, 1 where a value is to be generated and 0 where `images` is kept,
+                `[N or 1, H, W, 1]`.
+            noise: None, or z at t = 1, `[N, *shape of z]`, such as the output of `invert`. With a
+                published scheduler it is standard normal noise, which the scheduler scales.
+            seed: None for random examples. An integer for reproducible ones, each of which depends
+                only on the seed and on its index; or a sequence of one integer per example, so that
+                each example can be generated again without the others.
+            batch_size: number of examples that are generated at once.
+            trajectory: whether to return the estimate x_hat after each step. It costs one more
+                evaluation of the network per step.
             on_step: None, or a function `on_step(step, num_steps, preview)` that is called after
                 each step; `preview()` returns the estimates x_hat of the present batch.
-            verbose: 1 for a progress bar of the steps, 0 for silence.
+            verbose: 1 for a progress bar of the steps, 0 for none.
 
         Returns:
-            uint8 `[N, H, W, C]` where the data are pictures, else float32; a trajectory is
-            `[N, num_steps, ...]`, and its last entry is what is returned without it.
+            An array `[N, ...]`: uint8 `[N, H, W, C]` for pictures, else float32. With `trajectory`,
+            `[N, num_steps, ...]`; its last entry is the result without `trajectory`.
 
         Raises:
-            TypeError: if a value is of another type.
-            ValueError: if a number is out of range, or arguments do not fit together.
+            TypeError: if an argument has the wrong type.
+            ValueError: if an argument is out of range, or arguments are not compatible.
         """
         num_steps = self.default_num_steps if num_steps is None else num_steps
         scale = self.default_guidance_scale if guidance_scale is None else guidance_scale
@@ -258,7 +315,7 @@ class DenoiserModel(FineTunedModel):
         data_shape, shape = self.shapes_of(size)
         given = start_of(num, shape, noise, images, strength, mask)
         if images is not None:
-            given["x"] = self._data(images, data_shape)
+            given["x"] = checked_examples(images, data_shape, self.likelihood, self.bounded)
         seeds, indices = seeds_and_indices(seed, num)
         bar = keras.utils.Progbar(-(-num // batch_size) * num_steps, verbose=verbose)
         run = Run(
@@ -281,32 +338,39 @@ class DenoiserModel(FineTunedModel):
 
     def invert(
         self,
-        images,
-        condition=None,
+        images: TensorLike,
+        condition: Any = None,
         *,
-        num_steps=50,
-        solver="ddim",
-        guidance_scale=1.0,
-        batch_size=None,
-    ):
-        """Finds the noise from which `generate` makes given examples.
+        num_steps: int = 50,
+        solver: Solver | SolverName = "ddim",
+        guidance_scale: float = 1.0,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        """Returns the noise from which `generate` reproduces given examples.
 
         Args:
             images: examples `[N, *data_shape]`; pictures may be uint8.
-            condition: of a conditional model, one for all examples or one for each.
-            num_steps: solver steps; many, since the way back repeats the errors of the way there.
-            solver: a deterministic `kgen.solvers.Solver`, or its name.
-            guidance_scale: as of `generate`; inversion is exact only near 1.
-            batch_size: examples at once.
+            condition: for a conditional model, one condition for all examples or one per example.
+            num_steps: number of solver steps. The errors of the inversion and of the generation add
+                up, so that more steps are needed than to generate.
+            solver: a deterministic `kgen.solvers.Solver`, or its name in `kgen.solvers.SOLVERS`.
+            guidance_scale: see `generate`; the inversion is accurate only near 1.
+            batch_size: number of examples that are inverted at once.
 
         Returns:
-            float32 `[N, *shape of z]`, the `noise` of `generate`.
+            float32 `[N, *shape of z]`, the argument `noise` of `generate`.
+
+        Raises:
+            TypeError: if an argument has the wrong type.
+            ValueError: if an argument is out of range, or the condition of a conditional model is
+                missing.
         """
         batch_size = self.default_batch_size if batch_size is None else batch_size
         check_count("num_steps", num_steps)
         check_number("guidance_scale", guidance_scale)
         plan = plan_of(solver, self.process)
-        x, invert = self._data(images), self.inversion(plan.solver)
+        x = checked_examples(images, self.data_shape, self.likelihood, self.bounded)
+        invert = self.inversion(plan.solver)
         if condition is None and self.conditioner is not None:
             raise ValueError("`condition` must be given to a model with a conditioner.")
         rows = condition_rows(self.conditioner, condition, len(x))
@@ -318,8 +382,16 @@ class DenoiserModel(FineTunedModel):
             parts.append(invert(steps, guided, x[part]).numpy())
         return np.concatenate(parts)
 
-    def conditions_of(self, rows, negative):
-        """Returns the condition of rows and the one to move away from, with averaged weights."""
+    def conditions_of(self, rows: Any, negative: Any) -> tuple[Condition, Condition]:
+        """Encodes the rows of a batch with the averaged weights.
+
+        Args:
+            rows: the rows of the condition (`Conditioner.prepare`), or None.
+            negative: the rows of the condition to move away from; None for the null condition.
+
+        Returns:
+            The encoded condition and the one to move away from; both None if `rows` is None.
+        """
         if rows is None:
             return None, None
         with self.averaged():
@@ -329,20 +401,47 @@ class DenoiserModel(FineTunedModel):
                 return cond, self.conditioner.null(size)
             return cond, self.conditioner(negative)
 
-    def check_batch(self, batch):
-        """Checks data before training and evaluation."""
-        batch = self.without_missing(batch)
+    def check_batch(self, batch: Batch) -> None:
+        """Validates a batch before training and evaluation.
+
+        Raises:
+            TypeError: if the examples or the condition have the wrong type.
+            ValueError: if they have the wrong shape or range, or an entry is missing.
+        """
+        batch = self.fill_missing(batch)
         check_pictures(batch, self.data_shape, self.likelihood if self.bounded else None)
         if self.conditioner is not None:
             values = self.conditioner.values_of(batch if isinstance(batch, dict) else {})
             self.conditioner.prepare(values)
 
     def draw(
-        self, plan, guidance, seeds, indices, num_steps, guided, given, size=None, sampler=None
-    ):
-        """Makes a whole run in one graph, for exports: examples, as `generate` returns them.
+        self,
+        plan: Plan,
+        guidance: Guidance | None,
+        seeds: tf.Tensor,
+        indices: tf.Tensor,
+        num_steps: tf.Tensor,
+        guided: Guided,
+        given: dict[str, tf.Tensor],
+        size: Sequence[int] | None = None,
+        sampler: Sampler | None = None,
+    ) -> tf.Tensor:
+        """Generates examples in one graph, for exports.
 
-        `sampler` is that of the export, whose graphs read the weights that the export holds.
+        Args:
+            plan: a `kgen.sampling.plan.Plan`.
+            guidance: a guidance, or None; see `generate`.
+            seeds: int32 `[B, 2]`.
+            indices: int32 `[B]`, which distinguish examples with the same seed.
+            num_steps: int32 scalar.
+            guided: the condition and the scale of the guidance.
+            given: the noise, examples or mask to start from; see `to_z`.
+            size: `(height, width)`, or None for the size of the data.
+            sampler: the sampler of the export, which reads the exported copies of the weights; None
+                for that of the model.
+
+        Returns:
+            Examples, as `generate` returns them.
         """
         _, shape = self.shapes_of(size)
         sampler = self.sampler if sampler is None else sampler
@@ -354,31 +453,40 @@ class DenoiserModel(FineTunedModel):
         )
         return self.to_data(sampler.finish(plan, guidance, z, times, guided, begin), given)
 
-    def part_functions(self, solver=None, size=None):
-        """Returns the networks as functions for other runtimes, and what a client must know.
+    def part_functions(
+        self,
+        solver: Solver | SolverName | None = None,
+        size: Sequence[int] | None = None,
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Returns the networks as functions for other runtimes, and how to sample with them.
 
         Args:
-            solver: None, or what the client is told to draw with; see
+            solver: the solver that the description names; see
                 `kgen.serving.parts.description.sampling`.
-            size: None, or `(height, width)` of the pictures.
+            size: `(height, width)` of the pictures, or None for the size of the training data.
 
         Returns:
-            `tf.function`s by the names of the parts (`kgen.serving.parts.functions`), and a
-            dictionary for JSON.
+            The `tf.function`s of `kgen.serving.parts.functions.denoising_parts` by name, and the
+            description of `kgen.serving.parts.description.sampling`.
+
+        Raises:
+            ValueError: if a description cannot name the solver, the model cannot generate pictures
+                of this size, or the conditioner takes texts only.
         """
         from kgen.serving.parts import description, functions
 
-        said = description.sampling(self, solver, size)
-        return functions.denoising_parts(self, size), said
+        described = description.sampling(self, solver, size)
+        return functions.denoising_parts(self, size), described
 
-    def shapes_of(self, size):
-        """Returns the shapes of an example and of its z at a size.
+    def shapes_of(self, size: Sequence[int] | None) -> tuple[Shape, Shape]:
+        """Returns the shapes of an example and of its z.
 
         Args:
-            size: `(height, width)`, or None for the size of the data.
+            size: `(height, width)` of the pictures, or None for the size of the training data.
 
         Raises:
-            ValueError: if the model cannot draw pictures of that size.
+            TypeError: if `size` does not hold numbers.
+            ValueError: if the model cannot generate pictures of this size.
         """
         if size is None:
             return self.data_shape, self.sampler.shape
@@ -391,74 +499,34 @@ class DenoiserModel(FineTunedModel):
         shape = (*size, self.data_shape[-1])
         return shape, shape
 
-    def _begin(self, plan, shape, seeds, indices, num_steps, given):
+    def _begin(
+        self,
+        plan: Plan,
+        shape: Shape,
+        seeds: tf.Tensor,
+        indices: tf.Tensor,
+        num_steps: tf.Tensor,
+        given: dict[str, tf.Tensor],
+    ) -> tuple[tf.Tensor, Memory, tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
         start_seeds, step_seeds = example_seeds(seeds, indices)
         begin = self.to_z(given)
         z, times = self.sampler.begin(plan, shape, start_seeds, num_steps, begin)
         return z, plan.solver.initial_memory(z), times, step_seeds, begin
 
-    def _finish(self, plan, guidance, z, times, guided, begin, given):
+    def _finish(
+        self,
+        plan: Plan | None,
+        guidance: Guidance | None,
+        z: tf.Tensor,
+        times: tf.Tensor,
+        guided: Guided,
+        begin: dict[str, tf.Tensor],
+        given: dict[str, tf.Tensor],
+    ) -> tf.Tensor:
         z = self.sampler.finish(plan, guidance, z, times, guided, begin)
         return self.to_data(z, given)
 
-    def _invert(self, solver, num_steps, guided, x):
+    def _invert(
+        self, solver: Solver, num_steps: tf.Tensor, guided: Guided, x: tf.Tensor
+    ) -> tf.Tensor:
         return self.sampler.invert(solver, None, num_steps, guided, self.to_z({"x": x})["x"])
-
-    def _data(self, images, shape=None):
-        """Examples as the model sees them: uint8 pictures are put into the range of the data."""
-        images = np.asarray(images)
-        if images.dtype == np.uint8:
-            low, high = self.likelihood.low, self.likelihood.high
-            images = (images / 255 * (high - low) + low).astype("float32")
-        likelihood = self.likelihood if self.bounded else None
-        check_data("images", images, shape or self.data_shape, likelihood)
-        return tf.constant(images, tf.float32)
-
-
-def check_size(size, data_shape):
-    """Checks the size of pictures.
-
-    Raises:
-        TypeError: if an entry is not a number.
-        ValueError: if it is not one integer for each spatial axis.
-    """
-    if not isinstance(size, (tuple, list)) or len(size) != len(data_shape) - 1:
-        raise ValueError(
-            f"`size` must be None or {len(data_shape) - 1} numbers. Received: size={size!r}."
-        )
-    for number in size:
-        check_count("size", number)
-
-
-def check_denoising_network(network, conditioner, shape):
-    """Checks by one symbolic call that a network denoises; one that is not built is built by it.
-
-    Raises:
-        TypeError: if it is neither a network nor a function.
-        ValueError: if it has no place for the condition, or returns another shape.
-    """
-    graph = getattr(network, "graph", None)
-    if graph is not None:  # a network of kgen says what it was made for
-        taken = set(graph.input) & {"tokens", "pooled", "picture"}
-        if conditioner is not None and not taken:
-            raise ValueError(
-                "`network` must have an input for the condition, by `pooled=...`, `tokens=...` or "
-                "`picture=...`, where there is a conditioner."
-            )
-        return
-    cond = None
-    if conditioner is not None:
-        if not takes_condition(network, 2):
-            raise ValueError(
-                "`network` must take the condition where there is a conditioner: "
-                f"`network(z, log_snr, cond)`. Received: network={network!r}."
-            )
-        null = conditioner.null(1)
-        cond = {key: symbolic(value.shape[1:], value.dtype) for key, value in null.items()}
-    inputs = {"z": symbolic(shape), "log_snr": symbolic(()), "cond": cond}
-    output = output_spec(network, inputs, "network")
-    if tuple(getattr(output, "shape", ()))[1:] != shape:
-        raise ValueError(
-            f"`network` must return the shape of z, {shape}. "
-            f"Received: {describe({'an output of': output})}."
-        )

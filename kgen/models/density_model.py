@@ -1,32 +1,45 @@
-"""The base of diffusion models and score models of the data: their log density and its bound.
+"""The abstract base of diffusion and score models of the data, which have a density.
 
-log p(x)    by the probability flow (`kgen.density.flow`)
--log p(x) <= reconstruction + prior + denoising    (`kgen.diffusion.bound`)
+    log p(x)    by the probability flow                (`kgen.density.flow`)
+    -log p(x) <= reconstruction + prior + denoising    (`kgen.diffusion.bound`)
+
+References:
+  Song et al. (2021), https://arxiv.org/abs/2011.13456, section 4.3 and appendix D.2 (the flow).
+  Kingma et al. (2021), https://arxiv.org/abs/2107.00630, eq. 11 (the bound).
 """
+
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
 
 from kgen import likelihoods, solvers
 from kgen.checks import check_count, check_data, check_interval
+from kgen.conditioning import Conditioner
 from kgen.density import flow
-from kgen.diffusion import BoundSteps
+from kgen.diffusion import BoundSteps, GaussianDiffusion
 from kgen.diffusion.bound import prior_term, reconstruction_term
+from kgen.diffusion.times import TrainingTimes
 from kgen.models.denoiser_model import DenoiserModel
 from kgen.models.variational_dequantization import VariationalDequantization
 from kgen.sampling.compiled import Compiled
+from kgen.sampling.plan import Plan
 from kgen.sampling.request import condition_rows, rows_of, slices
+from kgen.solvers import Solver
 from kgen.symbolic import input_shape
 from kgen.tensors import as_seed, fold_in, split
+from kgen.types import Condition, Network, Prediction, SolverName, TensorLike
 
 
 class DensityModel(DenoiserModel):
-    """Abstract base of models that denoise the data themselves, and so define their density.
+    """Abstract base of models that denoise the data themselves and so define a density.
 
     Args:
         network: called as `network(z, log_snr, cond, training)`; returns the shape of `z`.
         process: a `GaussianDiffusion`.
-        prediction: what the network predicts.
+        prediction: what the network predicts, a key of
+            `kgen.diffusion.prediction.PREDICTION_TYPES`.
         data_shape: shape of an example, or None for that of the network.
         levels: a number of timesteps or noise levels, or None for continuous time.
         grey_levels: number of values of a pixel in [-1, 1], or None for real values.
@@ -34,21 +47,22 @@ class DensityModel(DenoiserModel):
         **kwargs: options of `DenoiserModel`.
 
     Raises:
-        ValueError: if an option has another value.
+        TypeError: if a number is of another type.
+        ValueError: if an option is unknown or out of range, or the shape of the data is not known.
     """
 
     def __init__(
         self,
-        network,
-        process,
+        network: Network,
+        process: GaussianDiffusion,
         *,
-        prediction,
-        data_shape,
-        levels,
-        grey_levels,
-        conditioner,
-        **kwargs,
-    ):
+        prediction: Prediction,
+        data_shape: Sequence[int] | None,
+        levels: int | None,
+        grey_levels: int | None,
+        conditioner: Conditioner | None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if levels is not None:
             check_count("levels", levels)
@@ -58,7 +72,10 @@ class DensityModel(DenoiserModel):
         if data_shape is None:
             data_shape = input_shape(network, "z")
         if data_shape is None or None in data_shape:
-            raise ValueError("`data_shape` must be given for a network that leaves it open.")
+            raise ValueError(
+                "`data_shape` must be given for a network that does not declare the shape of its "
+                "input. Received: data_shape=None."
+            )
         self.data_shape = tuple(data_shape)
         self.levels = levels
         self.grey_levels = grey_levels
@@ -70,9 +87,11 @@ class DensityModel(DenoiserModel):
             else likelihoods.LogisticMixture()
         )
         self.flow_log_likelihood = Compiled(self._log_likelihood, self.averaged)
-        self.own_denoiser(network, process, prediction, conditioner, self.data_shape)
+        self.set_denoiser(network, process, prediction, conditioner, self.data_shape)
 
-    def _log_likelihood(self, solver, num_probes, x, cond, seed):
+    def _log_likelihood(
+        self, solver: Solver, num_probes: int | None, x: tf.Tensor, cond: Condition, seed: tf.Tensor
+    ) -> tf.Tensor:
         return flow.log_likelihood(
             lambda z, t: self.denoiser(z, t, cond),
             self.process,
@@ -84,17 +103,17 @@ class DensityModel(DenoiserModel):
 
     def log_likelihood(
         self,
-        x,
+        x: TensorLike,
         *,
-        condition=None,
-        num_probes=None,
-        dequantization=None,
-        rtol=1e-5,
-        atol=1e-5,
-        seed=0,
-        batch_size=256,
-        verbose=0,
-    ):
+        condition: Any = None,
+        num_probes: int | None = None,
+        dequantization: Literal["uniform"] | VariationalDequantization | None = None,
+        rtol: float = 1e-5,
+        atol: float = 1e-5,
+        seed: int = 0,
+        batch_size: int = 256,
+        verbose: int = 0,
+    ) -> np.ndarray:
         """Returns log p(x) by the probability flow; see `kgen.log_likelihood`.
 
         Args:
@@ -115,6 +134,11 @@ class DensityModel(DenoiserModel):
 
         Returns:
             A float array `[N]`, in nats.
+
+        Raises:
+            TypeError: if an argument has the wrong type.
+            ValueError: if an argument is unknown, out of range or of the wrong shape, or the
+                condition of a conditional model is missing.
         """
         learned = isinstance(dequantization, VariationalDequantization)
         if not learned and dequantization not in (None, "uniform"):
@@ -142,26 +166,49 @@ class DensityModel(DenoiserModel):
         return np.concatenate(parts)
 
     @property
-    def bound_times(self):
-        """Returns the times of the bound: continuous, or the timesteps."""
+    def bound_times(self) -> TrainingTimes:
+        """The times of the bound: continuous, or the T timesteps."""
         return "stratified" if self.levels is None else BoundSteps(self.levels)
 
-    def to_data(self, z, given):
-        """Converts data with grey levels to pixels; returns real values unchanged."""
+    def to_data(self, z: tf.Tensor, given: dict[str, tf.Tensor]) -> tf.Tensor:
+        """Converts data with grey levels to pixels; returns real values unchanged.
+
+        Args:
+            z: the last state of a run, `[B, *data_shape]`.
+            given: see `DenoiserModel.to_data`.
+        """
         return z if self.grey_levels is None else super().to_data(z, given)
 
-    def density_terms(self, x, cond, seed):
-        """Returns the three terms of a bound on -log p(x), for `x` as real values, `[B]`, in nats.
+    def density_terms(self, x: tf.Tensor, cond: Condition, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns the terms of a bound on -log p(x) for real values x.
 
         Args:
             x: data `[B, *data_shape]`.
             cond: the encoded condition, or None.
             seed: an int32 pair.
+
+        Returns:
+            `reconstruction`, `prior` and `denoising`, `[B]` each, in nats.
         """
         return self._bound(x, cond, split(seed, 3), grey_levels=None)
 
-    def _bound(self, x, cond, seeds, grey_levels, training=False):
-        """Returns the three terms, for discrete data or, if `grey_levels` is None, real values."""
+    def _bound(
+        self,
+        x: tf.Tensor,
+        cond: Condition,
+        seeds: Sequence[tf.Tensor],
+        grey_levels: int | None,
+        training: bool = False,
+    ) -> dict[str, tf.Tensor]:
+        """Returns the terms of the bound for discrete data; for real values, without grey levels.
+
+        Args:
+            x: data `[B, *data_shape]`.
+            cond: the encoded condition, or None.
+            seeds: int32 pairs of the times, of the noise and of the reconstruction term.
+            grey_levels: number of values of a pixel, or None for real values.
+            training: whether layers such as dropout are active.
+        """
         if grey_levels is not None:
             step = 2 / (grey_levels - 1)
             x = step * tf.round((x + 1) / step) - 1
@@ -178,11 +225,18 @@ class DensityModel(DenoiserModel):
             ),
         }
 
-    def export_functions(self, solver=None, num_probes=1, **options):
-        """Returns the functions of a SavedModel: sampling, and `log_likelihood`.
+    def export_functions(
+        self, solver: Solver | Plan | SolverName | None = None, num_probes: int = 1, **options: Any
+    ) -> tuple[dict[str, Any], list[Any]]:
+        """Returns the functions of a SavedModel, and the resources that they use.
 
-        `log_likelihood(images[, labels or prompts], seed)` returns nats, estimated with
-        `num_probes` random vectors; for the options see `kgen.serving.denoising.sampling`.
+        They are the functions of `kgen.serving.denoising.sampling`, and
+        `log_likelihood(images[, labels or prompts], seed)`, which returns nats `[B]`.
+
+        Args:
+            solver: the solver, its name or a plan; None for the default of the model.
+            num_probes: number of random vectors with which the log-likelihood is estimated.
+            **options: options of `kgen.serving.denoising.sampling`.
         """
         from kgen.serving import denoising as serving
 

@@ -6,26 +6,35 @@
 
     loss = 1/2 E_t[ w(l) (-dl/dt) |eps - eps_hat(z_t, l, cond)|^2 ] / dim(x)
 
-Only the denoising term has something to learn, unless the schedule has. With w = 1 the loss is the
-bound in nats per dimension; other weightings trade likelihood for the look of samples. `levels=T`
-is the model with T latents, None the limit of infinitely many.
+Only the denoising term depends on the weights of the network; the other terms depend on the
+schedule. With w = 1 the loss is the denoising term in nats per dimension; other weightings trade
+likelihood for the quality of samples. `levels=T` is the model with T latents, `levels=None` its
+limit for infinitely many.
 
-DDPM, improved DDPM, DDIM, VDM, EDM and flow matching are settings of the schedule, the scaling, the
-prediction, the weighting and the solver; README has the table.
+DDPM, improved DDPM, DDIM, VDM, EDM and flow matching are choices of the schedule, the scaling, the
+prediction, the weighting and the solver; the README has a table.
 
 References:
   Kingma et al. (2021), https://arxiv.org/abs/2107.00630, eq. 11-19.
   Luo (2022), https://arxiv.org/abs/2208.11970, eq. 58, 99-105.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import tensorflow as tf
 
+from kgen.conditioning import Conditioner
+from kgen.diffusion import GaussianDiffusion
 from kgen.diffusion.bound import learned_schedule_terms
 from kgen.diffusion.weighting import OF_LOG_SNR
 from kgen.models.density_model import DensityModel
 from kgen.models.generative_model import images_of
+from kgen.sampling.plan import Plan
 from kgen.serialization import serializable
+from kgen.solvers import Solver
 from kgen.tensors import split
+from kgen.types import Batch, Network, Prediction, SolverName, TimeSampler, Weighting
 
 
 @serializable
@@ -33,32 +42,35 @@ class DiffusionModel(DensityModel):
     """Variational diffusion model of pictures or other arrays.
 
     Args:
-        network: called as `network(z, log_snr, cond, training)`, output of the shape of `z`.
+        network: called as `network(z, log_snr, cond, training)`; returns the shape of `z`.
         process: a `GaussianDiffusion`.
-        data_shape: shape of an example, such as `(28, 28, 1)`; None takes that of the network.
-        prediction: what the network's output means: `"x"`, `"eps"`, `"v"`, `"score"`, `"flow"` or
+        data_shape: shape of an example, such as `(28, 28, 1)`; None for that of the network's
+            input.
+        prediction: what the network predicts: `"x"`, `"eps"`, `"v"`, `"score"`, `"flow"` or
             `"edm"`.
         weighting: `"elbo"` for the likelihood, or another key of
             `kgen.diffusion.weighting.WEIGHTINGS`.
-        levels: number of latents T, or None for continuous time.
+        levels: number of timesteps T, or None for continuous time.
         grey_levels: 256 for 8-bit pictures in [-1, 1], or None for real values.
         conditioner: None, or a `Conditioner` such as `kgen.conditioning.Labels`.
-        cond_drop_rate: share of the examples that are shown the null condition in training.
-        times: how training draws t, a key of `kgen.diffusion.times.TIME_SAMPLERS`.
+        cond_drop_rate: probability in training that the condition of an example is replaced by the
+            null condition.
+        times: distribution of t in training, a key of `kgen.diffusion.times.TIME_SAMPLERS`.
         ema_decay: decay of the averaged weights, or None.
         seed: integer seed of all randomness in training, or None.
-        default_solver: what `generate` takes for `solver`: a `kgen.solvers.Solver`, a name in
-            `kgen.solvers.SOLVERS`, or a plan; None is `"dpm"`.
-        default_guidance_scale: what it takes for `guidance_scale`; None is 1.
-        published: None, or what the model keeps of the published one that it was opened from by
-            `kgen.from_diffusers`, so that `kgen.to_diffusers` can write it.
+        default_solver: default `solver` of `generate`: a `kgen.solvers.Solver`, a name in
+            `kgen.solvers.SOLVERS`, or a plan; None for `"dpm"`.
+        default_guidance_scale: default `guidance_scale` of `generate`; None for 1.
+        published: None, or the `kgen.published.origin.Published` of a model that
+            `kgen.from_diffusers` opened; `kgen.to_diffusers` needs it.
         **kwargs: `name` and `dtype` of a Keras model.
 
     A batch is `x`, `[B, *data_shape]`; with a conditioner `{"images": x, "labels": int [B]}` or
     `{"images": x, "prompts": string [B]}`.
 
     Raises:
-        ValueError: if an option has another value.
+        TypeError: if an option is not a number.
+        ValueError: if an option is unknown or out of range, or options are not compatible.
 
     Example:
         >>> from kgen.diffusion import GaussianDiffusion, LinearLogSNR
@@ -73,24 +85,24 @@ class DiffusionModel(DensityModel):
 
     def __init__(
         self,
-        network,
-        process,
+        network: Network,
+        process: GaussianDiffusion,
         *,
-        data_shape=None,
-        prediction="v",
-        weighting="elbo",
-        levels=None,
-        grey_levels=256,
-        conditioner=None,
-        cond_drop_rate=0.1,
-        times="stratified",
-        ema_decay=None,
-        seed=None,
-        default_solver=None,
-        default_guidance_scale=None,
-        published=None,
-        **kwargs,
-    ):
+        data_shape: Sequence[int] | None = None,
+        prediction: Prediction = "v",
+        weighting: Weighting = "elbo",
+        levels: int | None = None,
+        grey_levels: int | None = 256,
+        conditioner: Conditioner | None = None,
+        cond_drop_rate: float = 0.1,
+        times: TimeSampler = "stratified",
+        ema_decay: float | None = None,
+        seed: int | None = None,
+        default_solver: Solver | Plan | SolverName | None = None,
+        default_guidance_scale: float | None = None,
+        published: Any = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             network,
             process,
@@ -113,20 +125,22 @@ class DiffusionModel(DensityModel):
             _check_learned(weighting, times, levels)
 
     @property
-    def term_names(self):
-        """The term of the loss, and that of a learned schedule."""
+    def term_names(self) -> tuple[str, ...]:
+        """Names of the loss terms: that of the denoiser and, if learned, that of the schedule."""
         return ("weighted_denoising",) + ("schedule",) * (self.learned_schedule is not None)
 
     @property
-    def bound_names(self):
-        """The terms of the bound."""
+    def bound_names(self) -> tuple[str, ...]:
+        """Names of the terms of the bound."""
         return ("reconstruction", "prior", "denoising")
 
-    def loss_terms(self, batch, training=False, seed=None):
-        """`weighted_denoising`, for each number of the data, `[B]`.
+    def loss_terms(
+        self, batch: Batch, training: bool = False, seed: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
+        """Returns `weighted_denoising`, `[B]`, per dimension of the data.
 
-        With a learned schedule also `schedule`, which is zero and only has a gradient
-        (`kgen.diffusion.bound.learned_schedule_terms`).
+        With a learned schedule also `schedule`, `[B]`, whose value is zero and whose gradient
+        trains the schedule (`kgen.diffusion.bound.learned_schedule_terms`).
         """
         seeds = split(self.seeds.next() if seed is None else seed, 3)
         x = images_of(batch)
@@ -140,15 +154,27 @@ class DiffusionModel(DensityModel):
         error = self.denoiser.loss(x, cond, seeds[1:], **options)
         return {"weighted_denoising": error / values}
 
-    def bound_terms(self, batch, training=False, seed=None):
-        """`reconstruction`, `prior` and `denoising`, `[B]` nats, whatever the weighting."""
+    def bound_terms(
+        self, batch: Batch, training: bool = False, seed: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
+        """Returns `reconstruction`, `prior` and `denoising`, `[B]`, in nats.
+
+        They do not depend on the weighting of the loss.
+        """
         seeds = split(self.seeds.next() if seed is None else seed, 4)
         cond = self.encode_condition(batch, False, seeds[0])
         return self._bound(images_of(batch), cond, seeds[1:], self.grey_levels, training)
 
 
-def _check_learned(weighting, times, levels):
-    """Checks that there is nothing in a bound that depends on the path of a schedule."""
+def _check_learned(weighting: Weighting, times: TimeSampler, levels: int | None) -> None:
+    """Checks that the loss does not depend on the path of a learned schedule between its ends.
+
+    Only then can the schedule be trained to lower the variance of the loss, by the options that
+    `kgen.diffusion.bound.learned_schedule_terms` allows.
+
+    Raises:
+        ValueError: if the weighting, the times or the levels do not allow a learned schedule.
+    """
     fits = weighting in OF_LOG_SNR and times in ("uniform", "stratified") and levels is None
     if not fits:
         raise ValueError(

@@ -5,10 +5,10 @@
 `encode`, `decode`, `reconstruct` and `predict` use the averaged weights, as evaluation, sampling,
 presets and exports do; training uses the trained weights.
 
-The networks may be of any kind (`kgen.symbolic`). Each is called once on symbolic inputs when the
-model is made, which builds it and gives the shapes of the code and of the decoder's output.
+The networks may be of any kind (`kgen.symbolic`). The constructor calls each once on symbolic
+inputs, which builds it and determines the shapes of the code and of the decoder's output.
 
-A model with a conditioner is a model of p(x | c). Its networks are called with the condition too, a
+A model with a conditioner is a model of p(x | c). Its networks also receive the condition, a
 dictionary of tensors such as `{"pooled": [B, D]}`: as `encoder([x, pooled])`, with inputs of these
 names, or as `encoder(x, cond)`; see `kgen.symbolic`. The decoder must accept the condition; the
 encoder may.
@@ -17,14 +17,19 @@ References:
   Sohn et al. (2015), https://papers.nips.cc/paper/5775 (the conditional VAE).
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from kgen.checks import check_count, check_pictures, check_prior
+from kgen.conditioning import Conditioner
 from kgen.gaussian import Gaussian
 from kgen.models.generative_model import GenerativeModel, images_of
 from kgen.sampling.request import condition_rows
 from kgen.symbolic import call, describe, input_shape, output_spec, symbolic, takes_condition
+from kgen.types import Batch, Condition, Network, Shape, TensorLike
 
 
 class EncoderDecoder(GenerativeModel):
@@ -51,21 +56,21 @@ class EncoderDecoder(GenerativeModel):
 
     gaussian_code = False
     latent_dtype = tf.float32
-    latent_names = ("latents",)  # of a SavedModel's arguments, one for each tensor of a code
+    latent_names = ("latents",)  # argument names in a SavedModel, one for each tensor of a code
 
     def __init__(
         self,
-        encoder,
-        decoder,
+        encoder: Network,
+        decoder: Network,
         *,
-        levels=(),
-        likelihood=None,
-        data_shape=None,
-        conditioner=None,
-        ema_decay=None,
-        seed=None,
-        **kwargs,
-    ):
+        levels: Sequence[keras.layers.Layer] = (),
+        likelihood: Any = None,
+        data_shape: Sequence[int] | None = None,
+        conditioner: Conditioner | None = None,
+        ema_decay: float | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(ema_decay=ema_decay, seed=seed, **kwargs)
         self.likelihood = likelihood
         self.encoder = encoder
@@ -73,7 +78,7 @@ class EncoderDecoder(GenerativeModel):
             self.levels = list(levels)
         self.decoder = decoder
         self.conditioner = conditioner
-        self.data_shape = known_shape(encoder, data_shape)
+        self.data_shape = example_shape(encoder, data_shape)
         cond = None
         if conditioner is not None:
             null = conditioner.null(1)
@@ -84,12 +89,19 @@ class EncoderDecoder(GenerativeModel):
         self._check_decoder(output_spec(decoder, {"z": z, "cond": cond}, "decoder"))
         self.built = True
 
-    def code_spec(self, code, cond):
+    def code_spec(self, code: Any, cond: Any) -> Any:
         """Checks the output of the encoder, sets `latent_shape`, and returns the decoder's input.
 
         Args:
             code: the symbolic output of the encoder.
             cond: the symbolic condition, or None.
+
+        Returns:
+            The symbolic input of the decoder.
+
+        Raises:
+            ValueError: if the decoder does not accept the condition, or the encoder returns
+                something other than one tensor or a shape that the decoder does not accept.
         """
         if self.conditioner is not None and not takes_condition(self.decoder):
             raise ValueError(
@@ -99,20 +111,21 @@ class EncoderDecoder(GenerativeModel):
         if not isinstance(code, keras.KerasTensor):
             raise ValueError(_one_output(code, self.gaussian_code))
         shape, what = tuple(code.shape[1:]), "what `decoder` takes"
-        taken = input_shape(self.decoder, "z")
+        expected = input_shape(self.decoder, "z")
         if self.gaussian_code:
             what = "twice the channels that `decoder` takes, at the same size"
-            even = shape and shape[-1] and shape[-1] % 2 == 0
-            shape = (*shape[:-1], shape[-1] // 2) if even else ()
-        if not shape or None in shape or (taken is not None and not _fits(shape, taken)):
+            divisible = shape and shape[-1] and shape[-1] % 2 == 0
+            shape = (*shape[:-1], shape[-1] // 2) if divisible else ()
+        if not shape or None in shape or (expected is not None and not _fits(shape, expected)):
             raise ValueError(
                 f"`encoder` must return {what}. Received: {describe({'an encoder of': code})}, "
-                f"a decoder of {'z' if taken is None else describe({'z': symbolic(taken)})}."
+                f"a decoder of {'z' if expected is None else describe({'z': symbolic(expected)})}."
             )
         self.latent_shape = shape
         return symbolic(shape)
 
-    def _check_decoder(self, output):
+    def _check_decoder(self, output: Any) -> None:
+        """Checks the symbolic output of the decoder: its shape, and that it returns logits."""
         expected, likelihood = self.data_shape, self.likelihood
         what = "what `encoder` takes"
         if likelihood is not None:
@@ -134,8 +147,14 @@ class EncoderDecoder(GenerativeModel):
                 "last layer. Received: a decoder that ends in a sigmoid."
             )
 
-    def check_own_prior(self, prior):
-        """Checks that a prior fits the codes of this model."""
+    def validate_prior(self, prior: Any) -> None:
+        """Checks that a prior has the shapes and the range of this model.
+
+        Raises:
+            TypeError: if `prior` is not an object of `kgen.priors`.
+            ValueError: if it was made for other shapes or another range, or has pseudo-inputs while
+                the model has a conditioner.
+        """
         check_prior(prior, self.latent_shape, self.data_shape, self.likelihood)
         if self.conditioner is not None and hasattr(prior, "data_shape"):
             raise ValueError(
@@ -143,8 +162,10 @@ class EncoderDecoder(GenerativeModel):
                 f"Received: a {type(prior).__name__}."
             )
 
-    def encode(self, x, seed=None, *, condition=None):
-        """Returns the codes of data.
+    def encode(
+        self, x: TensorLike, seed: tf.Tensor | None = None, *, condition: Any = None
+    ) -> tf.Tensor:
+        """Encodes data to codes.
 
         Args:
             x: data `[B, ...]`.
@@ -165,69 +186,123 @@ class EncoderDecoder(GenerativeModel):
         with self.averaged():
             return self._encode(x, self.condition(condition, tf.shape(x)[0]), seed)
 
-    def decode(self, z, *, condition=None):
-        """Returns the (expected) data of codes, `[B, ...]`; for `condition` see `encode`."""
+    def decode(self, z: tf.Tensor, *, condition: Any = None) -> tf.Tensor:
+        """Decodes codes to data.
+
+        Args:
+            z: codes `[B, *latent_shape]`.
+            condition: see `encode`.
+
+        Returns:
+            float32 `[B, *data_shape]`; with a likelihood, the expectation of the data.
+        """
         with self.averaged():
             num = tf.shape(keras.tree.flatten(z)[0])[0]
             return self._decode(z, self.condition(condition, num))
 
-    def reconstruct(self, x, *, condition=None):
-        """Encodes data, to the mean of a random code, and decodes them."""
+    def reconstruct(self, x: TensorLike, *, condition: Any = None) -> tf.Tensor:
+        """Encodes data and decodes the codes; of a random code, the mean.
+
+        Args:
+            x: data `[B, ...]`.
+            condition: see `encode`.
+
+        Returns:
+            float32 `[B, *data_shape]`; with a likelihood, the expectation of the data.
+        """
         x = tf.cast(x, tf.float32)
         with self.averaged():
             cond = self.condition(condition, tf.shape(x)[0])
             return self._decode(self._encode(x, cond), cond)
 
-    def call(self, batch, training=False):
+    def call(self, batch: Batch, training: bool = False) -> tf.Tensor:
         """Returns the reconstruction of a batch."""
         return self.reconstruct(images_of(batch), condition=self.condition_of(batch))
 
-    def posterior(self, x, *, condition=None):
-        """Returns q(z | x), a `Gaussian`; for a hierarchical model that of the top level."""
+    def posterior(self, x: TensorLike, *, condition: Any = None) -> Gaussian:
+        """Returns q(z | x), a `Gaussian`; for a hierarchical model, that of the top level.
+
+        Args:
+            x: data `[B, ...]`.
+            condition: see `encode`.
+        """
         x = tf.cast(x, tf.float32)
         with self.averaged():
             return self._posterior(x, self.condition(condition, tf.shape(x)[0]))
 
-    def _posterior(self, x, cond=None, training=False):
+    def _posterior(self, x: tf.Tensor, cond: Condition = None, training: bool = False) -> Gaussian:
         """Returns q(z | x) with the trained weights; `cond` is the encoded condition."""
         return Gaussian.from_moments(self.run_encoder(x, cond, training))
 
-    def _encode(self, x, cond, seed=None):
+    def _encode(self, x: tf.Tensor, cond: Condition, seed: tf.Tensor | None = None) -> tf.Tensor:
         if not self.gaussian_code:
             return tf.cast(self.run_encoder(x, cond), tf.float32)
         q = self._posterior(x, cond)
         return q.mean if seed is None else q.sample(seed)
 
-    def _decode(self, z, cond):
+    def _decode(self, z: tf.Tensor, cond: Condition) -> tf.Tensor:
         output = self.run_decoder(z, cond)
         return output if self.likelihood is None else self.likelihood.mean(output)
 
-    def run_encoder(self, x, cond=None, training=False):
-        """Returns the output of the encoder with the trained weights; `cond` is encoded."""
+    def run_encoder(self, x: TensorLike, cond: Condition = None, training: bool = False) -> Any:
+        """Returns the output of the encoder with the trained weights.
+
+        Args:
+            x: data `[B, ...]`.
+            cond: the encoded condition, or None.
+            training: whether layers such as dropout are active.
+        """
         return call(self.encoder, {"x": x, "cond": cond}, training)
 
-    def run_decoder(self, z, cond=None, training=False):
-        """Returns the output of the decoder with the trained weights, float32."""
+    def run_decoder(
+        self, z: tf.Tensor, cond: Condition = None, training: bool = False
+    ) -> tf.Tensor:
+        """Returns the output of the decoder with the trained weights, float32.
+
+        Args:
+            z: codes `[B, *latent_shape]`; for a hierarchical model, the last state.
+            cond: the encoded condition, or None.
+            training: whether layers such as dropout are active.
+        """
         return tf.cast(call(self.decoder, {"z": z, "cond": cond}, training), tf.float32)
 
-    def log_prob(self, output, x, mask=None):
-        """Log likelihood of data `[B]`, of those values that a mask says are known."""
-        known = {} if mask is None else {"mask": mask}  # a likelihood of one's own may take none
-        return self.likelihood.log_prob(output, x, **known)
+    def log_prob(
+        self, output: tf.Tensor, x: TensorLike, mask: TensorLike | None = None
+    ) -> tf.Tensor:
+        """Returns log p(x | output), `[B]`, in nats.
 
-    def condition_of(self, batch, training=False):
-        """Returns the encoded condition of a batch, by the trained weights, or None."""
+        Args:
+            output: parameters of the likelihood, the output of the decoder.
+            x: data `[B, ...]`.
+            mask: None, or 1 where a value is known; other values are left out.
+        """
+        options = {} if mask is None else {"mask": mask}  # a user's likelihood may not accept it
+        return self.likelihood.log_prob(output, x, **options)
+
+    def condition_of(self, batch: Batch, training: bool = False) -> Condition:
+        """Encodes the condition of a batch with the trained weights.
+
+        Args:
+            batch: a dictionary with an entry for the conditioner.
+            training: whether layers such as dropout are active.
+
+        Returns:
+            The encoded condition, or None for a model without a conditioner.
+        """
         if self.conditioner is None:
             return None
         values = self.conditioner.values_of(batch if isinstance(batch, dict) else {})
         return self.conditioner(values, training=training)
 
-    def condition(self, values, num=None):
+    def condition(self, values: Any, num: int | tf.Tensor | None = None) -> Condition:
         """Encodes the condition that a user passes, with the trained weights.
 
         Args:
             values: one value per example or one for all, or an encoded condition.
-            num: None, or the number of examples, which may be a tensor.
+            num: None, or the number of examples, for which a single condition is repeated.
+
+        Returns:
+            The encoded condition, or None for a model without a conditioner.
 
         Raises:
             ValueError: if there is a condition but no conditioner, or a conditioner but no
@@ -247,7 +322,7 @@ class EncoderDecoder(GenerativeModel):
             for key, value in cond.items()
         }
 
-    def condition_rows(self, values):
+    def condition_rows(self, values: Any) -> Any:
         """Converts the condition that a user passes to rows, which `condition` also accepts.
 
         Raises:
@@ -257,32 +332,43 @@ class EncoderDecoder(GenerativeModel):
             return self.condition(values)
         return condition_rows(self.conditioner, values)
 
-    def check_batch(self, batch):
-        """Checks data before training and evaluation."""
-        batch = self.without_missing(batch)
+    def check_batch(self, batch: Batch) -> None:
+        """Validates a batch before training and evaluation.
+
+        Raises:
+            TypeError: if the examples or the condition have the wrong type.
+            ValueError: if they have the wrong shape or range, or an entry is missing.
+        """
+        batch = self.fill_missing(batch)
         check_pictures(batch, self.data_shape, self.likelihood)
         if self.conditioner is not None:
             values = self.conditioner.values_of(batch if isinstance(batch, dict) else {})
             self.conditioner.prepare(values)
 
-    def warm_up_done(self, training):
-        """Returns the completed fraction of the warm-up of `warm_up` steps, in [0, 1]."""
+    def warm_up_done(self, training: bool) -> float | tf.Tensor:
+        """Returns the completed fraction of the warm-up of `warm_up` steps, in [0, 1].
+
+        It is 1 outside of training.
+        """
         if not training or not self.warm_up:
             return 1.0
         return tf.minimum(tf.cast(self.optimizer.iterations, tf.float32) / self.warm_up, 1.0)
 
-    def export_functions(self):
+    def export_functions(self) -> tuple[dict[str, Any], list[Any]]:
         """Returns the functions of a SavedModel: `encode`, `decode`, `reconstruct`, `generate`."""
         from kgen.serving import autoencoders as serving
 
         return serving.autoencoder(self)
 
-    def part_functions(self):
+    def part_functions(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Returns the decoder, and the conditioner if there is one, for other runtimes.
 
         Returns:
-            `tf.function`s by the names of the parts (`kgen.serving.parts.functions`), and a
-            dictionary for JSON.
+            `tf.function`s by name, see `kgen.serving.parts.functions`, and the description of
+            `kgen.serving.parts.description.decoding`.
+
+        Raises:
+            ValueError: if a code has several tensors, or the conditioner takes texts only.
         """
         from kgen.serving.parts import description, functions
 
@@ -292,14 +378,19 @@ class EncoderDecoder(GenerativeModel):
         return {**parts, "decoder": functions.decoder_part(self)}, description.decoding(self)
 
 
-def known_shape(encoder, data_shape):
-    """Returns the shape of an example: the given one, or the one that the encoder declares.
+def example_shape(encoder: Network, data_shape: Sequence[int] | None) -> Shape:
+    """Returns the shape of an example: `data_shape`, or else the encoder's input shape.
+
+    Args:
+        encoder: network from data to codes.
+        data_shape: shape of an example, or None.
 
     Raises:
+        TypeError: if a size is not a number.
         ValueError: if a size is not known, or the encoder declares another one.
 
     Example:
-        >>> known_shape(keras.layers.Dense(3), (4,))
+        >>> example_shape(keras.layers.Dense(3), (4,))
         (4,)
     """
     declared = input_shape(encoder)
@@ -315,20 +406,21 @@ def known_shape(encoder, data_shape):
         return shape
     if declared is None or None in declared:
         raise ValueError(
-            "`data_shape` must be given, such as data_shape=(28, 28, 1), where the encoder leaves "
-            f"it open. Received: data_shape=None, an encoder with input shape {declared}."
+            "`data_shape` must be given, such as data_shape=(28, 28, 1), for an encoder that does "
+            f"not declare it. Received: data_shape=None, an encoder with input shape {declared}."
         )
     return declared
 
 
-def _fits(shape, declared):
+def _fits(shape: Shape, declared: Shape) -> bool:
     """Returns whether a shape is compatible with a declared one, in which None is any size."""
     return len(shape) == len(declared) and all(
         size in (other, None) or other is None for size, other in zip(shape, declared)
     )
 
 
-def _one_output(code, gaussian):
+def _one_output(code: Any, gaussian: bool) -> str:
+    """Returns the message for an encoder that does not return one tensor."""
     what = "one tensor"
     advice = ""
     if gaussian:

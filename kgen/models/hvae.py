@@ -23,11 +23,16 @@ References:
   Child (2020), https://arxiv.org/abs/2011.10650 (very deep VAE: residual state, skipped steps).
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kgen import likelihoods
 from kgen.checks import check_data, check_positive
+from kgen.conditioning import Conditioner
 from kgen.density import importance
 from kgen.density.importance import tile, tile_condition
 from kgen.gaussian import Gaussian
@@ -37,6 +42,7 @@ from kgen.sampling import ancestral
 from kgen.serialization import serializable
 from kgen.symbolic import output_spec, symbolic
 from kgen.tensors import batch_mean, split
+from kgen.types import Batch, Condition, LikelihoodName, Network, TensorLike
 
 
 @serializable
@@ -65,9 +71,10 @@ class HVAE(EncoderDecoder):
         seed: integer seed of all randomness in training, or None.
         **kwargs: `name` and `dtype` of a Keras model.
 
-    A batch is as of `VAE`, also where values are missing.
+    For batches, also with missing values, see `VAE`.
 
     Raises:
+        TypeError: if an option is not a number, or `prior` is not an object of `kgen.priors`.
         ValueError: if there is no level, the networks are not compatible, or an option is negative.
     """
 
@@ -75,21 +82,21 @@ class HVAE(EncoderDecoder):
 
     def __init__(
         self,
-        encoder,
-        levels,
-        decoder,
-        likelihood="bernoulli",
+        encoder: Network,
+        levels: Sequence[keras.layers.Layer],
+        decoder: Network,
+        likelihood: LikelihoodName | Any = "bernoulli",
         *,
-        prior=None,
-        conditioner=None,
-        data_shape=None,
-        beta=1.0,
-        warm_up=0,
-        free_bits=0.0,
-        ema_decay=None,
-        seed=None,
-        **kwargs,
-    ):
+        prior: Any = None,
+        conditioner: Conditioner | None = None,
+        data_shape: Sequence[int] | None = None,
+        beta: float = 1.0,
+        warm_up: int = 0,
+        free_bits: float = 0.0,
+        ema_decay: float | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         if not levels:
             raise ValueError("`levels` must hold at least one level. Received: none.")
         check_positive("beta", beta, zero=True)
@@ -99,17 +106,26 @@ class HVAE(EncoderDecoder):
         options |= {"likelihood": likelihoods.get(likelihood), "conditioner": conditioner}
         super().__init__(encoder, decoder, levels=levels, **options)
         if prior is not None:
-            self.check_own_prior(prior)
+            self.validate_prior(prior)
         self.prior = prior
         self.beta = beta
         self.warm_up = warm_up
         self.free_bits = free_bits
         self.start_averaging()
 
-    def code_spec(self, code, cond):
-        """As of `EncoderDecoder`; visits each level once, and sets `latent_shapes`.
+    def code_spec(self, code: Any, cond: Any) -> Any:
+        """Calls each level on symbolic inputs, and returns the state, the decoder's input.
 
-        `latent_shape` is that of z_0, the code of the top level, which `prior` is a density of.
+        Sets `latent_shapes`, from the top level down, and `latent_shape`, the shape of z_0, whose
+        density `prior` is.
+
+        Args:
+            code: the symbolic outputs of the encoder, one for all levels or a list.
+            cond: the symbolic condition, or None.
+
+        Raises:
+            ValueError: if the number of the encoder's outputs is neither 1 nor that of the levels,
+                or a level does not accept its inputs.
         """
         features = [code] if isinstance(code, keras.KerasTensor) else list(code)
         if len(features) not in (1, len(self.levels)):
@@ -121,7 +137,12 @@ class HVAE(EncoderDecoder):
         state, self.latent_shapes = symbolic(self.levels[0].state_shape), []
         for i, (level, f) in enumerate(zip(self.levels, features)):
 
-            def visit(state, features, cond=None, level=level):
+            def visit(
+                state: tf.Tensor,
+                features: tf.Tensor,
+                cond: Condition = None,
+                level: keras.layers.Layer = level,
+            ) -> tuple[tf.Tensor, tf.Tensor]:
                 q, _ = _distributions(level, state, features, cond)
                 return q.mean, level.merge(state, q.mean)
 
@@ -133,22 +154,24 @@ class HVAE(EncoderDecoder):
         return state
 
     @property
-    def kl_names(self):
-        """`kl_0`, `kl_1`, ..., from the top down."""
+    def kl_names(self) -> tuple[str, ...]:
+        """Names of the KLs of the levels, `kl_0`, `kl_1`, ..., from the top down."""
         return tuple(f"kl_{i}" for i in range(len(self.levels)))
 
     @property
-    def term_names(self):
+    def term_names(self) -> tuple[str, ...]:
         """Names of the loss terms."""
         return ("reconstruction", *self.kl_names)
 
     @property
-    def bound_names(self):
+    def bound_names(self) -> tuple[str, ...]:
         """Names of the terms of the bound, and the KL of each level."""
         return ("reconstruction", "prior", "denoising", *self.kl_names)
 
-    def loss_terms(self, batch, training=False, seed=None):
-        """`reconstruction` and `kl_0`, `kl_1`, ... as they count in the loss, `[B]` nats."""
+    def loss_terms(
+        self, batch: Batch, training: bool = False, seed: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
+        """Returns `reconstruction` and the weighted `kl_0`, `kl_1`, ..., `[B]` each, in nats."""
         reconstruction, kls = self._elbo(batch, training, seed)
         weight = self.beta * self.warm_up_done(training)
         if self.free_bits:
@@ -159,8 +182,10 @@ class HVAE(EncoderDecoder):
             **{name: weight * kl for name, kl in zip(self.kl_names, kls)},
         }
 
-    def bound_terms(self, batch, training=False, seed=None):
-        """`reconstruction`, `prior`, `denoising`, and the KL of each level, `[B]` nats."""
+    def bound_terms(
+        self, batch: Batch, training: bool = False, seed: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
+        """Returns `reconstruction`, `prior`, `denoising`, and each level's KL, `[B]`, in nats."""
         reconstruction, kls = self._elbo(batch, training, seed)
         return {
             "reconstruction": reconstruction,
@@ -169,7 +194,9 @@ class HVAE(EncoderDecoder):
             **dict(zip(self.kl_names, kls)),
         }
 
-    def _elbo(self, batch, training, seed):
+    def _elbo(
+        self, batch: Batch, training: bool, seed: tf.Tensor | None
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         x, cond = images_of(batch), self.condition_of(batch, training)
         seed = self.seeds.next() if seed is None else seed
         state, steps = self.infer(x, seed, training=training, cond=cond)
@@ -180,23 +207,31 @@ class HVAE(EncoderDecoder):
             kls[0] = self.prior.kl(q, z, self._posterior)
         return -log_p, kls
 
-    def _posterior(self, x, cond=None, training=False):
+    def _posterior(self, x: tf.Tensor, cond: Condition = None, training: bool = False) -> Gaussian:
         state, features = self._start(tf.shape(x)[0]), self._features(x, cond, training)
         return self.levels[0].posterior(state, features[0], *_given(cond))
 
-    def infer(self, x, seed, num_samples=1, training=False, cond=None):
-        """Visits the levels from the top and samples each posterior, with the weights as they are.
+    def infer(
+        self,
+        x: TensorLike,
+        seed: tf.Tensor,
+        num_samples: int = 1,
+        training: bool = False,
+        cond: Condition = None,
+    ) -> tuple[tf.Tensor, list[tuple[Gaussian, Gaussian, tf.Tensor]]]:
+        """Samples the posterior of each level, from the top down, with the trained weights.
 
         Args:
             x: data `[B, ...]`.
             seed: an int32 pair.
-            num_samples: K, how many samples for each example.
-            training: whether layers such as dropout are active in the encoder and the decoder; a
-                level always runs as after training.
+            num_samples: number K of samples per example.
+            training: whether layers such as dropout are active in the encoder; the levels always
+                run in inference mode.
             cond: the encoded condition, or None.
 
         Returns:
-            The last state, `[K B, ...]` sample by sample, and for each level `(q, p, z)`.
+            The last state `[K B, ...]`, in which the first B rows are the first sample of each
+            example, and a list of `(q, p, z)`, one per level.
         """
         features = [tile(f, num_samples) for f in self._features(x, cond, training)]
         cond = tile_condition(cond, num_samples)
@@ -208,8 +243,26 @@ class HVAE(EncoderDecoder):
             state = level.merge(state, z)
         return state, steps
 
-    def log_weights(self, x, seed, num_samples, training=False, cond=None):
-        """As of `VAE.log_weights`."""
+    def log_weights(
+        self,
+        x: TensorLike,
+        seed: tf.Tensor,
+        num_samples: int,
+        training: bool = False,
+        cond: Condition = None,
+    ) -> tf.Tensor:
+        """Returns log importance weights log p(x, z_k) - log q(z_k | x), with the trained weights.
+
+        Args:
+            x: data `[B, ...]`.
+            seed: an int32 pair.
+            num_samples: number K of samples per example.
+            training: whether layers such as dropout are active.
+            cond: the encoded condition, or None.
+
+        Returns:
+            float32 `[K, B]`, in nats.
+        """
         x = tf.cast(x, tf.float32)
         state, steps = self.infer(x, seed, num_samples, training, cond)
         output = self.run_decoder(state, tile_condition(cond, num_samples), training)
@@ -220,13 +273,27 @@ class HVAE(EncoderDecoder):
         log_w += tf.add_n([p - q.log_prob(z) for p, (q, _, z) in zip(log_p, steps)])
         return tf.reshape(log_w, [num_samples, -1])
 
-    def log_likelihood(self, x, num_samples=5000, *, condition=None, **options):
-        """Estimates log p(x), or log p(x | c), by importance sampling; as of `VAE`."""
+    def log_likelihood(
+        self, x: TensorLike, num_samples: int = 5000, *, condition: Any = None, **options: Any
+    ) -> np.ndarray:
+        """Estimates log p(x), or log p(x | c), by importance sampling; see `VAE.log_likelihood`.
+
+        Args:
+            x: data, an array `[N, ...]`.
+            num_samples: number of samples per example.
+            condition: for a model with a conditioner, one condition per example.
+            **options: options of `kgen.density.importance.importance_log_likelihood`.
+
+        Returns:
+            A float64 array `[N]`, in nats.
+        """
         check_data("x", x, self.data_shape, self.likelihood)
         return importance.log_likelihood(self, x, num_samples, condition, **options)
 
-    def _encode(self, x, cond, seed=None):
-        """The latents, a list from the top down: the mean of each posterior, in order."""
+    def _encode(
+        self, x: tf.Tensor, cond: Condition, seed: tf.Tensor | None = None
+    ) -> list[tf.Tensor]:
+        """Returns the latents, a list from the top down: the mean of each posterior."""
         state, latents = self._start(tf.shape(x)[0]), []
         for level, f in zip(self.levels, self._features(x, cond, False), strict=True):
             z = level.posterior(state, f, *_given(cond)).mean
@@ -234,21 +301,30 @@ class HVAE(EncoderDecoder):
             state = level.merge(state, z)
         return latents
 
-    def _decode(self, z, cond):
-        """Data of a list from the top down; levels beyond it take the mean of their prior."""
+    def _decode(self, z: Any, cond: Condition) -> tf.Tensor:
+        """Decodes a list of latents from the top down; lower levels use the mean of their prior."""
         state = self._start(tf.shape(z[0])[0])
         for i, level in enumerate(self.levels):
             mean = z[i] if i < len(z) else level.prior(state, *_given(cond)).mean
             state = level.merge(state, mean)
         return super()._decode(state, cond)
 
-    def reconstruct(self, x, num_levels=None, *, condition=None):
-        """Encodes data to the latents of the top `num_levels` levels, and decodes them.
+    def reconstruct(
+        self, x: TensorLike, num_levels: int | None = None, *, condition: Any = None
+    ) -> tf.Tensor:
+        """Encodes data to the latents of the top levels, and decodes them.
 
-        Levels below use the mean of their prior; None for all levels.
+        Args:
+            x: data `[B, ...]`.
+            num_levels: number of levels whose latents are encoded; None for all. The levels below
+                use the mean of their prior.
+            condition: see `encode`.
+
+        Returns:
+            The expectation of the data, float32 `[B, *data_shape]`.
 
         Raises:
-            ValueError: if there are fewer levels.
+            ValueError: if `num_levels` is not between 1 and the number of levels.
         """
         num_levels = len(self.levels) if num_levels is None else num_levels
         if not 1 <= num_levels <= len(self.levels):
@@ -258,7 +334,14 @@ class HVAE(EncoderDecoder):
         latents = self.encode(x, condition=condition)[:num_levels]
         return self.decode(latents, condition=condition)
 
-    def generate(self, num_samples=None, *, condition=None, temperature=1.0, seed=None):
+    def generate(
+        self,
+        num_samples: int | None = None,
+        *,
+        condition: Any = None,
+        temperature: float | Sequence[float] = 1.0,
+        seed: int | None = None,
+    ) -> np.ndarray:
         """Draws latents from the top down and decodes them.
 
         Args:
@@ -288,8 +371,20 @@ class HVAE(EncoderDecoder):
         temperatures = [float(value) for value in temperatures]
         return ancestral.generate(self, num_samples, condition, temperatures, seed)
 
-    def sample_data(self, num_samples, temperature, seed, cond=None):
-        """As of `VAE.sample_data`; `temperature` is a number or `[levels]`."""
+    def sample_data(
+        self, num_samples: int, temperature: TensorLike, seed: tf.Tensor, cond: Condition = None
+    ) -> tf.Tensor:
+        """Returns the expected data of latents drawn from the priors, with the trained weights.
+
+        Args:
+            num_samples: number of examples.
+            temperature: factor of the standard deviation of each prior, a number or one per level.
+            seed: an int32 pair.
+            cond: the encoded condition `[num_samples, ...]`, or None.
+
+        Returns:
+            float32 `[num_samples, *data_shape]`.
+        """
         temperature = tf.broadcast_to(temperature, [len(self.levels)])
         state = self._start(num_samples)
         for i, (level, level_seed) in enumerate(zip(self.levels, self._seeds(seed))):
@@ -301,24 +396,29 @@ class HVAE(EncoderDecoder):
             state = level.merge(state, z)
         return super()._decode(state, cond)
 
-    def _features(self, x, cond, training):
+    def _features(self, x: tf.Tensor, cond: Condition, training: bool) -> list[tf.Tensor]:
         features = self.run_encoder(x, cond, training)
         return features if isinstance(features, (list, tuple)) else [features] * len(self.levels)
 
-    def _start(self, batch_size):
+    def _start(self, batch_size: int | tf.Tensor) -> tf.Tensor:
         return tf.zeros(tf.stack([batch_size, *self.levels[0].state_shape]))
 
-    def _seeds(self, seed):
-        # One level has the seed of the VAE.
+    def _seeds(self, seed: tf.Tensor) -> list[tf.Tensor]:
+        # With one level the model samples as the VAE does, from the same seed.
         return [seed] if len(self.levels) == 1 else split(seed, len(self.levels))
 
 
-def _given(cond):
-    """The last argument of a level's `prior` and `posterior`, where there is a conditioner."""
+def _given(cond: Condition) -> tuple[Condition, ...]:
+    """Returns the condition as the last argument of a level's methods, if there is one."""
     return () if cond is None else (cond,)
 
 
-def _distributions(level, state, features, cond):
-    """q(z | state, x) and p(z | state) of a level, which learns its shape from the first."""
+def _distributions(
+    level: keras.layers.Layer, state: tf.Tensor, features: tf.Tensor, cond: Condition
+) -> tuple[Gaussian, Gaussian]:
+    """Returns q(z | state, x) and p(z | state) of a level.
+
+    The posterior is called first, since a level with the prior N(0, I) has its shape from it.
+    """
     q = level.posterior(state, features, *_given(cond))
     return q, level.prior(state, *_given(cond))

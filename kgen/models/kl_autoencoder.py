@@ -23,6 +23,9 @@ References:
   Esser et al. (2021), https://arxiv.org/abs/2012.09841, eq. 5-7 (discriminator after a warm-up).
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -39,6 +42,7 @@ from kgen.symbolic import call
 from kgen.tensors import batch_mean, expand_to, normal, split, sum_event
 from kgen.training.model import weighted
 from kgen.training.replicas import global_loss, global_mean
+from kgen.types import Batch, Condition, Network, Shape, TensorLike
 
 
 @serializable
@@ -62,6 +66,11 @@ class KLAutoencoder(EncoderDecoder):
         seed: integer seed of all randomness in training, or None.
         **kwargs: `name` and `dtype` of a Keras model.
 
+    Raises:
+        TypeError: if a weight is not a number.
+        ValueError: if the networks are not compatible, a weight is negative, or `perceptual` is not
+            0 without `features`.
+
     Example:
         >>> from kgen.networks.conv import decoder, encoder
         >>> model = KLAutoencoder(
@@ -75,23 +84,23 @@ class KLAutoencoder(EncoderDecoder):
 
     def __init__(
         self,
-        encoder,
-        decoder,
+        encoder: Network,
+        decoder: Network,
         *,
-        l1=1.0,
-        l2=1.0,
-        kl_weight=1e-2,
-        latent_noise=0.0,
-        features=None,
-        perceptual=0.0,
-        discriminator=None,
-        adversarial=0.1,
-        adversarial_start=0,
-        data_shape=None,
-        ema_decay=None,
-        seed=None,
-        **kwargs,
-    ):
+        l1: float = 1.0,
+        l2: float = 1.0,
+        kl_weight: float = 1e-2,
+        latent_noise: float = 0.0,
+        features: Network | None = None,
+        perceptual: float = 0.0,
+        discriminator: Network | None = None,
+        adversarial: float = 0.1,
+        adversarial_start: int = 0,
+        data_shape: Sequence[int] | None = None,
+        ema_decay: float | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         options = {"data_shape": data_shape, "ema_decay": ema_decay, "seed": seed, **kwargs}
         super().__init__(encoder, decoder, likelihood=GaussianLikelihood(1.0), **options)
         for option, value in (
@@ -121,7 +130,7 @@ class KLAutoencoder(EncoderDecoder):
         if features is not None:
             freeze(features)
 
-        def statistic(name, initializer):
+        def statistic(name: str, initializer: str) -> keras.Variable:
             return self.add_weight(
                 shape=self.latent_shape[-1:],
                 initializer=initializer,
@@ -136,20 +145,28 @@ class KLAutoencoder(EncoderDecoder):
         self.latent_std = statistic("latent_std", "ones")
         self.start_averaging()
 
-    def run_encoder(self, x, cond=None, training=False):
+    def run_encoder(self, x: TensorLike, cond: Condition = None, training: bool = False) -> Any:
         """Returns the output of the encoder, for pictures of any size that it accepts."""
         encoder = self._of_size(self.encoder, x.shape[1:-1], self.data_shape)
         return call(encoder, {"x": x, "cond": cond}, training)
 
-    def run_decoder(self, z, cond=None, training=False):
+    def run_decoder(
+        self, z: tf.Tensor, cond: Condition = None, training: bool = False
+    ) -> tf.Tensor:
         """Returns the output of the decoder, float32, for latents of any size that it accepts."""
         decoder = self._of_size(self.decoder, z.shape[1:-1], self.latent_shape)
         return tf.cast(call(decoder, {"z": z, "cond": cond}, training), tf.float32)
 
-    def _of_size(self, network, size, own):
-        """Returns a network for another size of its input that shares layers and weights."""
+    def _of_size(self, network: Network, size: Sequence[int], own_shape: Shape) -> Network:
+        """Returns a network for another size of its input that shares layers and weights.
+
+        Args:
+            network: the encoder or the decoder.
+            size: spatial size of the input.
+            own_shape: shape of the input for which the network was made.
+        """
         size = tuple(size)
-        if size == tuple(own[:-1]) or None in size:
+        if size == tuple(own_shape[:-1]) or None in size:
             return network
         from kgen.networks import resized
 
@@ -158,13 +175,15 @@ class KLAutoencoder(EncoderDecoder):
             self._resized.value[key] = resized(network, size)
         return self._resized.value[key]
 
-    def _encode(self, x, cond, seed=None):
+    def _encode(self, x: tf.Tensor, cond: Condition, seed: tf.Tensor | None = None) -> tf.Tensor:
         return (super()._encode(x, cond, seed) - self.latent_mean) / self.latent_std
 
-    def _decode(self, z, cond):
+    def _decode(self, z: tf.Tensor, cond: Condition) -> tf.Tensor:
         return super()._decode(z * self.latent_std + self.latent_mean, cond)
 
-    def measure_latents(self, dataset, max_batches=200):
+    def measure_latents(
+        self, dataset: tf.data.Dataset | np.ndarray, max_batches: int = 200
+    ) -> None:
         """Measures and stores the mean and the standard deviation of each latent channel.
 
         They are those of samples of the posterior, on which a latent diffusion model is trained:
@@ -179,7 +198,7 @@ class KLAutoencoder(EncoderDecoder):
         """
 
         @tf.function(reduce_retracing=True)
-        def encoder(x):
+        def encoder(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             q = self.posterior(x)
             return q.mean, q.std**2
 
@@ -201,17 +220,21 @@ class KLAutoencoder(EncoderDecoder):
         self.latent_std.assign(np.sqrt(np.maximum(squares / count - mean**2, 1e-12)))
 
     @property
-    def term_names(self):
-        """Names of the terms of the loss with a weight."""
+    def term_names(self) -> tuple[str, ...]:
+        """Names of the loss terms: those whose weight or network is set."""
         perceptual = ("perceptual",) if self.perceptual else ()
         adversarial = ("adversarial", "discriminator") if self.discriminator is not None else ()
         return ("l1", "l2", "kl", *perceptual, *adversarial)
 
-    def loss_terms(self, batch, training=False, seed=None):
-        """Returns the weighted terms of the loss, `[B]` each."""
+    def loss_terms(
+        self, batch: Batch, training: bool = False, seed: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
+        """Returns the weighted loss terms, `[B]` each, means over the values of a picture."""
         return self._loss_terms(images_of(batch), training, seed)[0]
 
-    def _loss_terms(self, x, training, seed):
+    def _loss_terms(
+        self, x: tf.Tensor, training: bool, seed: tf.Tensor | None
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         sample_seed, noise_seed = split(self.seeds.next() if seed is None else seed, 2)
         q = self._posterior(x, training=training)
         z = q.sample(sample_seed) if training else q.mean
@@ -230,7 +253,7 @@ class KLAutoencoder(EncoderDecoder):
             terms["perceptual"] = self.perceptual * tf.cast(distance, tf.float32)
         return terms, x_hat
 
-    def _noise(self, z, seed):
+    def _noise(self, z: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Returns noise for the first half of the batch, in units of its deviation per channel."""
         values = tf.stop_gradient(z)
         inner = list(range(1, z.shape.rank - 1))
@@ -240,12 +263,18 @@ class KLAutoencoder(EncoderDecoder):
         half = tf.cast(tf.range(tf.shape(z)[0]) < tf.shape(z)[0] // 2, z.dtype)
         return self.latent_noise * spread * expand_to(half, z) * normal(tf.shape(z), seed)
 
-    def compile(self, optimizer="adam", discriminator_optimizer=None, **kwargs):
+    def compile(
+        self,
+        optimizer: keras.optimizers.Optimizer | str = "adam",
+        discriminator_optimizer: keras.optimizers.Optimizer | str | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Configures training; see `GenerativeModel.compile`.
 
         Args:
             optimizer: a Keras optimizer or its name.
-            discriminator_optimizer: that of the discriminator, if there is one.
+            discriminator_optimizer: the discriminator's optimizer; None for Adam with the learning
+                rate 1e-4 and beta_1 = 0.5.
             **kwargs: options of `GenerativeModel.compile`.
         """
         super().compile(optimizer, **kwargs)
@@ -254,7 +283,7 @@ class KLAutoencoder(EncoderDecoder):
             self.discriminator_optimizer = keras.optimizers.get(optimizer)
             self.discriminator_optimizer.build(self.discriminator.trainable_variables)
 
-    def get_compile_config(self):
+    def get_compile_config(self) -> dict[str, Any]:
         """Returns the configuration of `compile`, with the optimizer of the discriminator."""
         config = super().get_compile_config()
         if config and self.discriminator is not None:
@@ -263,12 +292,12 @@ class KLAutoencoder(EncoderDecoder):
         return config
 
     @property
-    def optimized_variables(self):
+    def optimized_variables(self) -> list[keras.Variable]:
         """The variables of the autoencoder; the discriminator has a separate optimizer."""
         networks = self.encoder, self.decoder
         return [v for part in networks for v in getattr(part, "trainable_variables", ())]
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Makes one step of the autoencoder and, if there is one, of the discriminator.
 
         The autoencoder minimises its terms minus the discriminator's logits on x_hat; the
@@ -297,7 +326,7 @@ class KLAutoencoder(EncoderDecoder):
         self.apply_gradients_of(self.discriminator_optimizer, gradients, variables)
         return self.logs(terms, extra, skipped=skipped, discriminator=hinge)
 
-    def _logits(self, x):
+    def _logits(self, x: tf.Tensor) -> tf.Tensor:
         """Returns the logits of the discriminator, `[B, P]`, one per patch."""
         logits = tf.cast(self.discriminator(x, training=True), tf.float32)
         return tf.reshape(logits, [tf.shape(x)[0], -1])

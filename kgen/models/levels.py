@@ -12,12 +12,16 @@ Reference:
   Vahdat and Kautz (2020), https://arxiv.org/abs/2007.03898, section 3.2 (residual normal).
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from kgen.gaussian import Gaussian
 from kgen.serialization import serializable
 from kgen.symbolic import call, output_shape, takes_condition
+from kgen.types import Condition, Network
 
 
 @serializable
@@ -35,9 +39,24 @@ class GaussianLevel(keras.layers.Layer):
         state_shape: for the top level, the shape of the initial state.
         residual: whether the posterior is parameterised relative to the prior.
         **kwargs: `name` and `dtype` of a Keras layer.
+
+    Example:
+        >>> from kgen.networks import mlp
+        >>> level = GaussianLevel(None, mlp((8,), (2 * 4,)))  # the top level of an HVAE
+        >>> level.posterior(tf.zeros([3]), tf.zeros([3, 8])).mean.shape
+        TensorShape([3, 4])
     """
 
-    def __init__(self, prior, posterior, merge=None, *, state_shape=(), residual=False, **kwargs):
+    def __init__(
+        self,
+        prior: Network | None,
+        posterior: Network,
+        merge: Network | None = None,
+        *,
+        state_shape: Sequence[int] = (),
+        residual: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.prior_network = prior
         self.posterior_network = posterior
@@ -48,15 +67,26 @@ class GaussianLevel(keras.layers.Layer):
         self.latent_shape = shape and (*shape[:-1], shape[-1] // 2)  # None until the first call
         self.built = True
 
-    def prior(self, state, cond=None):
-        """Returns p(z | state), a `Gaussian`."""
+    def prior(self, state: tf.Tensor, cond: Condition = None) -> Gaussian:
+        """Returns p(z | state), a `Gaussian`.
+
+        Args:
+            state: the state from the levels above, `[B, ...]`.
+            cond: the encoded condition, or None.
+        """
         if self.prior_network is None:
             zeros = tf.zeros(tf.concat([tf.shape(state)[:1], self.latent_shape], 0))
             return Gaussian(zeros, zeros)
         return Gaussian.from_moments(call(self.prior_network, {"state": state, "cond": cond}))
 
-    def posterior(self, state, features, cond=None):
-        """Returns q(z | state, x), a `Gaussian`."""
+    def posterior(self, state: tf.Tensor, features: Any, cond: Condition = None) -> Gaussian:
+        """Returns q(z | state, x), a `Gaussian`.
+
+        Args:
+            state: the state from the levels above, `[B, ...]`.
+            features: features of x, `[B, ...]`.
+            cond: the encoded condition, or None.
+        """
         inputs = {"state": state, "features": features, "cond": cond}
         if state.shape.rank == 1 or not takes_condition(self.posterior_network):
             inputs.pop("state")
@@ -67,8 +97,13 @@ class GaussianLevel(keras.layers.Layer):
             q = Gaussian(p.mean + q.mean, p.log_std + q.log_std)
         return q
 
-    def merge(self, state, z):
-        """Returns the state of the next level."""
+    def merge(self, state: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
+        """Returns the state of the next level, `[B, ...]`.
+
+        Args:
+            state: the state from the levels above, `[B, ...]`.
+            z: the latent of this level, `[B, *latent_shape]`.
+        """
         if self.merge_network is None:
             return z
         return call(self.merge_network, {"state": state, "z": z})

@@ -4,14 +4,14 @@
 
     loss = E_t[ lambda(t) 1/2 |s(z_t, t) - grad log q(z_t)|^2 ] / dim(x) + const
 
-    dz = [ f z - g^2 s(z, t) ] dt + g dw          the way back from noise to data
+    dz = [ f z - g^2 s(z, t) ] dt + g dw          the reverse SDE, from noise to data
 
-`objective` is the estimator of this loss, in which the true score is not known
-(`kgen.diffusion.score_matching`). The stochastic differential equations VP, VE and sub-VP are
-scalings of the process in continuous time. NCSN is VE with L noise levels, `levels=L`, and Langevin
-dynamics as the solver, in L - 1 steps. By Tweedie's formula x_hat = (z + sigma^2 s) / alpha, so
-solvers, guidance and likelihoods are those of diffusion models; with `objective="dsm"` and the
-weighting "elbo" (lambda = g^2) so is the loss.
+The true score is not known, so that the loss is estimated up to a constant, by one of the
+objectives of `kgen.diffusion.score_matching`. The stochastic differential equations VP, VE and
+sub-VP are scalings of the process in continuous time. NCSN is VE with L noise levels, `levels=L`,
+and Langevin dynamics as the solver, in L - 1 steps. By Tweedie's formula
+x_hat = (z + sigma^2 s) / alpha, so that solvers, guidance and likelihoods are those of diffusion
+models; with `objective="dsm"` and the weighting "elbo" (lambda = g^2) so is the loss.
 
 References:
   Song and Ermon (2019), https://arxiv.org/abs/1907.05600 (NCSN).
@@ -19,15 +19,32 @@ References:
   Luo (2022), https://arxiv.org/abs/2208.11970, eqs. 148-157.
 """
 
+from collections.abc import Sequence
+from typing import Any, Literal
+
 import tensorflow as tf
 
 from kgen.checks import check_interval, check_one_of
-from kgen.diffusion import BoundSteps, NoiseLevels
+from kgen.conditioning import Conditioner
+from kgen.diffusion import BoundSteps, GaussianDiffusion, NoiseLevels
 from kgen.diffusion.score_matching import OBJECTIVES, implicit_score_matching
+from kgen.diffusion.times import TrainingTimes
 from kgen.models.density_model import DensityModel
 from kgen.models.generative_model import images_of
+from kgen.sampling.plan import Plan
 from kgen.serialization import serializable
+from kgen.solvers import Solver
 from kgen.tensors import split
+from kgen.types import (
+    Batch,
+    Condition,
+    Network,
+    Prediction,
+    SolverName,
+    TensorLike,
+    TimeSampler,
+    Weighting,
+)
 
 
 @serializable
@@ -35,32 +52,36 @@ class ScoreModel(DensityModel):
     """Score-based model of pictures or other arrays.
 
     Args:
-        network: called as `network(z, log_snr, cond, training)`, output of the shape of `z`.
+        network: called as `network(z, log_snr, cond, training)`; returns the shape of `z`.
         process: a `GaussianDiffusion`.
-        objective: `"dsm"` (denoising), `"implicit"`, `"sliced"` or `"sliced_vr"` score matching.
-        data_shape: shape of an example, such as `(28, 28, 1)`; None takes that of the network.
-        prediction: what the network's output means; with `"eps"` the score is -output / sigma,
-            which leaves an output of one size at all noise levels, with `"score"` the output.
+        objective: `"dsm"` (denoising), `"implicit"`, `"sliced"` or `"sliced_vr"` (with reduced
+            variance) score matching.
+        data_shape: shape of an example, such as `(28, 28, 1)`; None for that of the network's
+            input.
+        prediction: what the network predicts. With `"eps"` the score is -output / sigma, and the
+            output has the same scale at all noise levels; with `"score"` it is the output.
         weighting: `"simple"` for lambda = sigma^2, `"elbo"` for the likelihood weighting g^2, or
             another key of `kgen.diffusion.weighting.WEIGHTINGS`.
         levels: number of noise levels, at least 2, equally spaced in t from 0 to 1; or None for
             continuous time. `generate(num_steps=levels - 1, ...)` with a solver of `grid="t"` uses
-            the same levels.
+            the same noise levels.
         grey_levels: 256 for 8-bit pictures in [-1, 1], or None for real values.
         conditioner: None, or a `Conditioner` such as `kgen.conditioning.Labels`.
-        cond_drop_rate: share of the examples that are shown the null condition in training.
-        times: how training draws t, a key of `kgen.diffusion.times.TIME_SAMPLERS`.
+        cond_drop_rate: probability in training that the condition of an example is replaced by the
+            null condition.
+        times: distribution of t in training, a key of `kgen.diffusion.times.TIME_SAMPLERS`.
         ema_decay: decay of the averaged weights, or None.
         seed: integer seed of all randomness in training, or None.
-        default_solver: what `generate` takes for `solver`: a `kgen.solvers.Solver`, a name in
-            `kgen.solvers.SOLVERS`, or a plan; None is `"dpm"`.
-        default_guidance_scale: what it takes for `guidance_scale`; None is 1.
+        default_solver: default `solver` of `generate`: a `kgen.solvers.Solver`, a name in
+            `kgen.solvers.SOLVERS`, or a plan; None for `"dpm"`.
+        default_guidance_scale: default `guidance_scale` of `generate`; None for 1.
         **kwargs: `name` and `dtype` of a Keras model.
 
-    A batch is as of `DiffusionModel`.
+    For batches see `DiffusionModel`.
 
     Raises:
-        ValueError: if an option has another value.
+        TypeError: if an option is not a number.
+        ValueError: if an option is unknown or out of range, or the schedule is learned.
 
     Example:
         >>> from kgen.diffusion import GaussianDiffusion, LinearLogSNR
@@ -73,24 +94,24 @@ class ScoreModel(DensityModel):
 
     def __init__(
         self,
-        network,
-        process,
+        network: Network,
+        process: GaussianDiffusion,
         *,
-        objective="dsm",
-        data_shape=None,
-        prediction="eps",
-        weighting="simple",
-        levels=None,
-        grey_levels=256,
-        conditioner=None,
-        cond_drop_rate=0.1,
-        times="stratified",
-        ema_decay=None,
-        seed=None,
-        default_solver=None,
-        default_guidance_scale=None,
-        **kwargs,
-    ):
+        objective: Literal["dsm", "implicit", "sliced", "sliced_vr"] = "dsm",
+        data_shape: Sequence[int] | None = None,
+        prediction: Prediction = "eps",
+        weighting: Weighting = "simple",
+        levels: int | None = None,
+        grey_levels: int | None = 256,
+        conditioner: Conditioner | None = None,
+        cond_drop_rate: float = 0.1,
+        times: TimeSampler = "stratified",
+        ema_decay: float | None = None,
+        seed: int | None = None,
+        default_solver: Solver | Plan | SolverName | None = None,
+        default_guidance_scale: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             network,
             process,
@@ -114,17 +135,19 @@ class ScoreModel(DensityModel):
         self.objective = objective
 
     @property
-    def bound_times(self):
-        """The times of the bound: continuous, or the steps from each noise level to the next."""
+    def bound_times(self) -> TrainingTimes:
+        """The times of the bound: continuous, or L - 1 steps between the L noise levels."""
         return "stratified" if self.levels is None else BoundSteps(self.levels - 1)
 
     @property
-    def term_names(self):
-        """The one term of the loss."""
+    def term_names(self) -> tuple[str, ...]:
+        """Names of the loss terms."""
         return ("score_matching",)
 
-    def loss_terms(self, batch, training=False, seed=None):
-        """`score_matching`, for each number of the data, `[B]`; up to a constant."""
+    def loss_terms(
+        self, batch: Batch, training: bool = False, seed: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
+        """Returns `score_matching`, `[B]`, per dimension of the data, up to a constant."""
         seeds = split(self.seeds.next() if seed is None else seed, 4)
         x = images_of(batch)
         cond = self.encode_condition(batch, training, seeds[0])
@@ -142,6 +165,15 @@ class ScoreModel(DensityModel):
             )
         return {"score_matching": loss / tf.cast(tf.size(x[0]), tf.float32)}
 
-    def score(self, z, t, cond=None):
-        """Grad log q(z_t) at `z` `[B, ...]` and `t` (scalar or `[B]`)."""
+    def score(self, z: tf.Tensor, t: TensorLike, cond: Condition = None) -> tf.Tensor:
+        """Returns the score, the gradient of log q(z_t) at `z`, with the averaged weights.
+
+        Args:
+            z: noisy values, `[B, ...]`.
+            t: times in [0, 1], a scalar or `[B]`.
+            cond: for a conditional model, the output of its conditioner.
+
+        Returns:
+            A tensor of the shape of `z`.
+        """
         return self.process.score(z, self.denoise(z, t, cond), t)

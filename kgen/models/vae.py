@@ -27,10 +27,15 @@ References:
   https://arxiv.org/abs/1810.04152, eq. 8 (the two estimators; section 3: the bias).
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
 import tensorflow as tf
 
 from kgen import likelihoods
 from kgen.checks import check_count, check_data, check_one_of, check_positive
+from kgen.conditioning import Conditioner
 from kgen.density import importance
 from kgen.density.importance import log_mean_exp, tile, tile_condition
 from kgen.gaussian import Gaussian
@@ -40,6 +45,7 @@ from kgen.priors import StandardNormal
 from kgen.sampling import ancestral
 from kgen.serialization import serializable
 from kgen.tensors import expand_to
+from kgen.types import Batch, Condition, LikelihoodName, Network, TensorLike
 
 OBJECTIVES = ("elbo", "iwae")
 GRADIENTS = ("reparameterised", "sticking_the_landing", "doubly_reparameterised")
@@ -79,7 +85,9 @@ class VAE(EncoderDecoder):
     it.
 
     Raises:
-        ValueError: if the networks are not compatible, or an option has another value.
+        TypeError: if an option is not a number, or `prior` is not an object of `kgen.priors`.
+        ValueError: if the networks are not compatible, an option is unknown or out of range, or
+            options are not compatible.
 
     Example:
         >>> from kgen.networks import mlp
@@ -93,23 +101,25 @@ class VAE(EncoderDecoder):
 
     def __init__(
         self,
-        encoder,
-        decoder,
-        likelihood="bernoulli",
+        encoder: Network,
+        decoder: Network,
+        likelihood: LikelihoodName | Any = "bernoulli",
         *,
-        prior=None,
-        conditioner=None,
-        data_shape=None,
-        beta=1.0,
-        warm_up=0,
-        capacity=None,
-        num_samples=1,
-        objective="elbo",
-        gradient="reparameterised",
-        ema_decay=None,
-        seed=None,
-        **kwargs,
-    ):
+        prior: Any = None,
+        conditioner: Conditioner | None = None,
+        data_shape: Sequence[int] | None = None,
+        beta: float = 1.0,
+        warm_up: int = 0,
+        capacity: float | None = None,
+        num_samples: int = 1,
+        objective: Literal["elbo", "iwae"] = "elbo",
+        gradient: Literal[
+            "reparameterised", "sticking_the_landing", "doubly_reparameterised"
+        ] = "reparameterised",
+        ema_decay: float | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         options = {"data_shape": data_shape, "ema_decay": ema_decay, "seed": seed, **kwargs}
         options |= {"likelihood": likelihoods.get(likelihood), "conditioner": conditioner}
         super().__init__(encoder, decoder, **options)
@@ -133,7 +143,7 @@ class VAE(EncoderDecoder):
         if capacity is not None:
             check_positive("capacity", capacity)
         self.prior = StandardNormal(self.latent_shape) if prior is None else prior
-        self.check_own_prior(self.prior)
+        self.validate_prior(self.prior)
         self.beta = beta
         self.warm_up = warm_up
         self.capacity = capacity
@@ -143,11 +153,13 @@ class VAE(EncoderDecoder):
         self.start_averaging()
 
     @property
-    def term_names(self):
+    def term_names(self) -> tuple[str, ...]:
         """Names of the loss terms."""
         return ("iwae",) if self.objective == "iwae" else ("reconstruction", "kl")
 
-    def loss_terms(self, batch, training=False, seed=None):
+    def loss_terms(
+        self, batch: Batch, training: bool = False, seed: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
         """Returns `reconstruction` and `kl` (or `iwae`), `[B]`, in nats."""
         seed = self.seeds.next() if seed is None else seed
         if self.objective == "iwae":
@@ -163,13 +175,17 @@ class VAE(EncoderDecoder):
             }
         return {"reconstruction": reconstruction, "kl": self.beta * weight * kl}
 
-    def bound_terms(self, batch, training=False, seed=None):
+    def bound_terms(
+        self, batch: Batch, training: bool = False, seed: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
         """Returns `reconstruction` and `prior`, `[B]`, in nats; their sum is the negative ELBO."""
         seed = self.seeds.next() if seed is None else seed
         reconstruction, kl = self._elbo(batch, training, seed)
         return {"reconstruction": reconstruction, "prior": kl}
 
-    def _elbo(self, batch, training, seed):
+    def _elbo(
+        self, batch: Batch, training: bool, seed: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns -E log p(x|z) and KL(q || p), means over `num_samples` samples."""
         x, cond, k = images_of(batch), self.condition_of(batch, training), self.num_samples
         q = _repeat(self._posterior(x, cond, training), k)
@@ -183,11 +199,27 @@ class VAE(EncoderDecoder):
         mean = [tf.reduce_mean(tf.reshape(term, [k, -1]), axis=0) for term in (reconstruction, kl)]
         return mean[0], mean[1]
 
-    def log_weights(self, x, seed, num_samples, training=False, cond=None, mask=None):
-        """Returns log importance weights log p(x, z_k) - log q(z_k | x), `[K, B]`, in nats.
+    def log_weights(
+        self,
+        x: TensorLike,
+        seed: tf.Tensor,
+        num_samples: int,
+        training: bool = False,
+        cond: Condition = None,
+        mask: TensorLike | None = None,
+    ) -> tf.Tensor:
+        """Returns log importance weights log p(x, z_k) - log q(z_k | x), with the trained weights.
 
-        K is `num_samples`. Uses the trained weights, not the averaged ones; `cond` is the encoded
-        condition; `mask`, of the shape of `x`, is 1 where a value is known.
+        Args:
+            x: data `[B, ...]`.
+            seed: an int32 pair.
+            num_samples: number K of samples per example.
+            training: whether layers such as dropout are active.
+            cond: the encoded condition, or None.
+            mask: None, or 1 where a value of `x` is known, of the shape of `x`.
+
+        Returns:
+            float32 `[K, B]`, in nats.
         """
         x = tf.cast(x, tf.float32)
         q = _repeat(self._posterior(x, cond, training), num_samples)
@@ -204,7 +236,14 @@ class VAE(EncoderDecoder):
         factor.append(tf.reshape(tf.stop_gradient(tf.nn.softmax(log_w, axis=0)), [-1]))
         return log_w
 
-    def generate(self, num_samples=None, *, condition=None, temperature=1.0, seed=None):
+    def generate(
+        self,
+        num_samples: int | None = None,
+        *,
+        condition: Any = None,
+        temperature: float = 1.0,
+        seed: int | None = None,
+    ) -> np.ndarray:
         """Generates data from codes that are drawn from the prior.
 
         Args:
@@ -226,12 +265,26 @@ class VAE(EncoderDecoder):
         check_positive("temperature", temperature)
         return ancestral.generate(self, num_samples, condition, float(temperature), seed)
 
-    def sample_data(self, num_samples, temperature, seed, cond=None):
-        """Returns the expected data of `num_samples` codes of the prior, by the trained weights."""
+    def sample_data(
+        self, num_samples: int, temperature: float, seed: tf.Tensor, cond: Condition = None
+    ) -> tf.Tensor:
+        """Returns the expected data of codes drawn from the prior, with the trained weights.
+
+        Args:
+            num_samples: number of examples.
+            temperature: factor of the prior's standard deviation.
+            seed: an int32 pair.
+            cond: the encoded condition `[num_samples, ...]`, or None.
+
+        Returns:
+            float32 `[num_samples, *data_shape]`.
+        """
         z = self.prior.sample(num_samples, seed, self._posterior, temperature)
         return self._decode(z, cond)
 
-    def log_likelihood(self, x, num_samples=5000, *, condition=None, **options):
+    def log_likelihood(
+        self, x: TensorLike, num_samples: int = 5000, *, condition: Any = None, **options: Any
+    ) -> np.ndarray:
         """Estimates log p(x), or log p(x | c), by importance sampling.
 
         Args:
@@ -249,21 +302,21 @@ class VAE(EncoderDecoder):
         return importance.log_likelihood(self, x, num_samples, condition, **options)
 
 
-def _repeat(q, k):
-    """Repeats `q` for `k` samples of each example, `[K B, ...]`, sample by sample."""
+def _repeat(q: Gaussian, k: int) -> Gaussian:
+    """Repeats `q` for `k` samples of each example, `[K B, ...]`; the first B rows are `q`."""
     return q if k == 1 else Gaussian(tile(q.mean, k), tile(q.log_std, k))
 
 
-def _fixed(q):
+def _fixed(q: Gaussian) -> Gaussian:
     """Returns `q` with the gradient of its parameters stopped."""
     return Gaussian(tf.stop_gradient(q.mean), tf.stop_gradient(q.log_std))
 
 
-def _scale_gradient(z, factor):
+def _scale_gradient(z: tf.Tensor, factor: list[tf.Tensor]) -> tf.Tensor:
     """Returns `z` with its gradient multiplied by `factor[0]`, `[B]`, which is set later."""
 
     @tf.custom_gradient
-    def gate(z):
+    def gate(z: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
         return tf.identity(z), lambda upstream: upstream * expand_to(factor[0], upstream)
 
     return gate(z)

@@ -29,13 +29,16 @@ References:
 """
 
 import math
+from typing import Any
 
+import keras
 import tensorflow as tf
 
 from kgen.models.generative_model import GenerativeModel, images_of
 from kgen.serialization import serializable
 from kgen.symbolic import call, describe, output_spec, symbolic
 from kgen.tensors import as_seed, split, sum_event, uniform
+from kgen.types import Batch, Network, Seed, Shape, TensorLike
 
 _MIN_LOG_SCALE = -7.0
 
@@ -47,15 +50,15 @@ class VariationalDequantization(GenerativeModel):
     Args:
         network: a network of any kind (`kgen.symbolic`) of data `[B, ..., C]`, which returns
             `[B, ..., 2 C]`: the mean and the log scale of the noise. Zeros are uniform noise.
-        density: a `DiffusionModel` or `ScoreModel` of pixels, which `fit` does not change.
+        density: a trained `DiffusionModel` or `ScoreModel` of pixels; its weights are not trained.
         ema_decay: decay of the averaged weights, or None.
         seed: integer seed of all randomness in training, or None.
         **kwargs: `name` and `dtype` of a Keras model.
 
-    Batches are those of the density.
+    Batches are those of `density`.
 
     Raises:
-        TypeError: if `density` is another model.
+        TypeError: if `density` is neither a `DiffusionModel` nor a `ScoreModel`.
         ValueError: if the data of `density` have no grey levels, or the network returns another
             shape.
 
@@ -77,7 +80,15 @@ class VariationalDequantization(GenerativeModel):
         (1,)
     """
 
-    def __init__(self, network, density, *, ema_decay=None, seed=None, **kwargs):
+    def __init__(
+        self,
+        network: Network,
+        density: keras.Model,
+        *,
+        ema_decay: float | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(ema_decay=ema_decay, seed=seed, **kwargs)
         if not hasattr(density, "density_terms"):
             raise TypeError(
@@ -102,36 +113,42 @@ class VariationalDequantization(GenerativeModel):
         self.start_averaging(self.optimized_variables)
 
     @property
-    def data_shape(self):
+    def data_shape(self) -> Shape:
         """Shape of an example."""
         return self.density.data_shape
 
     @property
-    def term_names(self):
+    def term_names(self) -> tuple[str, ...]:
         """Names of the loss terms: log q, and the bound of the density at the noisy data."""
         return ("noise", "density")
 
     @property
-    def bound_names(self):
-        """The terms of the bound."""
+    def bound_names(self) -> tuple[str, ...]:
+        """Names of the terms of the bound."""
         return ("reconstruction", "prior", "denoising")
 
     @property
-    def optimized_variables(self):
-        """The variables of the noise; those of the density are not trained here."""
+    def optimized_variables(self) -> list[keras.Variable]:
+        """The trained variables: those of the noise, not those of the density."""
         return self.network.trainable_variables
 
-    def loss_terms(self, batch, training=False, seed=None):
+    def loss_terms(
+        self, batch: Batch, training: bool = False, seed: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
         """Returns `noise`, log q(u | x), and `density`, a bound on -log p(v) w^D, `[B]` nats."""
         log_q, terms = self._terms(batch, training, seed)
         return {"noise": log_q, "density": tf.add_n(list(terms.values()))}
 
-    def bound_terms(self, batch, training=False, seed=None):
+    def bound_terms(
+        self, batch: Batch, training: bool = False, seed: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
         """Returns the terms of a bound on -log P(x), `[B]`, in nats; log q is in the first."""
         log_q, terms = self._terms(batch, training, seed)
         return {**terms, "reconstruction": terms["reconstruction"] + log_q}
 
-    def _terms(self, batch, training, seed):
+    def _terms(
+        self, batch: Batch, training: bool, seed: tf.Tensor | None
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         seeds = split(self.seeds.next() if seed is None else seed, 3)
         x = images_of(batch)
         values, log_q = self._noisy(x, seeds[0], training)
@@ -141,11 +158,11 @@ class VariationalDequantization(GenerativeModel):
         volume = tf.cast(tf.size(x[0]), tf.float32) * math.log(self.bin_width)
         return log_q, {**terms, "reconstruction": terms["reconstruction"] - volume}
 
-    def check_batch(self, batch):
-        """Checks data before training and evaluation."""
+    def check_batch(self, batch: Batch) -> None:
+        """Validates a batch before training and evaluation, as `density` does."""
         self.density.check_batch(batch)
 
-    def dequantize(self, x, seed):
+    def dequantize(self, x: TensorLike, seed: Seed) -> tuple[tf.Tensor, tf.Tensor]:
         """Adds the learned noise to data.
 
         Args:
@@ -158,7 +175,7 @@ class VariationalDequantization(GenerativeModel):
         with self.averaged():
             return self._noisy(tf.cast(x, tf.float32), as_seed(seed), False)
 
-    def _noisy(self, x, seed, training):
+    def _noisy(self, x: tf.Tensor, seed: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
         output = tf.cast(call(self.network, {"x": x}, training), tf.float32)
         mean, log_scale = tf.split(output, 2, axis=-1)
         log_scale = tf.maximum(log_scale, _MIN_LOG_SCALE)

@@ -22,6 +22,10 @@ References:
   Dhariwal et al. (2020), https://arxiv.org/abs/2005.00341, section 3.1 (random restarts).
 """
 
+from collections.abc import Sequence
+from typing import Any
+
+import keras
 import tensorflow as tf
 
 from kgen.checks import check_count, check_interval, check_positive
@@ -32,6 +36,7 @@ from kgen.serialization import serializable
 from kgen.tensors import sum_event, uniform
 from kgen.training.model import weighted
 from kgen.training.replicas import global_loss, sum_over_replicas
+from kgen.types import Batch, Condition, Network, Shape
 
 
 @serializable
@@ -64,18 +69,18 @@ class VQVAE(EncoderDecoder):
 
     def __init__(
         self,
-        encoder,
-        decoder,
-        num_codes=256,
+        encoder: Network,
+        decoder: Network,
+        num_codes: int = 256,
         *,
-        commitment=0.25,
-        decay=0.99,
-        revive_below=0.01,
-        data_shape=None,
-        ema_decay=None,
-        seed=None,
-        **kwargs,
-    ):
+        commitment: float = 0.25,
+        decay: float = 0.99,
+        revive_below: float = 0.01,
+        data_shape: Sequence[int] | None = None,
+        ema_decay: float | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         options = {"data_shape": data_shape, "ema_decay": ema_decay, "seed": seed, **kwargs}
         super().__init__(encoder, decoder, **options)
         check_count("num_codes", num_codes)
@@ -87,9 +92,9 @@ class VQVAE(EncoderDecoder):
         self.decay = decay
         self.revive_below = revive_below
         *latent_shape, width = self.latent_shape
-        self.latent_shape = tuple(latent_shape)  # of the map of codes
+        self.latent_shape = tuple(latent_shape)  # without the axis of the vectors
 
-        def statistic(name, shape, initializer="zeros"):
+        def statistic(name: str, shape: Shape, initializer: str = "zeros") -> keras.Variable:
             return self.add_weight(
                 shape=shape,
                 initializer=initializer,
@@ -106,15 +111,19 @@ class VQVAE(EncoderDecoder):
         self.start_averaging()
 
     @property
-    def term_names(self):
+    def term_names(self) -> tuple[str, ...]:
         """Names of the loss terms and of the metric, the mean of each batch's perplexity."""
         return ("reconstruction", "commitment", "perplexity")
 
-    def loss_terms(self, batch, training=False, seed=None):
-        """Returns `reconstruction` and `commitment`, `[B]`."""
+    def loss_terms(
+        self, batch: Batch, training: bool = False, seed: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
+        """Returns `reconstruction` and `commitment`, `[B]`, summed over the event."""
         return self._forward(images_of(batch), training)[0]
 
-    def _forward(self, x, training):
+    def _forward(
+        self, x: tf.Tensor, training: bool
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
         """Returns the loss terms, the encodings `[N, D]` and the indices of their codes `[N]`."""
         h = tf.cast(self.run_encoder(x, training=training), tf.float32)
         k = self._nearest(h)
@@ -126,15 +135,22 @@ class VQVAE(EncoderDecoder):
         }
         return terms, tf.reshape(h, [-1, h.shape[-1]]), tf.reshape(k, [-1])
 
-    def _nearest(self, h):
+    def _nearest(self, h: tf.Tensor) -> tf.Tensor:
         """Returns the index of the nearest code of each encoding."""
         codes = self.codes.value
         # |h - e|^2 without |h|^2, which is equal for all codes
         distance = tf.reduce_sum(codes**2, axis=-1) - 2 * tf.tensordot(h, codes, [[-1], [-1]])
         return tf.argmin(distance, axis=-1, output_type=tf.int32)
 
-    def train_step(self, data):
-        """Makes a gradient step of the networks, and updates the codebook."""
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Trains the networks by one gradient step, and updates the codebook.
+
+        Args:
+            data: a batch of the data set.
+
+        Returns:
+            The running means of the loss, its terms and the perplexity.
+        """
         batch, weights = self.as_batch(data)
         x = images_of(batch)
         variables = self.optimized_variables
@@ -147,7 +163,9 @@ class VQVAE(EncoderDecoder):
         counts = self._update_codebook(tf.stop_gradient(h), k, self.seeds.next(), skipped)
         return self.logs(terms, extra, skipped=skipped, perplexity=perplexity(counts))
 
-    def _update_codebook(self, h, k, seed, skipped):
+    def _update_codebook(
+        self, h: tf.Tensor, k: tf.Tensor, seed: tf.Tensor, skipped: tf.Tensor
+    ) -> tf.Tensor:
         """Updates the averages and the codes, unless the step was skipped.
 
         Returns:
@@ -173,7 +191,7 @@ class VQVAE(EncoderDecoder):
             variable.assign(tf.where(skipped, variable, new))
         return counts
 
-    def test_step(self, data):
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Evaluates the terms and the perplexity, with the averaged weights."""
         batch, weights = self.as_batch(data)
         x = images_of(batch)
@@ -183,14 +201,14 @@ class VQVAE(EncoderDecoder):
         counts = sum_over_replicas(tf.reduce_sum(tf.one_hot(k, self.num_codes), axis=0))
         return self.logs(terms, extra, perplexity=perplexity(counts))
 
-    def _encode(self, x, cond, seed=None):
+    def _encode(self, x: tf.Tensor, cond: Condition, seed: tf.Tensor | None = None) -> tf.Tensor:
         return self._nearest(super()._encode(x, cond))
 
-    def _decode(self, z, cond):
+    def _decode(self, z: tf.Tensor, cond: Condition) -> tf.Tensor:
         return super()._decode(tf.gather(self.codes.value, z), cond)
 
 
-def perplexity(counts):
+def perplexity(counts: tf.Tensor) -> tf.Tensor:
     """Returns the perplexity of the use of codes, exp(entropy), from 1 to the number of codes.
 
     Example:

@@ -56,7 +56,7 @@ class UpsampleConv(layers.Layer):
         for axis in range(rank):
             before = (slice(None),) * axis
             kernel = kernel[(*before, slice(1, None))] + kernel[(*before, slice(None, -1))]
-        kernel = ops.flip(kernel, axis=tuple(range(rank)))
+        kernel = tf.reverse(kernel, list(range(rank)))
         kernel = ops.transpose(kernel, (*range(rank), rank + 1, rank))
         return ops.conv_transpose(x, kernel, strides=2, padding="same") + self.bias
 

@@ -1,7 +1,7 @@
-"""Published autoencoders: built from their configurations, with a table of their weights.
+"""Published autoencoders: construction from their configurations, and a table of their weights.
 
-The published encoder returns the logarithm of a variance, kgen's that of a standard deviation, half
-of it: the rows of the last 1 x 1 convolution that make it are halved.
+A published encoder returns a log variance, an encoder of kgen a log standard deviation, which is
+half of it. The corresponding rows of the last 1 x 1 convolution are multiplied by 1/2.
 """
 
 import keras
@@ -11,19 +11,25 @@ from kgen.networks.conv import decoder as build_decoder
 from kgen.networks.conv import encoder as build_encoder
 from kgen.published.blocks import Added, attention_modules, picture_size, residual_modules
 from kgen.published.modules import Module, Slot, check_shape, slots_of
+from kgen.published.weights import Arrays
 
 
-def build_autoencoder(config: dict, source: object, *, size=None, dtype=None):
+def build_autoencoder(
+    config: dict, source: object, *, size: tuple[int, int] | None = None, dtype: str | None = None
+) -> tuple[keras.Model, keras.Model]:
     """Builds the encoder and the decoder of an `AutoencoderKL`, with random weights.
 
     Args:
         config: a complete configuration.
-        source: where it is from, for the messages.
-        size: `(height, width)` of a picture; None for that of the configuration.
+        source: the file of the configuration, for messages.
+        size: `(height, width)` of a picture in pixels; None for that of the configuration.
         dtype: None or a Keras dtype policy.
 
     Returns:
         The encoder and the decoder.
+
+    Raises:
+        ValueError: if the size is not divisible by the downsampling factor.
     """
     channels = tuple(config["block_out_channels"])
     factor = 2 ** (len(channels) - 1)
@@ -57,8 +63,13 @@ def build_autoencoder(config: dict, source: object, *, size=None, dtype=None):
     return encoder, decoder
 
 
-def check_autoencoder_sizes(config: dict, weights, source: object):
-    """Checks what decides the size of an autoencoder before the networks take memory.
+def check_autoencoder_sizes(config: dict, weights: Arrays, source: object) -> None:
+    """Compares the sizes in a configuration with the weights, before memory is allocated.
+
+    Args:
+        config: a complete configuration.
+        weights: the published arrays.
+        source: the file of the configuration, for messages.
 
     Raises:
         ValueError: if the weights are those of a smaller or larger network.
@@ -73,8 +84,14 @@ def check_autoencoder_sizes(config: dict, weights, source: object):
         check_shape(weights, name, (width, width, 3, 3))
 
 
-def autoencoder_slots(encoder, decoder, config: dict) -> list[Slot]:
-    """Returns the variables of an autoencoder with their published arrays."""
+def autoencoder_slots(encoder: keras.Model, decoder: keras.Model, config: dict) -> list[Slot]:
+    """Returns the variables of an autoencoder with their published arrays.
+
+    Args:
+        encoder: the encoder.
+        decoder: the decoder.
+        config: the complete configuration.
+    """
     modules = autoencoder_modules(encoder, decoder, config)
     if config["use_post_quant_conv"]:
         modules["post_quant_conv"] = Module(decoder.get_layer("post_quant_conv"), "convolution")
@@ -82,13 +99,23 @@ def autoencoder_slots(encoder, decoder, config: dict) -> list[Slot]:
     return [*slots_of(modules), *map(_halved, quant)]
 
 
-def autoencoder_modules(encoder, decoder, config: dict) -> dict[str, Module]:
-    """Returns the modules of an autoencoder, but for the 1 x 1 convolutions of the code."""
+def autoencoder_modules(
+    encoder: keras.Model, decoder: keras.Model, config: dict
+) -> dict[str, Module]:
+    """Returns the modules of an autoencoder by their published names.
+
+    The 1 x 1 convolutions of the code, `quant_conv` and `post_quant_conv`, are not among them.
+
+    Args:
+        encoder: the encoder.
+        decoder: the decoder.
+        config: the complete configuration.
+    """
     channels, blocks = config["block_out_channels"], config["layers_per_block"]
     last = len(channels) - 1
     modules = {}
 
-    def shared(network, name):
+    def shared(network: keras.Model, name: str) -> None:
         get = network.get_layer
         modules[f"{name}.conv_in"] = Module(get("conv_in"), "convolution")
         modules[f"{name}.conv_norm_out"] = Module(get("norm_out"), "norm")
@@ -120,8 +147,13 @@ def autoencoder_modules(encoder, decoder, config: dict) -> dict[str, Module]:
     return modules
 
 
-def without_quant(weights, config: dict):
-    """Returns the weights of an autoencoder, with an idle `quant_conv` if it has none."""
+def without_quant(weights: Arrays, config: dict) -> Arrays:
+    """Adds a `quant_conv` that is the identity to the weights of an autoencoder without one.
+
+    Args:
+        weights: the published arrays.
+        config: the complete configuration.
+    """
     if config["use_quant_conv"]:
         return weights
     width = 2 * config["latent_channels"]
@@ -129,11 +161,11 @@ def without_quant(weights, config: dict):
     return Added(weights, {"quant_conv.weight": eye, "quant_conv.bias": np.zeros(width, "float32")})
 
 
-def _halved(slot):
-    """A slot whose second half of outputs is a log variance in the file and a log std here."""
+def _halved(slot: Slot) -> Slot:
+    """Halves the second half of the outputs of a slot: a log variance becomes a log std."""
     half = slot.variable.shape[-1] // 2
 
-    def scaled(value, factor, axis):
+    def scaled(value: np.ndarray, factor: float, axis: int) -> np.ndarray:
         value = np.array(value, copy=True)
         rows = [slice(None)] * value.ndim
         rows[axis] = slice(half, None)

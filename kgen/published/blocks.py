@@ -1,8 +1,8 @@
-"""Blocks that published networks share, with their modules; and the names that old files have.
+"""Modules of the blocks that published networks share, and earlier names of modules.
 
-kgen numbers levels from the finest one; published networks number the way up from the coarsest. Old
-autoencoders and DDPM's networks call the parts of attention `query`, `key`, `value` and
-`proj_attn`.
+kgen numbers the levels of a network from the finest one, also on the way up, where published
+networks number them from the coarsest one. Earlier autoencoders and the networks of DDPM name the
+projections of attention `query`, `key`, `value` and `proj_attn`.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from kgen.published.modules import Module, Renamed
+from kgen.published.weights import Arrays
 
 OLD_NAMES = {
     ".query.": ".to_q.",
@@ -20,10 +21,10 @@ OLD_NAMES = {
 }
 
 
-def modern(weights) -> Renamed:
-    """Returns weights under the present names of the parts of attention."""
+def modern(weights: Arrays) -> Renamed:
+    """Returns weights with the present names of the projections of attention."""
 
-    def rename(name):
+    def rename(name: str) -> str:
         for old, new in OLD_NAMES.items():
             name = name.replace(old, new)
         return name
@@ -32,32 +33,32 @@ def modern(weights) -> Renamed:
 
 
 class Added(Renamed):
-    """Arrays of files, and a few more.
+    """Arrays of files with additional arrays.
 
     Args:
         weights: the arrays of files.
-        more: the others by name.
+        more: the additional arrays by name.
     """
 
-    def __init__(self, weights, more: dict[str, np.ndarray]):
+    def __init__(self, weights: Arrays, more: dict[str, np.ndarray]) -> None:
         super().__init__(weights, lambda name: name)
         self.names |= {name: None for name in more}
         self.more = more
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> np.ndarray:
         return self.more[name] if name in self.more else super().__getitem__(name)
 
-    def shape(self, name):
-        """Returns the shape of an array, without reading it."""
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Returns the shape of an array without reading it."""
         return self.more[name].shape if name in self.more else super().shape(name)
 
 
 def residual_modules(get: Callable, ours: str, name: str) -> dict[str, Module]:
-    """Returns the modules of a residual block.
+    """Returns the modules of a residual block by their published names.
 
     Args:
-        get: returns a layer by its name.
-        ours: how the names of its layers begin.
+        get: a function that returns a layer by its name.
+        ours: prefix of the names of the block's layers in kgen.
         name: the published name of the block.
     """
     modules = {
@@ -70,14 +71,14 @@ def residual_modules(get: Callable, ours: str, name: str) -> dict[str, Module]:
         ("time", "time_emb_proj", "linear"),
         ("skip", "conv_shortcut", "convolution"),
     ):
-        layer = _maybe(get, f"{ours}_{suffix}")
+        layer = _get_or_none(get, f"{ours}_{suffix}")
         if layer is not None:
             modules[f"{name}.{module}"] = Module(layer, kind)
     return modules
 
 
-def _maybe(get, name):
-    """A layer, or None where the network has none of that name."""
+def _get_or_none(get: Callable[[str], keras.layers.Layer], name: str) -> keras.layers.Layer | None:
+    """Returns a layer by its name, or None if the network has no such layer."""
     try:
         return get(name)
     except ValueError:
@@ -85,7 +86,12 @@ def _maybe(get, name):
 
 
 def attention_modules(layer: keras.layers.Layer, name: str) -> dict[str, Module]:
-    """Returns the four projections of an attention layer."""
+    """Returns the four projections of an attention layer by their published names.
+
+    Args:
+        layer: the attention layer.
+        name: its published name.
+    """
     return {
         f"{name}.to_q": Module(layer.to_q),
         f"{name}.to_k": Module(layer.to_k),
@@ -97,14 +103,14 @@ def attention_modules(layer: keras.layers.Layer, name: str) -> dict[str, Module]
 def transformer_modules(
     get: Callable, ours: str, name: str, depth: int, linear: bool
 ) -> dict[str, Module]:
-    """Returns the modules of a spatial transformer.
+    """Returns the modules of a spatial transformer by their published names.
 
     Args:
-        get: returns a layer by its name.
-        ours: how the names of its layers begin.
+        get: a function that returns a layer by its name.
+        ours: prefix of the names of the transformer's layers in kgen.
         name: the published name of the transformer.
         depth: number of its blocks.
-        linear: whether its projections are linear layers or 1 x 1 convolutions.
+        linear: whether its projections are linear layers; otherwise they are 1 x 1 convolutions.
     """
     kind = "linear" if linear else "pointwise"
     modules = {
@@ -125,6 +131,6 @@ def transformer_modules(
 
 
 def picture_size(config: dict, size: tuple[int, int] | None) -> tuple[int, int]:
-    """Returns the size that was asked for, or else that of a configuration, else 64."""
+    """Returns the requested size `(height, width)`, or else that of a configuration, or else 64."""
     size = config["sample_size"] if size is None else size
     return (64, 64) if size is None else (size, size) if isinstance(size, int) else tuple(size)

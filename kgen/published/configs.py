@@ -1,11 +1,11 @@
-"""What the configurations of published networks may say.
+"""Validation of the configurations of published networks.
 
-A configuration states how a network is built. Some of its options are sizes, which kgen follows;
-others choose between kinds of layers, of which kgen has the one that Stable Diffusion uses. A value
-that would make another network is refused by its name, and so is an option that is not known here,
-unless it is off: a network that is nearly right would draw nonsense without an error.
+Some options of a configuration are sizes, which kgen supports. Others select kinds of layers, of
+which kgen has those of Stable Diffusion. Other values raise an error that names the option, and so
+do unknown options, unless they are null or false: with a slightly different network the pictures
+would be wrong without any error.
 
-A rule is a default, for configurations that do not state the option, and a check of the value.
+A rule consists of a default value for configurations without the option, and a check of the value.
 
 Reference:
   The options: https://huggingface.co/docs/diffusers/api/models/unet2d-cond (and unet2d,
@@ -14,56 +14,57 @@ Reference:
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Any
 
-MAX_COUNT = 2**20  # more than any width, length or vocabulary, and than a memory could hold squared
+MAX_COUNT = 2**20  # larger than any width, length or vocabulary
 MAX_LEVELS = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What an option may be.
+    """The allowed values of an option.
 
     Args:
-        default: its value where a configuration does not state it; `...` where it must.
-        valid: a function of the value.
-        meaning: the values for which `valid` is true, in words.
+        default: the value for configurations without the option.
+        valid: a function of a value that returns whether it is allowed.
+        meaning: a description of the allowed values, for messages.
     """
 
     default: object
-    valid: Callable
+    valid: Callable[[Any], bool]
     meaning: str
 
 
-def _count(value):
+def _count(value: Any) -> bool:
     return type(value) is int and 1 <= value <= MAX_COUNT
 
 
-def _number(value):
+def _number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
-def _counts(value):
+def _counts(value: Any) -> bool:
     return isinstance(value, list) and 1 <= len(value) <= MAX_LEVELS and all(map(_count, value))
 
 
-def count(default):
-    """An integer of at least 1."""
+def count(default: Any) -> Rule:
+    """Returns the rule of an integer of at least 1."""
     return Rule(default, _count, f"an integer from 1 to {MAX_COUNT}")
 
 
-def count_or_none(default=None):
-    """An integer of at least 1, or null."""
+def count_or_none(default: Any = None) -> Rule:
+    """Returns the rule of an integer of at least 1, or null."""
     return Rule(default, lambda v: v is None or _count(v), "an integer of at least 1, or null")
 
 
-def counts(default):
-    """A list of integers of at least 1."""
+def counts(default: Any) -> Rule:
+    """Returns the rule of a list of integers of at least 1."""
     return Rule(default, _counts, f"a list of 1 to {MAX_LEVELS} integers of at least 1")
 
 
-def count_or_counts(default):
-    """An integer of at least 1, or one for each level."""
+def count_or_counts(default: Any) -> Rule:
+    """Returns the rule of an integer of at least 1, or a list of one per level of the network."""
     return Rule(
         default,
         lambda v: _count(v) or _counts(v) or (v is None and default is None),
@@ -71,25 +72,25 @@ def count_or_counts(default):
     )
 
 
-def number(default):
-    """A finite number."""
+def number(default: Any) -> Rule:
+    """Returns the rule of a finite number."""
     return Rule(default, _number, "a finite number")
 
 
-def flag(default):
-    """True or false."""
+def flag(default: Any) -> Rule:
+    """Returns the rule of true or false."""
     return Rule(default, lambda v: isinstance(v, bool), "true or false")
 
 
-def only(*values):
-    """One of a few values, of which the first is the default."""
+def only(*values: Any) -> Rule:
+    """Returns the rule of one of the given values, of which the first is the default."""
     names = " or ".join(repr(v) for v in values)
-    # 1 == True: types are compared too.
+    # Types are compared too, since 1 == True.
     return Rule(values[0], lambda v: any(v == w and type(v) is type(w) for w in values), f"{names}")
 
 
-def names(default, allowed):
-    """A list of names of blocks."""
+def names(default: Any, allowed: Collection[str]) -> Rule:
+    """Returns the rule of a list of names of blocks, from a set of allowed ones."""
     return Rule(
         default,
         lambda v: (
@@ -101,7 +102,7 @@ def names(default, allowed):
     )
 
 
-ANY = Rule(None, lambda v: True, "anything")  # an option that does not change what is computed
+ANY = Rule(None, lambda v: True, "anything")  # of an option without effect on the output
 ACTIVATION = only("silu", "swish")
 
 UNET_CONDITION = {
@@ -135,8 +136,8 @@ UNET_CONDITION = {
     "addition_embed_type": only(None, "text_time"),
     "addition_time_embed_dim": count_or_none(),
     "projection_class_embeddings_input_dim": count_or_none(),
-    "addition_embed_type_num_heads": ANY,  # of "text", which is refused
-    "upcast_attention": ANY,  # scores are float32 here in any case
+    "addition_embed_type_num_heads": ANY,  # used only with "text", which is not allowed
+    "upcast_attention": ANY,  # kgen always computes the scores in float32
     "dropout": number(0.0),
     "attention_type": only("default"),
     "center_input_sample": only(False),
@@ -217,8 +218,8 @@ AUTOENCODER = {
     "force_upcast": ANY,  # a hint for half precision
 }
 
-# Configurations of transformers state dozens of options that have nothing to do with the network:
-# only these are read.
+# Configurations of transformers contain dozens of options that do not describe the network; only
+# the following are read.
 CLIP_TEXT = {
     "vocab_size": count(49408),
     "hidden_size": count(512),
@@ -243,18 +244,19 @@ OPEN = ("CLIPTextModel", "CLIPTextModelWithProjection")
 
 
 def read_config(config: dict, expected: str, source: object) -> dict:
-    """Checks a configuration, and completes it by the defaults of its class.
+    """Validates a configuration, and adds the default values of missing options.
 
     Args:
-        config: what `config.json` holds.
-        expected: the class that it must be of, a key of `RULES`.
-        source: where it is from, for the messages.
+        config: the content of `config.json`.
+        expected: the class of the network, a key of `RULES`.
+        source: the file, for messages.
 
     Returns:
         A dictionary with every option of the class.
 
     Raises:
-        ValueError: if it is of another class, or an option has a value that kgen's network has not.
+        ValueError: if the configuration is of another class, or kgen does not support the value of
+            an option.
 
     Example:
         >>> read_config({"_class_name": "AutoencoderKL"}, "AutoencoderKL", "vae")["latent_channels"]
@@ -286,7 +288,15 @@ def read_config(config: dict, expected: str, source: object) -> dict:
 
 
 def by_level(config: dict, key: str, source: object) -> list:
-    """Returns an option that is one value, or one for each level, as a list.
+    """Returns an option as a list with one value per level of the network.
+
+    Args:
+        config: a configuration with `"block_out_channels"`.
+        key: the option, whose value is one for all levels or a list.
+        source: the file, for messages.
+
+    Raises:
+        ValueError: if a list does not have one entry per level.
 
     Example:
         >>> by_level({"heads": 8, "block_out_channels": [4, 4]}, "heads", "config.json")
@@ -303,7 +313,7 @@ def by_level(config: dict, key: str, source: object) -> list:
     return value
 
 
-def _check_unet(config, source):
+def _check_unet(config: dict[str, Any], source: object) -> None:
     for key in ("down_block_types", "up_block_types"):
         by_level(config, key, source)
     attends = [name.startswith(("CrossAttn", "Attn")) for name in config["down_block_types"]]
@@ -315,8 +325,8 @@ def _check_unet(config, source):
         )
     if config["in_channels"] != config["out_channels"]:
         raise ValueError(
-            f"{source} must have as many `out_channels` as `in_channels`: networks that are given "
-            f"a picture beside the noise are not supported. Received: {config['in_channels']} and "
+            f"{source} must have as many `out_channels` as `in_channels`: networks with a picture "
+            f"as an additional input are not supported. Received: {config['in_channels']} and "
             f"{config['out_channels']}."
         )
     for width in config["block_out_channels"]:
@@ -327,7 +337,7 @@ def _check_unet(config, source):
             )
 
 
-def _check_unet_condition(config, source):
+def _check_unet_condition(config: dict[str, Any], source: object) -> None:
     _check_unet(config, source)
     for key in ("attention_head_dim", "transformer_layers_per_block", "num_attention_heads"):
         by_level(config, key, source)
@@ -346,7 +356,7 @@ def _check_unet_condition(config, source):
                 )
 
 
-def _check_autoencoder(config, source):
+def _check_autoencoder(config: dict[str, Any], source: object) -> None:
     for key in ("down_block_types", "up_block_types"):
         by_level(config, key, source)
     if not config["scaling_factor"] > 0:
@@ -355,7 +365,7 @@ def _check_autoencoder(config, source):
         )
 
 
-def _check_text(config, source):
+def _check_text(config: dict[str, Any], source: object) -> None:
     if config["hidden_size"] % config["num_attention_heads"]:
         raise ValueError(
             f"{source} must have a `hidden_size` divisible by `num_attention_heads`. "

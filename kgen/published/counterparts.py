@@ -1,26 +1,32 @@
-"""Own models as published ones: the configurations that describe their parts.
+"""Description of models of kgen by published configurations, for export.
 
     LatentDiffusion(KLAutoencoder, UNet, CLIPText of one encoder)      StableDiffusionPipeline
     DiffusionModel(UNet(transformers=False), no conditioner)           DDPMPipeline
 
-Blocks and their order are the published ones in kgen's own networks; options of them are not, and
-an option without a counterpart is refused by name. What a file can say in another way is not:
+The networks of kgen have the published blocks in the published order, but additional options. An
+option without a published counterpart raises an error that names it. These differences are
+expressed by the weights:
 
-    latents standardised by mean m and deviation s, channel by channel
+    latents standardised per channel by the mean m and the standard deviation s
         quant_conv        (mean - m) / s,  log variance - 2 log s
         post_quant_conv   s z + m
         scaling_factor    1
     attention without biases            biases of zero
     an encoder that returns log std     rows of the log variance doubled
 
-The file's scheduler is DDIM with the schedule of the model, in the published steps.
+The scheduler is DDIM with the noise schedule of the model and the published timesteps.
 """
 
+from typing import Any
+
+import keras
 import numpy as np
 
+from kgen.conditioning import Conditioner
 from kgen.conditioning.clip_text import CLIPText
 from kgen.diffusion.discrete_beta import DiscreteBeta, LevelIndex
 from kgen.models.diffusion_model import DiffusionModel
+from kgen.models.kl_autoencoder import KLAutoencoder
 from kgen.models.latent_diffusion import LatentDiffusion
 from kgen.networks import UNet
 from kgen.networks.levels import by_level
@@ -32,11 +38,11 @@ from kgen.serialization import constructor_arguments
 
 PREDICTIONS = {"eps": "epsilon", "v": "v_prediction", "x": "sample"}
 BETAS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos": "squaredcos_cap_v2"}
-VERSION = "0.30.0"  # of diffusers, which configurations name
+VERSION = "0.30.0"  # of diffusers, an entry of configurations
 
 
-def describe(model) -> Published:
-    """Describes an own model as a published one.
+def describe(model: LatentDiffusion | DiffusionModel) -> Published:
+    """Returns the published configurations of a model of kgen.
 
     Args:
         model: a `LatentDiffusion` or a `DiffusionModel`.
@@ -46,24 +52,27 @@ def describe(model) -> Published:
 
     Raises:
         TypeError: if the model is of another class.
-        ValueError: if a part has no published counterpart; lists every reason.
+        ValueError: if a part has no published counterpart; the message lists all reasons.
     """
     if not isinstance(model, (LatentDiffusion, DiffusionModel)):
         raise TypeError(
             "`model` must be a LatentDiffusion or a DiffusionModel. "
             f"Received: a {type(model).__name__}."
         )
-    latent, missed = isinstance(model, LatentDiffusion), []
-    configs = {"scheduler": _scheduler(model, missed), "unet": _unet(model, latent, missed)}
+    latent, unsupported = isinstance(model, LatentDiffusion), []
+    configs = {
+        "scheduler": _scheduler(model, unsupported),
+        "unet": _unet(model, latent, unsupported),
+    }
     if latent:
-        configs["vae"] = _autoencoder(model.autoencoder, missed)
-        configs["text_encoder"] = _text(model.conditioner, missed)
+        configs["vae"] = _autoencoder(model.autoencoder, unsupported)
+        configs["text_encoder"] = _text(model.conditioner, unsupported)
     elif model.conditioner is not None:
-        missed.append(f"a {type(model.conditioner).__name__} as its conditioner")
-    if missed:
+        unsupported.append(f"a {type(model.conditioner).__name__} as its conditioner")
+    if unsupported:
         raise ValueError(
-            "`model` must have been opened by `from_diffusers`, or be made of parts that published "
-            f"models have too. Received: a model with {'; '.join(missed)}."
+            "`model` must have been opened by `from_diffusers`, or consist of parts with published "
+            f"counterparts. Received: a model with {'; '.join(unsupported)}."
         )
     pipeline = "StableDiffusionPipeline" if latent else "DDPMPipeline"
     index = {"_class_name": pipeline, "_diffusers_version": VERSION}
@@ -81,13 +90,13 @@ def describe(model) -> Published:
     return Published(pipeline, {"model_index": index, **configs})
 
 
-def autoencoder_arrays(autoencoder, config: dict, dtype: str | None = None) -> dict:
-    """Returns the published arrays of an own autoencoder, its standardisation folded in.
+def autoencoder_arrays(autoencoder: KLAutoencoder, config: dict, dtype: str | None = None) -> dict:
+    """Returns the published arrays of an autoencoder of kgen, with its standardisation of latents.
 
     Args:
         autoencoder: a `KLAutoencoder`.
-        config: its configuration, as of `describe`.
-        dtype: type of the arrays, or None for that of the variables.
+        config: its configuration, see `describe`.
+        dtype: dtype of the arrays, or None for that of the variables.
     """
     encoder, decoder = autoencoder.encoder, autoencoder.decoder
     arrays = write_slots(slots_of(autoencoder_modules(encoder, decoder, config)))
@@ -110,21 +119,22 @@ def autoencoder_arrays(autoencoder, config: dict, dtype: str | None = None) -> d
     return {name: np.ascontiguousarray(a, dtype or kept) for name, a in arrays.items()}
 
 
-def _pointwise(network, name, width):
-    """Matrix `[out, in]` and bias of a 1 x 1 convolution, or the identity where there is none."""
+def _pointwise(network: keras.Model, name: str, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the matrix `[out, in]` and the bias of a 1 x 1 convolution, by default identity."""
     if name not in {layer.name for layer in network.layers}:
         return np.eye(width), np.zeros(width)
     layer = network.get_layer(name)
     return np.asarray(layer.kernel, "float64")[0, 0].T, np.asarray(layer.bias, "float64")
 
 
-def _scheduler(model, missed):
+def _scheduler(model: LatentDiffusion | DiffusionModel, unsupported: list[str]) -> dict[str, Any]:
+    """Returns the configuration of the scheduler; appends unsupported options to a list."""
     schedule = model.process.schedule
     if not isinstance(schedule, DiscreteBeta) or model.process.scaling != "vp":
-        missed.append(f"the process {model.process!r}, and not the schedule DiscreteBeta")
+        unsupported.append(f"the process {model.process!r}, not the schedule DiscreteBeta")
         return {}
     if model.prediction not in PREDICTIONS:
-        missed.append(f"prediction={model.prediction!r}")
+        unsupported.append(f"prediction={model.prediction!r}")
     return {
         "_class_name": "DDIMScheduler",
         "_diffusers_version": VERSION,
@@ -142,23 +152,26 @@ def _scheduler(model, missed):
     }
 
 
-def _unet(model, latent, missed):
+def _unet(
+    model: LatentDiffusion | DiffusionModel, latent: bool, unsupported: list[str]
+) -> dict[str, Any]:
+    """Returns the configuration of the U-Net; appends unsupported options to a list."""
     network = model.network
     if not isinstance(network, UNet):
-        missed.append(f"a {type(network).__name__} as its network")
+        unsupported.append(f"a {type(network).__name__} as its network")
         return {}
     options = constructor_arguments(network)
     shape, channels = tuple(options["shape"]), tuple(options["channels"])
     levels = len(channels)
     noise = options["noise_position"]
-    told = isinstance(noise, LevelIndex) and noise.schedule == model.process.schedule
+    takes_index = isinstance(noise, LevelIndex) and noise.schedule == model.process.schedule
     groups = {layer.groups for layer in network.graph.layers if isinstance(layer, GroupNorm)}
     blocks = set(by_level("blocks", options["blocks"], levels))
-    wanted = (
+    requirements = (
         (len(shape) == 3, f"data of shape {shape}, no pictures"),
-        (told, "a network that is given the log-SNR, and not `LevelIndex` of its schedule"),
-        (len(groups) == 1, f"norms of {sorted(groups)} groups, and not one number"),
-        (len(blocks) == 1, f"blocks={options['blocks']}, and not one number"),
+        (takes_index, "a network conditional on the log-SNR, not on `LevelIndex` of its schedule"),
+        (len(groups) == 1, f"norms of {sorted(groups)} groups, not of one number"),
+        (len(blocks) == 1, f"blocks={options['blocks']}, not one number"),
         (options["patch"] == 1, f"patch={options['patch']}"),
         (options["picture"] is None, "a picture as a condition"),
         (options["middle_attention"], "middle_attention=False"),
@@ -168,7 +181,7 @@ def _unet(model, latent, missed):
         (options["freq_shift"] in (0, 1), f"freq_shift={options['freq_shift']}"),
         (options["epsilon"] in ((1e-5,) if latent else (1e-5, 1e-6)), "another `epsilon`"),
     )
-    missed += [reason for fine, reason in wanted if not fine]
+    unsupported += [reason for fine, reason in requirements if not fine]
     if len(groups) != 1 or len(blocks) != 1:
         return {}
     attention = options["attention"]
@@ -201,26 +214,27 @@ def _unet(model, latent, missed):
     if not latent:
         widths = {c // h for c, h, a in zip(channels, heads, (*attends[:-1], True)) if a}
         if len(widths) > 1:
-            missed.append(f"heads of the widths {sorted(widths)}, and not one")
+            unsupported.append(f"heads of the widths {sorted(widths)}, not of one width")
         return {**config, "attention_head_dim": widths.pop()}
     tokens = options["tokens"]
     if tokens is None:
-        missed.append("a network that takes no tokens")
+        unsupported.append("a network without cross-attention to tokens")
     depth = by_level("depth", options["depth"], levels)
     return {
         **config,
-        "attention_head_dim": list(heads),  # which counts them, in spite of its name
+        "attention_head_dim": list(heads),  # the number of heads, in spite of the name
         "cross_attention_dim": None if tokens is None else tokens[1],
         "transformer_layers_per_block": list(depth) if len(set(depth)) > 1 else depth[0],
         "use_linear_projection": True,
     }
 
 
-def _autoencoder(autoencoder, missed):
+def _autoencoder(autoencoder: KLAutoencoder, unsupported: list[str]) -> dict[str, Any]:
+    """Returns the configuration of the autoencoder; appends unsupported options to a list."""
     encoder, decoder = autoencoder.encoder, autoencoder.decoder
     names = {layer.name for network in (encoder, decoder) for layer in network.layers}
     if not {"conv_in", "down_0_res_0_conv1", "up_0_res_0_conv1", "norm_out", "conv_out"} <= names:
-        missed.append("an autoencoder other than `kgen.networks.conv`'s")
+        unsupported.append("an autoencoder other than `kgen.networks.conv`'s")
         return {}
     channels, blocks, shape = [], [], tuple(autoencoder.data_shape)
     while f"down_{len(channels)}_res_0_conv1" in names:
@@ -233,18 +247,19 @@ def _autoencoder(autoencoder, missed):
         blocks.append(down if up == down + 1 else (down, up))
     norms = [n for part in (encoder, decoder) for n in part.layers if isinstance(n, GroupNorm)]
     groups = {norm.groups for norm in norms}
-    factor, read = 2 ** (len(channels) - 1), encoder.get_layer("conv_in").kernel.shape[-2]
-    wanted = (
+    factor = 2 ** (len(channels) - 1)
+    num_inputs = encoder.get_layer("conv_in").kernel.shape[-2]
+    requirements = (
         (len(shape) == 3, f"data of shape {shape}, no pictures"),
-        (read == shape[-1], "an autoencoder with patch=2"),
+        (num_inputs == shape[-1], "an autoencoder with patch=2"),
         ("mid_attn" in names, "an autoencoder without attention in the middle"),
-        (len(set(blocks)) == 1, f"an autoencoder of {blocks} blocks, and not one number"),
+        (len(set(blocks)) == 1, f"an autoencoder of {blocks} blocks, not of one number"),
         (len(groups) == 1, f"an autoencoder with norms of {sorted(groups)} groups"),
         ({norm.epsilon for norm in norms} == {1e-6}, "an autoencoder with another `epsilon`"),
         (not any(n % factor for n in shape[:-1]), f"an autoencoder that pads {shape}"),
     )
-    reasons = [reason for fine, reason in wanted if not fine]
-    missed += reasons
+    reasons = [reason for fine, reason in requirements if not fine]
+    unsupported += reasons
     if reasons:
         return {}
     return {
@@ -264,16 +279,17 @@ def _autoencoder(autoencoder, missed):
     }
 
 
-def _text(conditioner, missed):
+def _text(conditioner: Conditioner | None, unsupported: list[str]) -> dict[str, Any]:
+    """Returns the configuration of the text encoder; appends unsupported options to a list."""
     fits = isinstance(conditioner, CLIPText) and len(conditioner.towers) == 1
     if not fits or conditioner.null_kind != "empty" or conditioner.sizes is not None:
         what = "no conditioner" if conditioner is None else f"a {type(conditioner).__name__}"
-        missed.append(f"{what}, and not a CLIPText of one encoder")
+        unsupported.append(f"{what}, not a CLIPText of one encoder")
         return {}
     tower = conditioner.towers[0]
     options = constructor_arguments(tower)
     if tower.states != "last" or tower.projection is not None:
-        missed.append("an encoder of penultimate states, or with a projection")
+        unsupported.append("an encoder of penultimate states, or with a projection")
     ids = {token: i for i, token in enumerate(options["vocabulary"])}
     return {
         "architectures": ["CLIPTextModel"],
@@ -292,6 +308,7 @@ def _text(conditioner, missed):
     }
 
 
-def _sample_size(shape):
+def _sample_size(shape: tuple[int, ...]) -> int | list[int]:
+    """Returns the option `sample_size`: one number for squares, else height and width."""
     height, width = shape[:2]
     return height if height == width else [height, width]

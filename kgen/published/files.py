@@ -1,16 +1,16 @@
-"""Where published weights lie: a folder in the diffusers layout, or a single file.
+"""The files of a published model: a folder in the diffusers layout, or a single file.
 
     folder/
-      model_index.json                       which pipeline it is, and the classes of its parts
+      model_index.json                       the pipeline and the classes of its parts
       scheduler/scheduler_config.json        the noise schedule and the published solver
-      unet/config.json, vae/config.json      what the networks are
+      unet/config.json, vae/config.json      the configurations of the networks
       unet/diffusion_pytorch_model.safetensors, text_encoder/model.safetensors     their weights
       tokenizer/vocab.json, merges.txt       the vocabulary
 
-Weights may be split into shards, which a file `*.safetensors.index.json` lists, and may lie there
-in a second form, `variant="fp16"`. No file outside of the folder is opened, whatever a file in it
-says; the snapshots of the Hugging Face hub, whose files are links into the cache beside them, are
-followed there.
+Weights may be split into shards, which a file `*.safetensors.index.json` lists, and may exist in
+several variants, such as `variant="fp16"`. No file outside of the folder is opened, even if a file
+in it refers to one. An exception are snapshots of the Hugging Face hub, whose files are links into
+the cache beside them.
 
 Reference:
   The layout: https://huggingface.co/docs/diffusers/using-diffusers/other-formats.
@@ -25,9 +25,9 @@ from kgen.published.weights import Weights
 PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 MAX_JSON = 25_000_000  # bytes
 WHY_NOT_PICKLED = (
-    "it is pickled: reading it could run any code that its author put in. Take the "
-    "`.safetensors` file of the same weights, which most pages of models offer beside it, or "
-    "convert it once, where you trust it, with `safetensors.torch.save_file`"
+    "it is pickled: reading it can run any code of its author. Use the `.safetensors` file of the "
+    "same weights, which most models offer beside it, or, if you trust the file, convert it with "
+    "`safetensors.torch.save_file`"
 )
 
 
@@ -46,7 +46,7 @@ class Folder:
         0.18215
     """
 
-    def __init__(self, root: str | os.PathLike):
+    def __init__(self, root: str | os.PathLike) -> None:
         self.root = pathlib.Path(root)
         if not self.root.is_dir():
             raise FileNotFoundError(f"`path` must be a folder. Received: {root}, which is none.")
@@ -55,13 +55,13 @@ class Folder:
         """Returns the path of a file in the folder.
 
         Raises:
-            FileNotFoundError: if it is missing.
-            ValueError: if it leads out of the folder.
+            FileNotFoundError: if the file is missing.
+            ValueError: if the path leads out of the folder.
         """
         path = self.root / name
         home, real = self.root.resolve(), path.resolve()
         homes = [home]
-        if home.parent.name == "snapshots":  # of the hub's cache: its files are links to blobs
+        if home.parent.name == "snapshots":  # in the cache of the hub, files are links to blobs
             homes.append(home.parent.parent / "blobs")
         if pathlib.PurePath(name).is_absolute() or not any(map(real.is_relative_to, homes)):
             raise ValueError(f"Files must lie in {self.root}. Received: {name!r}, which leaves it.")
@@ -70,15 +70,15 @@ class Folder:
         return path
 
     def has(self, name: str) -> bool:
-        """Whether there is such a file."""
+        """Returns whether the folder has a file with this name."""
         return (self.root / name).is_file()
 
     def read_json(self, name: str) -> dict:
-        """Reads a file that holds a dictionary in JSON.
+        """Reads a JSON file that contains a dictionary.
 
         Raises:
-            FileNotFoundError: if it is missing.
-            ValueError: if it is no such file.
+            FileNotFoundError: if the file is missing.
+            ValueError: if the file is damaged or too large.
         """
         return read_json(self.path(name))
 
@@ -86,13 +86,13 @@ class Folder:
         """Opens the weights of a part.
 
         Args:
-            part: a folder in this one, such as `"unet"`.
-            stem: how its files begin, `"diffusion_pytorch_model"` or `"model"`.
-            variant: None, or the name of a second form of the weights, such as `"fp16"`.
+            part: the folder of the part, such as `"unet"`.
+            stem: prefix of the file names, `"diffusion_pytorch_model"` or `"model"`.
+            variant: None, or a variant of the weights, such as `"fp16"`.
 
         Raises:
-            FileNotFoundError: if there are none, or none of that variant.
-            ValueError: if they are pickled, or a file is damaged.
+            FileNotFoundError: if there are no weights, or none of this variant.
+            ValueError: if the weights are pickled, or a file is damaged.
         """
         middle = "" if variant is None else f".{variant}"
         single = f"{part}/{stem}{middle}.safetensors"
@@ -106,9 +106,10 @@ class Folder:
         for index in sorted(indices):
             if self.has(index):
                 return self._shards(part, index)
-        raise self._no_weights(part, single, variant)
+        raise self._missing_weights(part, single, variant)
 
-    def _shards(self, part, index):
+    def _shards(self, part: str, index: str) -> Weights:
+        """Opens the shards that an index lists."""
         places = self.read_json(index).get("weight_map")
         if not isinstance(places, dict) or not places:
             raise ValueError(
@@ -124,7 +125,10 @@ class Folder:
         shards = sorted(set(places.values()))
         return Weights([self.path(f"{part}/{shard}") for shard in shards], places)
 
-    def _no_weights(self, part, expected, variant):
+    def _missing_weights(
+        self, part: str, expected: str, variant: str | None
+    ) -> FileNotFoundError | ValueError:
+        """Returns the error for missing weights, which names alternatives in the folder."""
         folder = self.root / part
         names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
         variants = sorted({n.split(".")[1] for n in names if n.endswith(".safetensors")} - {""})
@@ -148,8 +152,8 @@ def open_file(path: str | os.PathLike) -> Weights:
         path: a `.safetensors` file.
 
     Raises:
-        FileNotFoundError: if it is missing.
-        ValueError: if it is pickled, of another kind, or damaged.
+        FileNotFoundError: if the file is missing.
+        ValueError: if the file is pickled, of another kind, or damaged.
     """
     path = pathlib.Path(path)
     if path.suffix.lower() in PICKLED:
@@ -160,10 +164,10 @@ def open_file(path: str | os.PathLike) -> Weights:
 
 
 def read_json(path: str | os.PathLike) -> dict:
-    """Reads a file that holds a dictionary in JSON.
+    """Reads a JSON file that contains a dictionary.
 
     Raises:
-        ValueError: if it is no such file, or too large for one.
+        ValueError: if the file is damaged, contains another value, or is too large.
     """
     path = pathlib.Path(path)
     size = path.stat().st_size

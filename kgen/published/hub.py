@@ -1,6 +1,6 @@
-"""Published models by name, through the library `huggingface_hub`: its cache, its offline mode.
+"""Download of published models by name, with the library `huggingface_hub` and its cache.
 
-Only the files that kgen reads are fetched: configurations, vocabularies, and the weights of one
+Only the files that kgen reads are downloaded: configurations, vocabularies, and the weights of one
 variant as safetensors.
 """
 
@@ -22,7 +22,7 @@ STEMS |= {"text_encoder": "model", "text_encoder_2": "model"}
 
 
 def is_name(value: object) -> bool:
-    """Whether a value has the form of a hub's name, `"owner/name"`.
+    """Returns whether a value has the form of a name on the hub, `"owner/name"`.
 
     Example:
         >>> is_name("owner/name"), is_name("./folder"), is_name("owner/name/more")
@@ -32,10 +32,10 @@ def is_name(value: object) -> bool:
 
 
 def patterns(variant: str | None = None) -> list[str]:
-    """Returns the patterns of the files that are needed of a model.
+    """Returns the patterns of the files of a model that kgen reads.
 
     Args:
-        variant: of the weights, such as `"fp16"`.
+        variant: None, or the variant of the weights, such as `"fp16"`.
     """
     middle = "" if variant is None else f".{variant}"
     weights = []
@@ -54,11 +54,11 @@ def patterns(variant: str | None = None) -> list[str]:
 
 
 def fetch(name: str, variant: str | None = None) -> pathlib.Path:
-    """Returns the folder of a model of the hub, fetching what is not in the cache.
+    """Returns the folder of a model on the hub; downloads the files that are not in the cache.
 
     Args:
         name: `"owner/name"`.
-        variant: of the weights.
+        variant: None, or the variant of the weights, such as `"fp16"`.
 
     Raises:
         ImportError: if `huggingface_hub` is not installed.
@@ -70,6 +70,6 @@ def fetch(name: str, variant: str | None = None) -> pathlib.Path:
         import huggingface_hub
     except ImportError as error:
         raise ImportError(
-            f"A model by name, {name!r}, needs the package huggingface_hub; or give a folder."
+            f"A model by name, {name!r}, needs the package huggingface_hub; or pass a folder."
         ) from error
     return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns(variant)))

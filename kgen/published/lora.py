@@ -1,4 +1,4 @@
-"""LoRA files: small changes of weights, in the three layouts in which they are published.
+"""LoRA files: low-rank updates of weights, in the three layouts in which they are published.
 
     W + scale (alpha / rank) B A,    A "down" [rank, in], B "up" [out, rank]
 
@@ -6,11 +6,11 @@
     peft        unet.PATH.lora_A.weight, .lora_B.
     kohya       lora_unet_PATH.lora_down.weight, .lora_up., .alpha, with _ for . in PATH
 
-PATH is the published name of a module (`kgen.published.unet`, `kgen.published.text`). alpha is a
-number of each module, or one of a part in the file's metadata, or else the rank.
+PATH is the published name of a module (`kgen.published.unet`, `kgen.published.text`). alpha is an
+array of each module, or a number of each part in the metadata, or else the rank.
 
-A LoRA is merged into weights, which costs nothing afterwards, or attached to layers beside them,
-where it can be trained on. Whatever of a file fits no layer is an error that names it.
+A LoRA can be merged into the weights, without a cost in sampling, or attached to the layers, where
+it can be trained further. An array that belongs to no layer raises an error that names it.
 
 References:
   Hu et al. (2021), https://arxiv.org/abs/2106.09685, section 4.1.
@@ -20,7 +20,10 @@ import dataclasses
 import json
 import os
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import keras
 import numpy as np
 from safetensors.numpy import save_file
 
@@ -28,6 +31,7 @@ from kgen.checks import check_number, check_one_of
 from kgen.published.files import open_file
 from kgen.published.modules import Module, describe
 from kgen.published.original import original_modules
+from kgen.published.weights import Arrays
 from kgen.training.lora import enable
 
 LAYOUTS = ("diffusers", "peft", "kohya")
@@ -52,18 +56,18 @@ ENDINGS = {
     ".lora_up.weight": "up",
     ".alpha": "alpha",
 }
-# The first LoRA files put them into the processors of attention.
+# Names in the first LoRA files, in which the factors belong to the processors of attention.
 PROCESSOR = re.compile(r"\.processor\.to_(q|k|v|out)_lora\.(down|up)\.weight$")
 
 
 @dataclasses.dataclass(frozen=True)
 class Factors:
-    """The change of one module.
+    """The low-rank update of one module, alpha / rank B A.
 
     Args:
         down: A, `[rank, in]` or `[rank, in, h, w]`.
         up: B, `[out, rank]` or `[out, rank, 1, 1]`.
-        alpha: the change is alpha / rank B A.
+        alpha: scale of the update.
     """
 
     down: np.ndarray
@@ -71,12 +75,12 @@ class Factors:
     alpha: float
 
     @property
-    def rank(self):
-        """The rank of the change."""
+    def rank(self) -> int:
+        """The rank of the update."""
         return self.down.shape[0]
 
     def change(self) -> np.ndarray:
-        """Returns alpha / rank B A as a published weight, float32."""
+        """Returns the update alpha / rank B A in the shape of the published weight, float32."""
         down, up = self.down.astype("float32"), self.up.astype("float32")
         product = up.reshape(up.shape[0], -1) @ down.reshape(down.shape[0], -1)
         return self.alpha / self.rank * product.reshape(up.shape[0], *down.shape[1:])
@@ -89,18 +93,18 @@ def read_lora(
 
     Args:
         path: a `.safetensors` file.
-        parts: for each part, `"unet"`, `"text_encoder"` and so on, its modules by their names.
+        parts: the modules of each part (`"unet"`, `"text_encoder"`, ...) by name.
 
     Returns:
-        For each part that the file changes, the factors by the name of the module.
+        The factors of each part in the file, by the name of the module.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is damaged, or has something that fits no module; names it.
+        ValueError: if the file is damaged, or an array belongs to no module.
     """
     weights = open_file(path)
     known = {part: {n.replace(".", "_"): n for n in modules} for part, modules in parts.items()}
-    # Files for SD XL call the U-Net's blocks by their original names.
+    # Files for SD XL use the original names of the U-Net's blocks.
     originals = original_modules(parts.get("unet", {}))
     known.setdefault("unet", {}).update({o.replace(".", "_"): n for n, o in originals.items()})
     found, unknown = {}, []
@@ -111,7 +115,7 @@ def read_lora(
             continue
         part, module, kind = place
         if kind in found.setdefault((part, module), {}):
-            raise ValueError(f"{path} has {key!r}, of which there is another one.")
+            raise ValueError(f"{path} has several arrays for one factor, the last of them {key!r}.")
         found[part, module][kind] = key
     if unknown:
         raise ValueError(
@@ -135,18 +139,18 @@ def write_lora(
     lora: dict[str, dict[str, Factors]],
     layout: str = "diffusers",
     dtype: str = "float32",
-):
+) -> None:
     """Writes a LoRA file.
 
     Args:
-        path: the `.safetensors` file.
-        lora: for each part, the factors by the name of the module.
+        path: path of the `.safetensors` file.
+        lora: the factors of each part, by the name of the module.
         layout: `"diffusers"`, `"peft"` or `"kohya"`.
-        dtype: type of the arrays in the file.
+        dtype: dtype of the arrays in the file.
 
     Raises:
-        ValueError: for another layout, or where modules of one part have several values of alpha /
-            rank, which only kohya's layout can say.
+        ValueError: if `layout` is unknown, or if the modules of a part have several ranks or
+            alphas, which only the layout `"kohya"` can store.
     """
     check_one_of("layout", layout, LAYOUTS)
     arrays, metadata = {}, {}
@@ -183,12 +187,16 @@ def write_lora(
 
 
 class Merged:
-    """A LoRA that has been added to weights, and can be taken out again.
+    """A LoRA that is merged into weights and can be removed again.
 
     Args:
-        lora: for each part, the factors by the name of the module.
-        parts: for each part, its modules by their names.
-        scale: factor on the whole change.
+        lora: the factors of each part, by the name of the module.
+        parts: the modules of each part, by name.
+        scale: factor of the update.
+
+    Raises:
+        TypeError: if `scale` is not a number.
+        ValueError: if `scale` is not finite.
     """
 
     def __init__(
@@ -196,7 +204,7 @@ class Merged:
         lora: dict[str, dict[str, Factors]],
         parts: dict[str, dict[str, Module]],
         scale: float = 1.0,
-    ):
+    ) -> None:
         check_number("scale", scale)
         pairs = [
             (parts[part][name], factors)
@@ -211,8 +219,11 @@ class Merged:
             change = module.to_ours(factors.change(), before.shape)
             kernel.assign(before.astype("float32") + scale * change)
 
-    def unload(self):
-        """Puts the weights back that were there before; of several, unload the last one first."""
+    def unload(self) -> None:
+        """Restores the weights from before the merge.
+
+        If several LoRAs are merged, they must be unloaded in reverse order.
+        """
         for kernel, before in self._before:
             kernel.assign(before)
         self._before = []
@@ -221,18 +232,18 @@ class Merged:
 def attach(
     loras: list[tuple[dict[str, dict[str, Factors]], float]],
     parts: dict[str, dict[str, Module]],
-):
+) -> None:
     """Attaches LoRAs to layers, beside their weights (`kgen.training.lora`).
 
-    Of a model use `model.load_lora`, which also sees to what is trained and averaged.
+    For a model, use `model.load_lora`, which also sets what is trained and averaged.
 
     Args:
         loras: pairs of a LoRA and its scale.
-        parts: for each part, its modules by their names.
+        parts: the modules of each part, by name.
 
     Raises:
-        ValueError: if a layer has a LoRA already, or is one that Keras cannot give one; merge the
-            LoRA then.
+        ValueError: if a layer has a LoRA already, or is of a kind to which Keras cannot attach one;
+            such a LoRA can be merged.
     """
     factors = combined(loras)
     for part, modules in factors.items():
@@ -249,7 +260,7 @@ def attach(
 def combined(
     loras: list[tuple[dict[str, dict[str, Factors]], float]],
 ) -> dict[str, dict[str, Factors]]:
-    """Returns one LoRA that is the sum of several; on one layer it has the sum of their ranks.
+    """Returns one LoRA that is the sum of several; its rank is the sum of the ranks per layer.
 
     Args:
         loras: pairs of a LoRA and its scale.
@@ -265,7 +276,8 @@ def combined(
     }
 
 
-def _sum(several):
+def _sum(several: Sequence[tuple[Factors, float]]) -> Factors:
+    """Returns the sum of pairs of factors and a scale."""
     rank = sum(factors.rank for factors, _ in several)
     alpha = several[0][0].alpha if len(several) == 1 else float(rank)
     down = np.concatenate([factors.down.astype("float32") for factors, _ in several])
@@ -276,16 +288,25 @@ def _sum(several):
     return Factors(down, np.concatenate(ups, axis=1), alpha)
 
 
-def check_attachable(layer, name):
-    """Raises a ValueError for a layer to which Keras cannot attach a LoRA."""
+def check_attachable(layer: keras.layers.Layer, name: str) -> None:
+    """Checks that Keras can attach a LoRA to a layer.
+
+    Raises:
+        ValueError: if it cannot.
+    """
     if not hasattr(layer, "enable_lora"):
         raise ValueError(
             f"A LoRA cannot be attached to {name}, a {type(layer).__name__}. Merge it."
         )
 
 
-def fill(lora: dict[str, dict[str, Factors]], parts: dict[str, dict[str, Module]]):
-    """Gives the factors of a LoRA to layers that have one of its ranks."""
+def fill(lora: dict[str, dict[str, Factors]], parts: dict[str, dict[str, Module]]) -> None:
+    """Assigns the factors of a LoRA to layers that have a LoRA of the same ranks.
+
+    Args:
+        lora: the factors of each part, by the name of the module.
+        parts: the modules of each part, by name.
+    """
     for part, modules in lora.items():
         for name, factors in modules.items():
             module = parts[part][name]
@@ -298,14 +319,21 @@ def fill(lora: dict[str, dict[str, Factors]], parts: dict[str, dict[str, Module]
 
 
 def attached(parts: dict[str, dict[str, Module]]) -> dict[str, dict[str, Factors]]:
-    """Returns the LoRAs that are attached to layers, trained ones too, for `write_lora`."""
+    """Returns the LoRA that is attached to layers, for `write_lora`.
+
+    Args:
+        parts: the modules of each part, by name.
+
+    Returns:
+        The factors of each part, by the name of the module.
+    """
     result = {}
     for part, modules in parts.items():
         for name, module in modules.items():
             layer = module.layer
             if not getattr(layer, "lora_enabled", False):
                 continue
-            # Values of a scope, such as averages, where there is one.
+            # `value` is the average inside of a scope of averaged weights.
             a, b = (np.array(v.value) for v in (layer.lora_kernel_a, layer.lora_kernel_b))
             down, up = a.T, b.T
             if module.kind == "convolution":
@@ -316,8 +344,8 @@ def attached(parts: dict[str, dict[str, Module]]) -> dict[str, dict[str, Factors
     return result
 
 
-def _place(key, known):
-    """The part, the module and the kind of an array, or None."""
+def _place(key: str, known: dict[str, dict[str, str]]) -> tuple[str, str, str] | None:
+    """Returns the part, the module and the kind (down, up or alpha) of an array, or None."""
     old = PROCESSOR.search(key)
     if old is not None:
         module = f".to_{old[1]}" + (".0" if old[1] == "out" else "")
@@ -331,7 +359,7 @@ def _place(key, known):
             module = known[part].get(path.removeprefix(prefix))
             return None if module is None else (part, module, ENDINGS[ending])
     part, _, path = path.partition(".")
-    # A file of the U-Net alone may leave out whose it is.
+    # Files of the U-Net alone may have names without the part.
     if part not in PARTS:
         part, path = "unet", f"{part}.{path}"
     path = path.removeprefix("text_model.")
@@ -341,8 +369,8 @@ def _place(key, known):
     return (part, module, ENDINGS[ending]) if module == path else None
 
 
-def _alphas(metadata, path):
-    """What the metadata says of alpha, by name."""
+def _alphas(metadata: Mapping[str, str], path: str | os.PathLike) -> dict[str, Any]:
+    """Returns the metadata of PEFT in a file, which may contain alphas."""
     text = metadata.get(METADATA)
     if text is None:
         return {}
@@ -355,7 +383,18 @@ def _alphas(metadata, path):
     return values
 
 
-def _factors(weights, module, name, keys, alphas):
+def _factors(
+    weights: Arrays, module: Module, name: str, keys: dict[str, str], alphas: dict[str, Any]
+) -> Factors:
+    """Reads and validates the factors of a module.
+
+    Args:
+        weights: the arrays of the file.
+        module: the module.
+        name: the part and the name of the module.
+        keys: the names of the arrays `"down"`, `"up"` and perhaps `"alpha"`.
+        alphas: the metadata of the file.
+    """
     missing = {"down", "up"} - set(keys)
     if missing:
         raise ValueError(
@@ -393,8 +432,8 @@ def _factors(weights, module, name, keys, alphas):
     return Factors(down, up, float(alpha))
 
 
-def _prefixes(lora):
-    """How kohya's names of a part begin; one text encoder has no number."""
+def _prefixes(lora: dict[str, dict[str, Factors]]) -> dict[str, str]:
+    """Returns the prefixes of the parts in the layout of kohya; a single text encoder has no 1."""
     several = "text_encoder_2" in lora
     text = "lora_te1_text_model_" if several else "lora_te_text_model_"
     return {
@@ -404,7 +443,7 @@ def _prefixes(lora):
     }
 
 
-def _target(name):
-    """The last part of a module's name, with a number's own module."""
+def _target(name: str) -> str:
+    """Returns the last component of a module's name; of a number, with the component before it."""
     parts = name.split(".")
     return ".".join(parts[-2:]) if parts[-1].isdigit() else parts[-1]

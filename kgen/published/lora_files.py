@@ -1,9 +1,9 @@
-"""LoRA files of models: written, and read beside what a model has.
+"""Saving and loading of the LoRA of a model.
 
-The modules of a published model have their published names, so that a file of kgen opens in other
-libraries and theirs here. Those of a model of kgen's own have the names of its layers:
+The modules of a published model have their published names, so that kgen and other libraries can
+read each other's files. The modules of other models have the names of their layers:
 
-    unet.down_1_0_attn_attn1.to_q.lora.down.weight      the part, the layer, the factor
+    unet.down_1_0_attn_attn1.to_q.lora.down.weight      part, layer, factor
 """
 
 import os
@@ -21,7 +21,7 @@ from kgen.training.lora import candidates, names
 
 
 def lora_modules(model: FineTunedModel) -> dict[str, dict[str, Module]]:
-    """Returns the modules of a model that LoRA files may change, by part and name."""
+    """Returns the modules of a model that can have a LoRA, by part and name."""
     networks, published = model.lora_parts(), getattr(model, "published", None)
     if published is not None:
         config = read_config(published.configs["unet"], PIPELINES[published.pipeline], "unet")
@@ -35,16 +35,36 @@ def lora_modules(model: FineTunedModel) -> dict[str, dict[str, Module]]:
     return modules
 
 
-def save_lora(model: FineTunedModel, path: str | os.PathLike, layout: str, dtype: str):
-    """Writes the LoRA of a model, in its averaged form; see `FineTunedModel.save_lora`."""
+def save_lora(model: FineTunedModel, path: str | os.PathLike, layout: str, dtype: str) -> None:
+    """Writes the averaged LoRA of a model to a file.
+
+    Args:
+        model: a model with a LoRA.
+        path: a `.safetensors` file.
+        layout: `"diffusers"`, `"peft"` or `"kohya"`.
+        dtype: dtype of the arrays in the file.
+
+    Raises:
+        ValueError: if the model has no LoRA, or the layout is unknown or cannot store it.
+    """
     if model.lora is None:
         raise ValueError("The model has no LoRA. Call `enable_lora(rank)` or `load_lora(path)`.")
     with model.averaged():
         write_lora(path, attached(lora_modules(model)), layout, dtype)
 
 
-def load_lora(model: FineTunedModel, path: str | os.PathLike, scale: float):
-    """Adds the LoRA of a file to a model; see `FineTunedModel.load_lora`."""
+def load_lora(model: FineTunedModel, path: str | os.PathLike, scale: float) -> None:
+    """Adds the LoRA of a file to a model, and to the LoRA that the model has already.
+
+    Args:
+        model: the model.
+        path: a `.safetensors` file.
+        scale: factor of the update in the file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged, or the model has no layer for one of its arrays.
+    """
     modules = lora_modules(model)
     loras = [(read_lora(path, modules), scale)]
     if model.lora is not None:
@@ -66,8 +86,8 @@ def load_lora(model: FineTunedModel, path: str | os.PathLike, scale: float):
     model.averages.reset()
 
 
-def _module(layer):
-    """A layer as a module; of a multi-head attention the axes of its kernel are inputs first."""
+def _module(layer: keras.layers.Layer) -> Module:
+    """Returns the module of a layer, for `EinsumDense` with the number of input axes."""
     if isinstance(layer, keras.layers.EinsumDense):
         inputs, kernel = layer.equation.split("->")[0].split(",")
         return Module(layer, "linear", sum(axis in inputs for axis in kernel))

@@ -1,14 +1,14 @@
-"""Published models as kgen's: opened, and written back.
+"""Opening of published models as models of kgen, and export in the published layout.
 
     Stable Diffusion   LatentDiffusion(KLAutoencoder, UNet, CLIPText)
     DDPM               DiffusionModel(UNet, Labels)
 
-`generate` draws as the published pipeline does: its default solver is the folder's own
-(`kgen.published.schedulers.PublishedSteps`), so that `num_steps=20` are the twenty published steps.
+`generate` reproduces the published pipeline: its default solver is that of the folder's scheduler
+(`kgen.published.schedulers.PublishedSteps`), so that `num_steps=20` makes the 20 published steps.
 
-What differs: image to image begins at the mean of the encoder's distribution, of which published
-code draws a sample; a safety checker is not part of the model; and the licence of the weights is
-that of their folder, `model.published.licence`.
+Differences: image-to-image starts at the mean of the encoder's distribution, where published code
+draws a sample; a safety checker is not part of the model. The licence of the weights is that of
+their folder, `model.published.licence`.
 """
 
 import os
@@ -42,20 +42,21 @@ def from_diffusers(
     Args:
         path: a folder in the diffusers layout, a `.safetensors` file with the original names, or
             the name of a model on the Hugging Face hub, `"owner/name"`.
-        size: `(height, width)` of the pictures in pixels; None for what the model was trained on.
-        variant: of the weights, such as `"fp16"`.
+        size: `(height, width)` of the pictures in pixels; None for the size of the training data.
+        variant: None, or the variant of the weights, such as `"fp16"`.
         dtype: Keras dtype policy of the networks, such as `"bfloat16"`; None is float32.
         ema_decay: None, or the decay of averaged weights, for training.
-        windows: number of windows of 77 tokens that a prompt has room in.
-        config: of a single file, a folder (or the name of one on the hub) of the same kind of
-            model, whose configurations and vocabulary it takes.
+        windows: number of windows of 77 tokens per prompt; longer prompts are truncated.
+        config: for a single file, a folder (or the name of one on the hub) with a model of the same
+            kind, from which configurations and vocabulary are read.
 
     Returns:
-        A `LatentDiffusion`, or of DDPM a `DiffusionModel`.
+        A `LatentDiffusion`; for DDPM, a `DiffusionModel`.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if a file is damaged, or describes what kgen does not have.
+        ImportError: if `path` is a name on the hub and `huggingface_hub` is not installed.
+        ValueError: if a file is damaged, or kgen does not support the model.
 
     Example:
         >>> model = from_diffusers("tests/published/fixtures/sd1")
@@ -84,34 +85,35 @@ def from_diffusers(
 
 def to_diffusers(
     model: LatentDiffusion | DiffusionModel, directory: str | os.PathLike, dtype: str | None = None
-):
-    """Writes a model as a folder that diffusers opens, with its averaged weights if it has any.
+) -> None:
+    """Writes a model as a folder in the diffusers layout, with its averaged weights if any.
 
     Args:
         model: a model that was opened by `from_diffusers`; or another `LatentDiffusion` or
-            `DiffusionModel` whose parts published models have too (`kgen.published.counterparts`).
-        directory: where to; must not exist, or be empty.
-        dtype: type of the weights in the files, such as `"float16"`; None for that of the model.
+            `DiffusionModel` whose parts have published counterparts
+            (`kgen.published.counterparts`).
+        directory: path of the folder, which must not exist or be empty.
+        dtype: dtype of the weights in the files, such as `"float16"`; None for that of the model.
 
     Raises:
         TypeError: if the model is of another class.
-        ValueError: if the directory is not empty, or a part of the model has no published
-            counterpart.
+        ValueError: if the directory is not empty, a part of the model has no published
+            counterpart, or the noise schedule is not that of the opened model.
     """
     published, arrays = getattr(model, "published", None), {}
-    own = not isinstance(published, Published)
-    if own:
+    is_opened = isinstance(published, Published)
+    if not is_opened:
         published = describe(model)
     parts = _parts_of(model, published)
     with model.averaged():
-        if own and parts.decoder is not None:
+        if not is_opened and parts.decoder is not None:
             with model.autoencoder.averaged():
                 arrays["vae"] = autoencoder_arrays(model.autoencoder, parts.configs["vae"], dtype)
         write_parts(parts, directory, dtype, arrays)
 
 
-def _parts_of(model, published):
-    """The parts of a model; its prediction may have become another one since it was opened."""
+def _parts_of(model: LatentDiffusion | DiffusionModel, published: Published) -> Parts:
+    """Returns the parts of a model, with its present prediction type in the scheduler."""
     scheduler = published.configs["scheduler"]
     place = "scheduler/scheduler_config.json"
     with warnings.catch_warnings():

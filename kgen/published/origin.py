@@ -1,6 +1,7 @@
-"""What a model keeps of the published one that it was opened from, beside weights and solver.
+"""The configurations of the published model from which a model was opened.
 
-A preset and a `.keras` file hold it too, so that a model that comes from one can be written back.
+They are saved in presets and `.keras` files, so that a model that is loaded from one can be
+exported in the published layout.
 """
 
 import dataclasses
@@ -12,12 +13,12 @@ from kgen.serialization import serializable
 @serializable
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """A published model, but for its networks.
+    """The pipeline, the configurations and the licence of a published model.
 
     Args:
         pipeline: class of the pipeline.
-        configs: the configurations by the folder they are from, as they were read.
-        licence: None, or the licence that the folder states.
+        configs: the contents of the configuration files, by folder.
+        licence: None, or the licence in the README of the folder.
 
     Example:
         >>> published = Published("DDPMPipeline", {"unet": {"norm_num_groups": 32}})
@@ -30,7 +31,7 @@ class Published:
     licence: str | None = None
 
     def get_config(self) -> dict:
-        """Returns the arguments, the configurations as JSON: their lists stay lists."""
+        """Returns the arguments; the configurations as JSON, since Keras converts lists."""
         return {
             "pipeline": self.pipeline,
             "configs": json.dumps(self.configs),
@@ -39,10 +40,10 @@ class Published:
 
     @classmethod
     def from_config(cls, config: dict) -> "Published":
-        """Returns an object of what `get_config` returned.
+        """Returns the object of a configuration.
 
         Raises:
-            ValueError: if the configurations are no dictionaries.
+            ValueError: if `configs` is not a dictionary of dictionaries.
         """
         configs = json.loads(config["configs"])
         if not isinstance(configs, dict) or not all(isinstance(c, dict) for c in configs.values()):

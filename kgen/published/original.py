@@ -1,4 +1,4 @@
-"""Single files: the names that Stable Diffusion's authors gave its weights, in those of folders.
+"""Conversion of the original names of weights, those of single files, to the published names.
 
     model.diffusion_model.*                      unet
     first_stage_model.*                          vae
@@ -7,21 +7,23 @@
     conditioner.embedders.0.transformer.*        text_encoder of SD XL
     conditioner.embedders.1.model.*              text_encoder_2, with OpenCLIP's names
 
-The U-Net counts its blocks through: `input_blocks.N` are the first convolution and then, level by
-level, the residual blocks and a halving; `output_blocks.N` the residual blocks of the way up, the
-last one of a level with the doubling. OpenCLIP keeps the projections to queries, keys and values in
-one array, and SD 2 was trained on the states before its last layer, which files still have. Tables
-of the noise schedule and averaged weights (`model_ema`) are passed over.
+The blocks of the U-Net are numbered consecutively: `input_blocks.N` are the first convolution and
+then, for each level, the residual blocks and a downsampling; `output_blocks.N` are the residual
+blocks of the way up, of which the last of a level includes the upsampling. OpenCLIP stores the
+projections to queries, keys and values in one array. SD 2 was trained on the states before its last
+layer, but files contain this layer. Tables of the noise schedule and averaged weights (`model_ema`)
+are ignored.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
 from kgen.published.configs import by_level
 from kgen.published.modules import describe
-from kgen.published.weights import Weights
+from kgen.published.weights import Arrays, Weights
 
 UNET, AUTOENCODER = "model.diffusion_model.", "first_stage_model."
 TEXT = {
@@ -29,8 +31,8 @@ TEXT = {
     "sd2": ["cond_stage_model.model."],
     "sdxl": ["conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."],
 }
-PASSED_OVER = ("model_ema.", "cond_stage_model.logit_scale")
-UNUSED = ("logit_scale", "text_projection")  # of OpenCLIP, where no pooled text is used
+IGNORED = ("model_ema.", "cond_stage_model.logit_scale")
+UNUSED = ("logit_scale", "text_projection")  # arrays of OpenCLIP that SD 2 does not use
 
 RESIDUAL = {
     "in_layers.0": "norm1",
@@ -68,65 +70,75 @@ OPEN_CLIP = {
 }
 
 
-class View(Mapping):
-    """Arrays made from those of a file, each when it is asked for.
+class View(Arrays):
+    """Arrays that are computed from those of a file on access.
 
     Args:
         weights: the arrays of the file.
     """
 
-    def __init__(self, weights: Weights):
+    def __init__(self, weights: Weights) -> None:
         self.weights = weights
         self.paths = weights.paths
         self.entries = {}
 
     def add(
         self, name: str, source: str, shape: tuple | None = None, change: Callable | None = None
-    ):
-        """Adds an array: that of `source`, or what `change` makes of it, of a shape."""
+    ) -> None:
+        """Adds an array.
+
+        Args:
+            name: its name.
+            source: the name of the array in the file.
+            shape: its shape; None for that in the file.
+            change: None, or a function of the array in the file that returns the array.
+
+        Raises:
+            ValueError: if there is an array with this name already.
+        """
         if name in self.entries:
             raise ValueError(f"{describe(self)} has {name!r} twice, the second time as {source!r}.")
         shape = self.weights.shape(source) if shape is None else shape
         self.entries[name] = (source, tuple(shape), change)
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> np.ndarray:
         source, _, change = self.entries[name]
         array = self.weights[source]
         return array if change is None else change(array)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.entries)
 
-    def __contains__(self, name):
+    def __contains__(self, name: object) -> bool:
         return name in self.entries
 
-    def shape(self, name):
-        """Returns the shape of an array, without reading it."""
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Returns the shape of an array without reading it."""
         return self.entries[name][1]
 
-    def close(self):
-        """Lets the mapped file go."""
+    def close(self) -> None:
+        """Closes the file that is mapped into memory."""
         self.weights.close()
 
 
 def split_parts(weights: Weights, unet: dict, autoencoder: dict, texts: list[dict]) -> list[View]:
-    """Parts a single file into those of a folder, under the names that they have there.
+    """Splits the arrays of a single file into those of the parts, with their published names.
 
     Args:
-        weights: the file.
+        weights: the arrays of the file.
         unet: the complete configuration of the U-Net.
-        autoencoder: that of the autoencoder.
-        texts: those of the text encoders, one or two, each with `"with_projection"`, whether its
-            pooled text is used.
+        autoencoder: the complete configuration of the autoencoder.
+        texts: the complete configurations of one or two text encoders, with the additional entry
+            `"with_projection"`, whether the pooled vector is used.
 
     Returns:
         The arrays of the U-Net, of the autoencoder and of each text encoder.
 
     Raises:
-        ValueError: if the file is of another kind, or has arrays of unknown names.
+        ValueError: if the file is of another kind, or has arrays with unknown names.
     """
     kind = family(weights)
     if len(TEXT[kind]) != len(texts):
@@ -142,7 +154,7 @@ def split_parts(weights: Weights, unet: dict, autoencoder: dict, texts: list[dic
     ]
     unknown = []
     for name in weights:
-        if "." not in name or name.startswith(PASSED_OVER) or name == "denoiser.sigmas":
+        if "." not in name or name.startswith(IGNORED) or name == "denoiser.sigmas":
             continue
         place = next((i for i, (p, _) in enumerate(readers) if name.startswith(p)), None)
         if place is None:
@@ -169,10 +181,10 @@ def split_parts(weights: Weights, unet: dict, autoencoder: dict, texts: list[dic
 
 
 def family(weights: Weights) -> str:
-    """Returns which Stable Diffusion a file is of: `"sd1"`, `"sd2"` or `"sdxl"`.
+    """Returns the version of Stable Diffusion of a file: `"sd1"`, `"sd2"` or `"sdxl"`.
 
     Raises:
-        ValueError: if it is of none.
+        ValueError: if the file is of none of them.
     """
     if any(name.startswith(UNET) for name in weights):
         for kind, prefixes in TEXT.items():
@@ -185,10 +197,10 @@ def family(weights: Weights) -> str:
 
 
 def original_modules(names: Iterable[str]) -> dict[str, str]:
-    """Returns the original names of a U-Net's modules, by their published names.
+    """Returns the original names of a U-Net's modules by their published names.
 
     Args:
-        names: the published names of all of its modules.
+        names: the published names of all modules of the U-Net.
 
     Example:
         >>> names = ["down_blocks.0.resnets.1.conv1", "down_blocks.1.attentions.0.proj_in"]
@@ -228,7 +240,8 @@ def original_modules(names: Iterable[str]) -> dict[str, str]:
     return result
 
 
-def _unet_name(name, config):
+def _unet_name(name: str, config: dict[str, Any]) -> str | None:
+    """Returns the published name of an array of the U-Net, or None if it is unknown."""
     for original, published in UNET_NAMES.items():
         if name.startswith(f"{original}."):
             return published + name.removeprefix(original)
@@ -253,15 +266,16 @@ def _unet_name(name, config):
     return _inside(f"up_blocks.{level}.{'attentions' if part else 'resnets'}.{i}", rest)
 
 
-def _inside(block, rest):
-    """A name inside of a residual block or of a transformer, whose names have stayed."""
+def _inside(block: str, rest: str) -> str | None:
+    """Returns the published name of an array in a residual block or an attention block."""
     if ".resnets." not in block:
         return f"{block}.{rest}"
     module, _, kind = rest.rpartition(".")
     return f"{block}.{RESIDUAL[module]}.{kind}" if module in RESIDUAL else None
 
 
-def _autoencoder_name(name, levels):
+def _autoencoder_name(name: str, levels: int) -> str | None:
+    """Returns the published name of an array of the autoencoder, or None if it is unknown."""
     half, _, rest = name.partition(".")
     if half in ("quant_conv", "post_quant_conv"):
         return name
@@ -285,8 +299,8 @@ def _autoencoder_name(name, levels):
     return f"{half}.{way}_blocks.{level}.resnets.{rest.replace('nin_shortcut', 'conv_shortcut')}"
 
 
-def _add_open_clip(view, name, source, config):
-    """Adds what an array of OpenCLIP is; false if its name is unknown."""
+def _add_open_clip(view: View, name: str, source: str, config: dict[str, Any]) -> bool:
+    """Adds an array of OpenCLIP to a view; returns whether its name is known."""
     shape = view.weights.shape(source)
     plain = {
         "token_embedding.weight": "embeddings.token_embedding.weight",
@@ -308,7 +322,7 @@ def _add_open_clip(view, name, source, config):
         return False
     layer, rest = int(found[1]), found[2]
     if layer == config["num_hidden_layers"] and not pooled:
-        return True  # the last layer, which SD 2 does without
+        return True  # the last layer, which SD 2 does not use
     block = f"encoder.layers.{layer}"
     if rest in ("attn.in_proj_weight", "attn.in_proj_bias"):
         kind, third = rest.removeprefix("attn.in_proj_"), shape[0] // 3

@@ -1,11 +1,11 @@
-"""The parts of a published model: opened from a folder or a single file, and written back.
+"""The parts of a published model: reading from a folder or a single file, and writing to a folder.
 
     StableDiffusionPipeline      U-Net, autoencoder, text encoder          SD 1, SD 2
     StableDiffusionXLPipeline    U-Net, autoencoder, two text encoders     SD XL
-    DDPMPipeline                 U-Net, classes perhaps                    DDPM
+    DDPMPipeline                 U-Net, optional class labels              DDPM
 
-A latent z of the autoencoder is given to the U-Net as scaling_factor (z - shift_factor), that is,
-standardised by a mean, 0 or the shift, and a standard deviation, 1 / factor.
+The U-Net receives a latent z of the autoencoder as scaling_factor (z - shift_factor), that is,
+standardised by the mean shift_factor (or 0) and the standard deviation 1 / scaling_factor.
 
 References:
   Rombach et al. (2022), https://arxiv.org/abs/2112.10752; Podell et al. (2023),
@@ -18,6 +18,7 @@ import os
 import pathlib
 import re
 from collections.abc import Collection
+from typing import Any
 
 import keras
 import numpy as np
@@ -41,6 +42,8 @@ from kgen.published.original import split_parts
 from kgen.published.schedulers import PublishedSteps, read_scheduler
 from kgen.published.text import PREFIX, open_text, text_parts, tower_modules, write_tokenizer
 from kgen.published.unet import build_unet, check_unet_sizes, unet_modules
+from kgen.published.weights import Weights
+from kgen.types import Prediction
 
 STEM = "diffusion_pytorch_model"
 PIPELINES = {
@@ -52,31 +55,31 @@ PIPELINES = {
     "DDIMPipeline": "UNet2DModel",
 }
 LICENCE = re.compile(r"^license(?:_name)?:\s*(\S.*?)\s*$", re.MULTILINE)
-SIX = 6  # numbers of size and crop that SD XL is given
+SIX = 6  # numbers of size and crop, on which SD XL is conditional
 
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What a published model is made of.
+    """The networks and configurations of a published model.
 
     Args:
         pipeline: class of the pipeline.
-        configs: the configurations by the folder they are from, as they were read.
+        configs: the contents of the configuration files, by folder.
         unet: the U-Net.
-        steps: how it is sampled from.
-        prediction: what it predicts, `"eps"`, `"v"` or `"x"`.
+        steps: the plan of sampling.
+        prediction: the prediction type of the U-Net, `"eps"`, `"v"` or `"x"`.
         encoder: None, or the encoder of the autoencoder.
-        decoder: None, or its decoder.
+        decoder: None, or the decoder of the autoencoder.
         text: None, or the text encoder.
-        labels: None, or the conditioner of classes, whose last row, of no class, is zero.
-        licence: None, or the licence that the folder states.
+        labels: None, or the conditioner of class labels; its null condition is zero.
+        licence: None, or the licence in the README of the folder.
     """
 
     pipeline: str
     configs: dict[str, dict]
     unet: UNet
     steps: PublishedSteps
-    prediction: str
+    prediction: Prediction
     encoder: keras.Model | None = None
     decoder: keras.Model | None = None
     text: CLIPText | None = None
@@ -85,22 +88,22 @@ class Parts:
 
     @property
     def latent_mean_std(self) -> tuple[float, float]:
-        """Mean and standard deviation by which latents are standardised."""
+        """The mean and the standard deviation by which latents are standardised."""
         config = read_config(self.configs["vae"], "AutoencoderKL", "vae")
         return config["shift_factor"] or 0.0, 1 / config["scaling_factor"]
 
     def modules(self) -> dict[str, dict[str, Module]]:
-        """Returns the modules that LoRA files may change, by part and published name."""
+        """Returns the modules that can have a LoRA, by part and published name."""
         modules = {"unet": self._unet_modules()}
         for i, tower in enumerate(self.text.towers if self.text is not None else ()):
             modules["text_encoder" if i == 0 else f"text_encoder_{i + 1}"] = tower_modules(tower)
         return modules
 
     def slots(self, left_out: Collection[str] = ()) -> dict[str, list[Slot]]:
-        """Returns the variables with their published arrays, by the folder that these lie in.
+        """Returns the variables with their published arrays, by folder.
 
         Args:
-            left_out: folders whose list is left empty.
+            left_out: folders whose lists are empty.
         """
         slots = {part: slots_of(modules) for part, modules in self.modules().items()}
         if "vae" in left_out:
@@ -112,7 +115,7 @@ class Parts:
             slots["unet"].append(_class_slot(self.labels))
         return slots
 
-    def _unet_modules(self):
+    def _unet_modules(self) -> dict[str, Module]:
         config = read_config(self.configs["unet"], PIPELINES[self.pipeline], "unet")
         return unet_modules(self.unet, config, "unet")
 
@@ -131,19 +134,20 @@ def open_parts(
     Args:
         path: a folder, a `.safetensors` file with the original names, or the name of a model on
             the Hugging Face hub, `"owner/name"`.
-        size: `(height, width)` of the pictures in pixels; None for what the model was trained on.
-        variant: of the weights, such as `"fp16"`.
+        size: `(height, width)` of the pictures in pixels; None for the size of the training data.
+        variant: None, or the variant of the weights, such as `"fp16"`.
         dtype: Keras dtype policy of the networks; None is float32.
-        windows: number of windows of 77 tokens that a prompt has room in.
-        config: of a single file, a folder (or the name of one on the hub) of the same kind of
-            model, whose configurations and vocabulary it takes.
+        windows: number of windows of 77 tokens per prompt; longer prompts are truncated.
+        config: for a single file, a folder (or the name of one on the hub) with a model of the same
+            kind, from which configurations and vocabulary are read.
 
     Returns:
         The `Parts`.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if a file is damaged, or describes what kgen does not have.
+        ImportError: if `path` is a name on the hub and `huggingface_hub` is not installed.
+        ValueError: if a file is damaged, or kgen does not support the model.
     """
     single = pathlib.Path(path).suffix != "" and not pathlib.Path(path).is_dir()
     single = single and not hub.is_name(str(path))
@@ -153,8 +157,8 @@ def open_parts(
         weights = open_file(path)
         if config is None:
             raise ValueError(
-                "`config` must be given for a single file: a folder of the same kind of model, for "
-                "its configurations and its vocabulary, which the file does not have."
+                "`config` must be given for a single file: a folder with a model of the same kind, "
+                "for the configurations and the vocabulary, which the file does not contain."
             )
         folder = _folder(config, None)
     else:
@@ -181,14 +185,14 @@ def write_parts(
     directory: str | os.PathLike,
     dtype: str | None = None,
     arrays: dict[str, dict] | None = None,
-):
+) -> None:
     """Writes a folder in the diffusers layout.
 
     Args:
-        parts: what to write.
-        directory: where to; must not exist, or be empty.
-        dtype: type of the weights in the files; None for that of the variables.
-        arrays: None, or those of parts whose arrays are not the values of variables, by folder.
+        parts: the parts of the model.
+        directory: path of the folder, which must not exist or be empty.
+        dtype: dtype of the weights in the files; None for that of the variables.
+        arrays: None, or the arrays of folders whose arrays are not the values of variables.
 
     Raises:
         ValueError: if the directory is not empty.
@@ -220,8 +224,8 @@ def write_parts(
             write_tokenizer(tower, directory / name)
 
 
-def _class_slot(labels):
-    """The table of classes; that of kgen has a row for no class too, which is left at zero."""
+def _class_slot(labels: Labels) -> Slot:
+    """Returns the slot of the class embeddings; kgen's table has a null row too, which is zero."""
     table = labels.table
     rows, width = table.shape
     return Slot(
@@ -233,13 +237,22 @@ def _class_slot(labels):
     )
 
 
-def _folder(path, variant):
+def _folder(path: str | os.PathLike, variant: str | None) -> Folder:
+    """Opens a folder, or the folder of a model on the hub."""
     if not pathlib.Path(path).exists() and hub.is_name(str(path)):
         path = hub.fetch(str(path), variant)
     return Folder(path)
 
 
-def _open_ddpm(folder, pipeline, configs, size, variant, dtype):
+def _open_ddpm(
+    folder: Folder,
+    pipeline: str,
+    configs: dict[str, dict[str, Any]],
+    size: tuple[int, int] | None,
+    variant: str | None,
+    dtype: str,
+) -> Parts:
+    """Opens the parts of a DDPM."""
     source = folder.root / "unet" / "config.json"
     config = read_config(configs["unet"], "UNet2DModel", source)
     steps, prediction = _scheduler(folder, configs)
@@ -260,7 +273,17 @@ def _open_ddpm(folder, pipeline, configs, size, variant, dtype):
     )
 
 
-def _open_latent(folder, pipeline, configs, size, variant, dtype, windows, weights):
+def _open_latent(
+    folder: Folder,
+    pipeline: str,
+    configs: dict[str, dict[str, Any]],
+    size: tuple[int, int] | None,
+    variant: str | None,
+    dtype: str,
+    windows: int,
+    weights: Weights | None,
+) -> Parts:
+    """Opens the parts of a Stable Diffusion, from a folder or with the weights of a single file."""
     xl = "XL" in pipeline
     source, vae_source = (folder.root / part / "config.json" for part in ("unet", "vae"))
     config = read_config(configs["unet"], "UNet2DConditionModel", source)
@@ -311,8 +334,14 @@ def _open_latent(folder, pipeline, configs, size, variant, dtype, windows, weigh
     )
 
 
-def _check_fit(unet, vae, texts, source):
-    """Checks that the parts fit together."""
+def _check_fit(
+    unet: dict[str, Any], vae: dict[str, Any], texts: list[dict[str, Any]], source: object
+) -> None:
+    """Checks that the sizes of the parts are compatible.
+
+    Raises:
+        ValueError: if they are not.
+    """
     width = sum(text["hidden_size"] for text in texts)
     tokens = by_level(unet, "cross_attention_dim", source)[0]
     if tokens != width:
@@ -337,15 +366,18 @@ def _check_fit(unet, vae, texts, source):
         if needed != received:
             raise ValueError(
                 f"{source} must have {needed} as 'projection_class_embeddings_input_dim', the "
-                f"width of pooled text and six numbers. Received: {received}."
+                f"width of the pooled text and the six numbers. Received: {received}."
             )
 
 
-def _scheduler(folder, configs):
+def _scheduler(
+    folder: Folder, configs: dict[str, dict[str, Any]]
+) -> tuple[PublishedSteps, Prediction]:
     return read_scheduler(configs["scheduler"], folder.root / "scheduler" / "scheduler_config.json")
 
 
-def _licence(folder):
+def _licence(folder: Folder) -> str | None:
+    """Returns the licence in the README of a folder, or None."""
     if not folder.has("README.md"):
         return None
     with folder.path("README.md").open(encoding="utf-8", errors="replace") as file:
@@ -353,6 +385,6 @@ def _licence(folder):
     return None if found is None else found[1]
 
 
-def _write_json(path, value):
+def _write_json(path: pathlib.Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

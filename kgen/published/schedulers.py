@@ -1,29 +1,29 @@
-"""Published schedulers: which noise schedule, which solver, at which times, from where to where.
+"""Published schedulers: their noise schedule, solver and times, and the start and end of a run.
 
-A published "scheduler" is kgen's noise schedule, solver and grid of times in one. Its times count
-levels i = 0 ... T - 1 (T = 1000; t = i / (T - 1)); N steps evaluate the network at
+A published "scheduler" combines a noise schedule, a solver and a grid of times. Its times are the
+timestep indices i = 0 ... T - 1 (T = 1000; t = i / (T - 1)). In N steps the network is evaluated at
 
     spacing      DDIM, PNDM, Euler                     DPM-Solver++, UniPC
     "leading"    k floor(T / N) + offset, k < N        k floor(T / (N + 1)) + offset, 0 < k <= N
-    "linspace"   linspace(0, T - 1, N)                 linspace(0, T - 1, N + 1), 0 left out
+    "linspace"   linspace(0, T - 1, N)                 linspace(0, T - 1, N + 1), without 0
     "trailing"   T - k T / N - 1, k < N                the same
-    Karras       -                                     N levels between the first and the last one
+    Karras       -                                     N indices from the first to the last one
 
-in falling order, rounded but for Euler with "linspace". Of Karras' levels the network of
-DPM-Solver++ is given the nearest index. What follows the last evaluation is either
+in decreasing order, rounded except for Euler with "linspace". With Karras' grid, the network of
+DPM-Solver++ receives the nearest integer index. A run ends with
 
-    "x_hat"   the estimate of the data itself: sigma is zero at last; or
-    "state"   the state at level 0, whose signal DDIM and PNDM take for the data
-              (`set_alpha_to_one` false)
+    "x_hat"   the estimate of the data at the last index (the final sigma is zero); or
+    "state"   the state at index 0, which DDIM and PNDM take for the data
+              (`set_alpha_to_one` is false)
 
-so that N evaluations make N steps; kgen's own `generate` makes N steps and an estimate. Sampling
-begins at noise of unit variance, but Euler with "linspace" or "trailing" scales it by sigma of its
-first level, as if there were no signal in it.
+so that N steps are N evaluations; without a published scheduler, `generate` makes N steps and an
+additional evaluation. Sampling starts at noise of unit variance. Euler with "linspace" or
+"trailing" multiplies it by sigma of the first index, as if the state had no signal.
 
-Not the published run, and therefore with a warning: solvers and options that kgen does not have
-(the nearest one is taken), and DDIM and DDPM with "linspace", or with "trailing" where N does not
-divide T. There the published code steps by floor(T / N) levels, to beside where it evaluates next;
-kgen steps to where it evaluates.
+A run differs from the published one, with a warning, for solvers and options that kgen does not
+have (a similar one is used), and for DDIM and DDPM with "linspace", or with "trailing" if N does
+not divide T. In these cases the published code makes steps of floor(T / N) indices, which do not
+end at the index of the next evaluation; the steps of kgen do.
 
 References:
   Lin et al. (2023), https://arxiv.org/abs/2305.08891, table 2 (the spacings).
@@ -32,6 +32,8 @@ References:
 
 import dataclasses
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 
@@ -40,32 +42,33 @@ from kgen.diffusion.discrete_beta import DiscreteBeta, LevelIndex
 from kgen.diffusion.process import GaussianDiffusion
 from kgen.serialization import serializable
 from kgen.solvers import DDIM, PNDM, Ancestral, ClippedDDIM, DPMSolver, Solver, UniPC, solve
+from kgen.types import Denoise, Prediction, TensorLike
 
 SPACINGS = ("leading", "linspace", "trailing")
 ENDS = ("x_hat", "state")
-RHO = 7.0  # of Karras' grid
+RHO = 7.0  # exponent of Karras' grid
 
 
 @serializable
 @dataclasses.dataclass(frozen=True)
 class PublishedSteps:
-    """How a published pipeline gets from noise to data: a plan (`kgen.sampling.plan`).
+    """The sampling of a published pipeline from noise to data, a plan (`kgen.sampling.plan`).
 
     Args:
-        solver: a kgen solver.
-        schedule: the `DiscreteBeta` that it steps along.
+        solver: a `kgen.solvers.Solver`.
+        schedule: the `DiscreteBeta` noise schedule.
         spacing: `"leading"`, `"linspace"` or `"trailing"`.
-        offset: added to the levels of `"leading"`.
-        inner: whether N + 1 levels are laid out of which the last one is left out.
-        rounded: whether levels are whole numbers.
-        karras: whether the levels are Karras'.
+        offset: number that is added to the indices of `"leading"`.
+        inner: whether the grid has N + 1 indices, of which the last is left out.
+        rounded: whether indices are rounded.
+        karras: whether to use Karras' grid.
         end: `"x_hat"` or `"state"`.
-        scaled: whether the noise at the start is scaled by sigma.
-        clip: None, or the bound of the final estimate.
-        strides: whether published code steps by floor(T / N) levels whatever the spacing.
+        scaled: whether the initial noise is multiplied by sigma.
+        clip: None, or the bound to which the final estimate is clipped.
+        strides: whether the published code makes steps of floor(T / N) indices for every spacing.
 
     Raises:
-        ValueError: for another `spacing` or `end`.
+        ValueError: if `spacing` or `end` is unknown.
 
     Example:
         >>> steps = PublishedSteps(DDIM(), DiscreteBeta(), offset=1, end="state")
@@ -85,40 +88,41 @@ class PublishedSteps:
     clip: float | None = None
     strides: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_one_of("spacing", self.spacing, SPACINGS)
         check_one_of("end", self.end, ENDS)
 
     @property
-    def noise_index(self):
-        """What the network is given of the noise, a function of the log-SNR."""
+    def noise_index(self) -> LevelIndex:
+        """The function from the log-SNR to the timestep index that the network receives."""
         return LevelIndex(self.schedule, rounding=self.karras and self.rounded)
 
-    def check(self, num_steps):
-        """Checks a number of steps, and warns if the run of as many is not the published one.
+    def check(self, num_steps: int) -> None:
+        """Validates a number of steps, and warns if the run differs from the published one.
 
         Raises:
-            TypeError: if it is no integer.
-            ValueError: if it is not in 1 ... T.
+            TypeError: if `num_steps` is not a number.
+            ValueError: if `num_steps` is not an integer in 1 ... T.
         """
-        levels = self.levels(num_steps).numpy()
+        timesteps = self.timesteps(num_steps).numpy()
         stride = self.schedule.num_levels // num_steps
-        if self.strides and (levels[:-1] - levels[1:] != stride).any():
+        if self.strides and (timesteps[:-1] - timesteps[1:] != stride).any():
             warnings.warn(
                 f"A run of {num_steps} steps with {self.spacing!r} spacing is not the published "
-                f"one, whose steps of {stride} levels end beside where it evaluates next. Here "
-                "they end there.",
+                f"one, whose steps of {stride} timesteps do not end at the next evaluation. Those "
+                "of kgen do.",
                 stacklevel=4,
             )
 
-    def levels(self, num_steps) -> tf.Tensor:
-        """Returns the levels at which the network is evaluated, falling, float64 `[num_steps]`.
+    def timesteps(self, num_steps: int | tf.Tensor) -> tf.Tensor:
+        """Returns the timestep indices of the evaluations, decreasing, float64 `[num_steps]`.
 
         Args:
-            num_steps: N, an integer or an int32 scalar tensor.
+            num_steps: number of steps N, an integer or an int32 scalar tensor.
 
         Raises:
-            ValueError: if an integer is not in 1 ... T.
+            TypeError: if `num_steps` is not a number.
+            ValueError: if `num_steps` is not an integer in 1 ... T; a tensor is not checked.
         """
         total = self.schedule.num_levels
         if not tf.is_tensor(num_steps):
@@ -137,58 +141,65 @@ class PublishedSteps:
             back = tf.cast(tf.range(count), tf.float64)
             return tf.round(total - back * total / wide) - 1
         if self.inner:
-            return self._whole((k + 1) * (total - 1) / wide)
-        return self._whole(k * (total - 1) / tf.maximum(wide - 1, 1))
+            return self._rounded((k + 1) * (total - 1) / wide)
+        return self._rounded(k * (total - 1) / tf.maximum(wide - 1, 1))
 
-    def times(self, num_steps, strength=None) -> tf.Tensor:
-        """Returns the times of the steps, from the first evaluation to where the last step leads.
+    def times(self, num_steps: int | tf.Tensor, strength: TensorLike | None = None) -> tf.Tensor:
+        """Returns the times of a run, from the first evaluation to the end of the last step.
 
         Args:
-            num_steps: N, an integer or an int32 scalar tensor.
-            strength: None, or the share of the steps in (0, 1] that is made, the last ones, for
-                sampling that begins at a picture; a number or a scalar tensor.
+            num_steps: number of steps N, an integer or an int32 scalar tensor.
+            strength: None, or the fraction of the steps in (0, 1] that is made, the last ones, when
+                sampling starts from a picture; a number or a scalar tensor.
 
         Returns:
-            Falling times, float64: N of them if the end is an estimate, else N + 1.
+            Decreasing times, float64: N if the run ends with an estimate, else N + 1; with a
+            strength, accordingly fewer.
         """
-        levels = self.levels(num_steps)
+        timesteps = self.timesteps(num_steps)
         if strength is not None:
-            # A strength in float32 is a little less than what was meant.
-            made = tf.floor(tf.cast(num_steps, tf.float64) * tf.cast(strength, tf.float64) + 1e-4)
-            levels = levels[tf.size(levels) - tf.maximum(tf.cast(made, tf.int32), 1) :]
+            # The product may be slightly too small, since a strength is float32.
+            kept = tf.floor(tf.cast(num_steps, tf.float64) * tf.cast(strength, tf.float64) + 1e-4)
+            timesteps = timesteps[tf.size(timesteps) - tf.maximum(tf.cast(kept, tf.int32), 1) :]
         if self.end == "state":
-            levels = tf.concat([levels, tf.zeros([1], tf.float64)], 0)
-        return levels / (self.schedule.num_levels - 1)
+            timesteps = tf.concat([timesteps, tf.zeros([1], tf.float64)], 0)
+        return timesteps / (self.schedule.num_levels - 1)
 
-    def start(self, noise, times, x=None):
+    def start(self, noise: tf.Tensor, times: tf.Tensor, x: tf.Tensor | None = None) -> tf.Tensor:
         """Returns the state at `times[0]`.
 
         Args:
-            noise: of unit variance, `[B, ...]`.
-            times: what `times` returned.
-            x: None, or what to begin from, `[B, ...]`.
+            noise: standard normal noise, `[B, ...]`.
+            times: the output of `times`.
+            x: None, or the examples from which sampling starts, `[B, ...]`.
         """
         alpha, sigma = GaussianDiffusion(self.schedule).alpha_sigma(tf.cast(times[0], noise.dtype))
         if x is not None:
             return alpha * x + sigma * noise
         return sigma * noise if self.scaled else noise
 
-    def from_noise(self, noise, times):
-        """Returns the state at `times[0]` of noise that a user gives, of unit variance."""
+    def from_noise(self, noise: tf.Tensor, times: tf.Tensor) -> tf.Tensor:
+        """Returns the state at `times[0]` of standard normal noise `[B, ...]` from a user."""
         return self.start(noise, times)
 
-    def finish(self, denoise, z, times):
-        """Returns what the pipeline ends with, from the state at `times[-1]`."""
+    def finish(self, denoise: Denoise, z: tf.Tensor, times: tf.Tensor) -> tf.Tensor:
+        """Returns the data `[B, ...]` of the state at `times[-1]`.
+
+        Args:
+            denoise: a function of `z` and `t` that returns `x_hat`.
+            z: the state, `[B, ...]`.
+            times: the output of `times`.
+        """
         if self.end == "state":
             return z
         x = denoise(z, tf.cast(times[-1], z.dtype))
         return x if self.clip is None else tf.clip_by_value(x, -self.clip, self.clip)
 
-    def _whole(self, levels):
-        return tf.round(levels) if self.rounded else levels
+    def _rounded(self, timesteps: tf.Tensor) -> tf.Tensor:
+        return tf.round(timesteps) if self.rounded else timesteps
 
-    def _karras(self, k, count):
-        """Levels of N sigmas whose seventh roots are equidistant, those of the ends included."""
+    def _karras(self, k: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+        """Returns the indices of N sigmas whose seventh roots are equally spaced."""
         ratios = self.schedule.ratios
         low, high = ratios[0] ** (1 / RHO), ratios[-1] ** (1 / RHO)
         share = k / tf.maximum(count - 1, 1)
@@ -197,18 +208,25 @@ class PublishedSteps:
         return self.schedule.index(-2 * tf.math.log(ratio))
 
 
-def run(steps: PublishedSteps, denoise, noise, num_steps, *, seed=None):
-    """Follows a published pipeline from noise to the data of the network.
+def run(
+    steps: PublishedSteps,
+    denoise: Denoise,
+    noise: tf.Tensor,
+    num_steps: int | tf.Tensor,
+    *,
+    seed: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """Runs a published pipeline from noise to data, without a model.
 
     Args:
         steps: a `PublishedSteps`.
         denoise: a function of `z` and `t` that returns `x_hat`.
-        noise: of unit variance, `[B, ...]`.
-        num_steps: N.
+        noise: standard normal noise, `[B, ...]`.
+        num_steps: number of steps.
         seed: an int32 pair for stochastic solvers.
 
     Returns:
-        The result, `[B, ...]`.
+        The data, `[B, ...]`.
     """
     times = steps.times(num_steps)
     process = GaussianDiffusion(steps.schedule)
@@ -216,7 +234,7 @@ def run(steps: PublishedSteps, denoise, noise, num_steps, *, seed=None):
     return steps.finish(denoise, z, times)
 
 
-# What a configuration leaves out is as its class defines it.
+# The default values of the options of each class.
 _BETAS = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear"}
 _COMMON = {
     **_BETAS,
@@ -254,7 +272,7 @@ DEFAULTS = {
     "EulerAncestralDiscreteScheduler": _EULER,
     "DPMSolverMultistepScheduler": _DPM,
     "UniPCMultistepScheduler": {**_DPM, "solver_type": "bh2", "predict_x0": True},
-    # Taken for DDIM of the same spacing, with a warning.
+    # Replaced by DDIM with the same spacing, with a warning.
     "HeunDiscreteScheduler": {**_EULER, "beta_start": 0.00085, "beta_end": 0.012},
     "LMSDiscreteScheduler": _EULER,
     "KDPM2DiscreteScheduler": {**_EULER, "beta_start": 0.00085, "beta_end": 0.012},
@@ -273,18 +291,18 @@ SCHEDULES = {
 
 
 def read_scheduler(config: dict, source: object) -> tuple[PublishedSteps, str]:
-    """Reads a scheduler's configuration.
+    """Reads the configuration of a scheduler.
 
     Args:
-        config: what `scheduler_config.json` holds.
-        source: where it is from, for the messages.
+        config: the content of `scheduler_config.json`.
+        source: the file, for messages.
 
     Returns:
-        The steps, and what the network predicts: `"eps"`, `"v"` or `"x"`.
+        The plan of sampling, and the prediction type of the network: `"eps"`, `"v"` or `"x"`.
 
     Raises:
-        ValueError: for an unknown class, or an option that changes what was trained and that kgen
-            does not have.
+        ValueError: if the class is unknown, or kgen does not support an option on which the
+            training of the network depends.
 
     Example:
         >>> steps, prediction = read_scheduler(
@@ -309,21 +327,22 @@ def read_scheduler(config: dict, source: object) -> tuple[PublishedSteps, str]:
             f"{source} must have an integer of at least 0 as 'steps_offset'. Received: {offset!r}."
         )
     kind = _KINDS.get(name, _nearest)
-    options, missed = kind(name, config, prediction, spacing)
+    options, unsupported = kind(name, config, prediction, spacing)
     for key in ("thresholding", "use_exponential_sigmas", "use_beta_sigmas", "use_flow_sigmas"):
         if config.get(key):
-            missed.append(f"{key}={config[key]!r}")
+            unsupported.append(f"{key}={config[key]!r}")
     steps = PublishedSteps(schedule=schedule, spacing=spacing, offset=offset, **options)
-    if missed:
+    if unsupported:
         warnings.warn(
-            f"{source} asks for {', '.join(missed)} of {name}, which kgen does not have. "
-            f"{steps.solver!r} takes its place, with the same spacing.",
+            f"{source} asks for {', '.join(unsupported)} of {name}, which kgen does not have. "
+            f"{steps.solver!r} with the same spacing is used instead.",
             stacklevel=2,
         )
     return steps, prediction
 
 
-def _schedule(config, source):
+def _schedule(config: dict[str, Any], source: object) -> DiscreteBeta:
+    """Returns the noise schedule of a configuration."""
     kind = _choose(config, "beta_schedule", SCHEDULES, source)
     if config["trained_betas"] is not None:
         raise ValueError(f"{source} must have null as 'trained_betas'. Received: a value.")
@@ -336,10 +355,11 @@ def _schedule(config, source):
             bool(config["rescale_betas_zero_snr"]),
         )
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{source} describes no noise schedule: {error}") from error
+        raise ValueError(f"{source} does not describe a valid noise schedule: {error}") from error
 
 
-def _choose(config, key, allowed, source):
+def _choose(config: dict[str, Any], key: str, allowed: Mapping[str, str], source: object) -> str:
+    """Returns kgen's name of the value of an option, after a check that the value is allowed."""
     value = config[key]
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(
@@ -348,7 +368,9 @@ def _choose(config, key, allowed, source):
     return allowed[value]
 
 
-def _ddim(name, config, prediction, spacing):
+def _ddim(
+    name: str, config: dict[str, Any], prediction: Prediction, spacing: str
+) -> tuple[dict[str, Any], list[str]]:
     end = "x_hat" if config["set_alpha_to_one"] else "state"
     options = {"solver": DDIM(), "end": end, "strides": True}
     if config["clip_sample"]:
@@ -357,81 +379,100 @@ def _ddim(name, config, prediction, spacing):
     return options, []
 
 
-def _ddpm(name, config, prediction, spacing):
-    """Ancestral sampling; its last step draws no noise and is the estimate itself."""
+def _ddpm(
+    name: str, config: dict[str, Any], prediction: Prediction, spacing: str
+) -> tuple[dict[str, Any], list[str]]:
+    """Returns the options of ancestral sampling, whose last step is the estimate x_hat."""
     kind = config["variance_type"]
     variances = {"fixed_small": "small", "fixed_small_log": "small", "fixed_large": "large"}
-    missed = [] if kind in variances else [f"variance_type={kind!r}"]
+    unsupported = [] if kind in variances else [f"variance_type={kind!r}"]
     clip = float(config["clip_sample_range"]) if config["clip_sample"] else None
     solver = Ancestral(variances.get(kind, "small"), clip)
-    return {"solver": solver, "clip": clip, "strides": True}, missed
+    return {"solver": solver, "clip": clip, "strides": True}, unsupported
 
 
-def _pndm(name, config, prediction, spacing):
-    missed = [] if config["skip_prk_steps"] else ["skip_prk_steps=False"]
+def _pndm(
+    name: str, config: dict[str, Any], prediction: Prediction, spacing: str
+) -> tuple[dict[str, Any], list[str]]:
+    unsupported = [] if config["skip_prk_steps"] else ["skip_prk_steps=False"]
     solver = PNDM("v" if prediction == "v" else "eps")
     if spacing != "leading" or prediction == "x":
-        missed, solver = [*missed, f"timestep_spacing={spacing!r}"], DDIM()
-    return {"solver": solver, "end": "x_hat" if config["set_alpha_to_one"] else "state"}, missed
+        unsupported, solver = [*unsupported, f"timestep_spacing={spacing!r}"], DDIM()
+    return {
+        "solver": solver,
+        "end": "x_hat" if config["set_alpha_to_one"] else "state",
+    }, unsupported
 
 
-def _sigmas(config, solver, **options):
-    missed = []
+def _sigmas(
+    config: dict[str, Any], solver: Solver, **options: Any
+) -> tuple[dict[str, Any], list[str]]:
+    unsupported = []
     if config["final_sigmas_type"] != "zero":
-        missed.append(f"final_sigmas_type={config['final_sigmas_type']!r}")
-    return {"solver": solver, "karras": bool(config["use_karras_sigmas"]), **options}, missed
+        unsupported.append(f"final_sigmas_type={config['final_sigmas_type']!r}")
+    return {"solver": solver, "karras": bool(config["use_karras_sigmas"]), **options}, unsupported
 
 
-def _euler(name, config, prediction, spacing):
+def _euler(
+    name: str, config: dict[str, Any], prediction: Prediction, spacing: str
+) -> tuple[dict[str, Any], list[str]]:
     ancestral = name == "EulerAncestralDiscreteScheduler"
-    options, missed = _sigmas(
+    options, unsupported = _sigmas(
         config,
         DDIM(eta=1.0 if ancestral else 0.0),
         rounded=spacing != "linspace",
         scaled=spacing != "leading",
     )
     if config["interpolation_type"] != "linear":
-        missed.append(f"interpolation_type={config['interpolation_type']!r}")
+        unsupported.append(f"interpolation_type={config['interpolation_type']!r}")
     if options["karras"]:
         options["rounded"] = False
         if spacing == "leading":
-            missed.append("use_karras_sigmas=True with timestep_spacing='leading'")
+            unsupported.append("use_karras_sigmas=True with timestep_spacing='leading'")
             options["karras"] = False
-    return options, missed
+    return options, unsupported
 
 
-def _dpm(name, config, prediction, spacing):
+def _dpm(
+    name: str, config: dict[str, Any], prediction: Prediction, spacing: str
+) -> tuple[dict[str, Any], list[str]]:
     stochastic = config["algorithm_type"] == "sde-dpmsolver++"
-    missed = []
+    unsupported = []
     if not stochastic and config["algorithm_type"] != "dpmsolver++":
-        missed.append(f"algorithm_type={config['algorithm_type']!r}")
+        unsupported.append(f"algorithm_type={config['algorithm_type']!r}")
     if config["solver_type"] != "midpoint":
-        missed.append(f"solver_type={config['solver_type']!r}")
+        unsupported.append(f"solver_type={config['solver_type']!r}")
     if config["solver_order"] not in (1, 2):
-        missed.append(f"solver_order={config['solver_order']!r}")
+        unsupported.append(f"solver_order={config['solver_order']!r}")
     if config["use_lu_lambdas"]:
-        missed.append("use_lu_lambdas=True")
+        unsupported.append("use_lu_lambdas=True")
     order = 1 if config["solver_order"] == 1 else 2
     options, more = _sigmas(config, DPMSolver(order, sde=stochastic), inner=True)
-    return options, missed + more
+    return options, unsupported + more
 
 
-def _unipc(name, config, prediction, spacing):
-    missed = []
+def _unipc(
+    name: str, config: dict[str, Any], prediction: Prediction, spacing: str
+) -> tuple[dict[str, Any], list[str]]:
+    unsupported = []
     if config["solver_type"] != "bh2":
-        missed.append(f"solver_type={config['solver_type']!r}")
+        unsupported.append(f"solver_type={config['solver_type']!r}")
     if config["solver_order"] not in (1, 2):
-        missed.append(f"solver_order={config['solver_order']!r}")
+        unsupported.append(f"solver_order={config['solver_order']!r}")
     if not config["predict_x0"]:
-        missed.append("predict_x0=False")
+        unsupported.append("predict_x0=False")
     order = 1 if config["solver_order"] == 1 else 2
     options, more = _sigmas(config, UniPC(order), inner=True)
-    return options, missed + more
+    return options, unsupported + more
 
 
-def _nearest(name, config, prediction, spacing):
-    options, missed = _euler(name, {"interpolation_type": "linear", **config}, prediction, spacing)
-    return options, ["the method", *missed]
+def _nearest(
+    name: str, config: dict[str, Any], prediction: Prediction, spacing: str
+) -> tuple[dict[str, Any], list[str]]:
+    options, unsupported = _euler(
+        name, {"interpolation_type": "linear", **config}, prediction, spacing
+    )
+    return options, ["the method", *unsupported]
 
 
 _KINDS = {

@@ -1,16 +1,20 @@
-"""CLIP's text encoders: from a published folder, and back.
+"""Reading and writing of the text encoders of CLIP in the published layout.
 
     tokenizer/vocab.json, merges.txt, tokenizer_config.json     the vocabulary and the padding token
     text_encoder/config.json, model.safetensors                 the transformer
 
-The beginning `text_model.` of names comes and goes with versions of transformers; `position_ids` is
-a buffer, not a weight. The mark ids of a configuration are not read: those of Stable Diffusion 1
-are wrong, and the vocabulary has them.
+The names of arrays have the prefix `text_model.` in some versions of transformers only.
+`position_ids` is a buffer, not a weight. The ids of special tokens are read from the vocabulary,
+since those in the configuration of Stable Diffusion 1 are wrong.
 """
 
 import json
 import os
 import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import keras
 
 from kgen.conditioning.clip_text import CLIPText
 from kgen.conditioning.clip_tower import CLIPTower
@@ -25,29 +29,34 @@ from kgen.published.modules import (
     read_slots,
     slots_of,
 )
+from kgen.published.weights import Arrays
 from kgen.serialization import constructor_arguments
 
 PREFIX = "text_model."
 
 
 def open_text(
-    folder: Folder, xl: bool, variant: str | None = None, weights=None, **options
+    folder: Folder,
+    xl: bool,
+    variant: str | None = None,
+    weights: Sequence[Arrays] | None = None,
+    **options: Any,
 ) -> CLIPText:
     """Opens the text encoders of a folder.
 
     Args:
-        folder: the folder.
-        xl: whether it is Stable Diffusion XL, with two encoders.
-        variant: of the weights.
-        weights: None for those of the folder, or those of each encoder.
-        **options: of `CLIPText`; `windows` of `CLIPTower`, and `dtype` of both.
+        folder: the folder of the pipeline.
+        xl: whether the model is Stable Diffusion XL, with two encoders.
+        variant: None, or the variant of the weights, such as `"fp16"`.
+        weights: the weights of each encoder; None for those in the folder.
+        **options: arguments of `CLIPText`, `windows` of `CLIPTower`, and `dtype` of both.
 
     Returns:
         A `CLIPText`.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if a file is damaged, or describes another network.
+        ValueError: if a file is damaged, or kgen does not support the network.
     """
     shared = {key: options.pop(key) for key in ("windows", "dtype") if key in options}
     parts = text_parts(xl)
@@ -60,7 +69,11 @@ def open_text(
 
 
 def text_parts(xl: bool) -> list[tuple[str, str, str]]:
-    """Returns the folder of each text encoder, that of its tokenizer, and its class."""
+    """Returns the folder of each text encoder, the folder of its tokenizer, and its class.
+
+    Args:
+        xl: whether the model is Stable Diffusion XL, with two encoders.
+    """
     parts = [("text_encoder", "tokenizer", "CLIPTextModel")]
     if xl:
         parts.append(("text_encoder_2", "tokenizer_2", "CLIPTextModelWithProjection"))
@@ -68,19 +81,19 @@ def text_parts(xl: bool) -> list[tuple[str, str, str]]:
 
 
 def read_vocabulary(folder: Folder, part: str, size: int) -> tuple[list[str], list[str], str]:
-    """Reads a tokenizer.
+    """Reads the vocabulary of a tokenizer.
 
     Args:
         folder: the folder of the pipeline.
-        part: the tokenizer's folder in it.
-        size: number of tokens that the encoder knows.
+        part: the folder of the tokenizer in it.
+        size: number of tokens of the text encoder.
 
     Returns:
         The tokens in the order of their ids, the merges, and the padding token.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if the files do not fit together.
+        ValueError: if a file is damaged, or the files are not compatible.
     """
     path = folder.root / part / "vocab.json"
     ids = folder.read_json(f"{part}/vocab.json")
@@ -123,21 +136,24 @@ def tower_modules(tower: CLIPTower) -> dict[str, Module]:
     return modules
 
 
-def read_tower(tower: CLIPTower, weights):
-    """Reads the weights of a text encoder.
+def read_tower(tower: CLIPTower, weights: Arrays) -> None:
+    """Assigns published weights to a text encoder.
 
     Raises:
-        ValueError: if they are not those of the encoder.
+        ValueError: if the weights are not those of the encoder.
     """
     slots = slots_of(tower_modules(tower))
     check_filled(slots, tower)
-    read_slots(slots, Renamed(weights, _plain))
+    read_slots(slots, Renamed(weights, _without_prefix))
 
 
-def _open_tower(folder, part, tokenizer, kind, weights, options):
+def _open_tower(
+    folder: Folder, part: str, tokenizer: str, kind: str, weights: Arrays, options: dict[str, Any]
+) -> CLIPTower:
+    """Builds a text encoder and reads its weights."""
     source = folder.root / part / "config.json"
     config = read_config(folder.read_json(f"{part}/config.json"), kind, source)
-    _check_sizes(config, Renamed(weights, _plain))
+    _check_sizes(config, Renamed(weights, _without_prefix))
     vocabulary, merges, pad = read_vocabulary(folder, tokenizer, config["vocab_size"])
     tower = CLIPTower(
         vocabulary,
@@ -158,8 +174,8 @@ def _open_tower(folder, part, tokenizer, kind, weights, options):
     return tower
 
 
-def _check_sizes(config, weights):
-    """Checks what decides the size of the network before the network takes memory."""
+def _check_sizes(config: dict[str, Any], weights: Arrays) -> None:
+    """Compares the sizes in a configuration with the weights, before memory is allocated."""
     width, last = config["hidden_size"], config["num_hidden_layers"] - 1
     for name, shape in (
         ("embeddings.token_embedding.weight", (config["vocab_size"], width)),
@@ -169,8 +185,8 @@ def _check_sizes(config, weights):
         check_shape(weights, name, shape)
 
 
-def write_tokenizer(tower: CLIPTower, directory: str | os.PathLike):
-    """Writes the vocabulary of a text encoder as transformers reads it."""
+def write_tokenizer(tower: CLIPTower, directory: str | os.PathLike) -> None:
+    """Writes the vocabulary of a text encoder in the format of transformers."""
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     options = constructor_arguments(tower)
@@ -196,19 +212,21 @@ def write_tokenizer(tower: CLIPTower, directory: str | os.PathLike):
         (directory / f"{name}.json").write_text(text, encoding="utf-8")
 
 
-def _plain(name):
+def _without_prefix(name: str) -> str | None:
+    """Returns the name of an array without `text_model.`, or None for a buffer."""
     name = name.removeprefix(PREFIX)
     return None if name == "embeddings.position_ids" else name
 
 
 class _Positions:
-    """The embedding of positions, whose weight KerasHub keeps under another name."""
+    """The embedding of positions, with the attribute `embeddings` of other embeddings."""
 
-    def __init__(self, embedding):
+    def __init__(self, embedding: keras.layers.Layer) -> None:
         self.embeddings = embedding.position_embedding.position_embeddings
 
 
-def _read_merges(folder, part, ids):
+def _read_merges(folder: Folder, part: str, ids: dict[str, int]) -> list[str]:
+    """Reads and validates the rules of the byte-pair encoding."""
     path = folder.path(f"{part}/merges.txt")
     size = path.stat().st_size
     if size > MAX_JSON:
@@ -221,18 +239,18 @@ def _read_merges(folder, part, ids):
     for i, line in enumerate(lines):
         if not line.strip() or (i == 0 and line.startswith("#version")):
             continue
-        pieces = line.rstrip("\r").split(" ")
-        if len(pieces) != 2 or any(p not in ids for p in (*pieces, "".join(pieces))):
+        tokens = line.rstrip("\r").split(" ")
+        if len(tokens) != 2 or any(t not in ids for t in (*tokens, "".join(tokens))):
             raise ValueError(
-                f"{path} must have two tokens of the vocabulary in each line, whose union is one "
-                f"too. Received: {line!r} in line {i + 1}."
+                f"{path} must have two tokens of the vocabulary in each line, whose concatenation "
+                f"is a token too. Received: {line!r} in line {i + 1}."
             )
-        merges.append(" ".join(pieces))
+        merges.append(" ".join(tokens))
     return merges
 
 
-def _read_pad(folder, part, ids):
-    """The padding token; a folder without a configuration pads with the end mark, as CLIP does."""
+def _read_pad(folder: Folder, part: str, ids: dict[str, int]) -> str:
+    """Returns the padding token; by default the end token, as in CLIP."""
     name = f"{part}/tokenizer_config.json"
     pad = folder.read_json(name).get("pad_token") if folder.has(name) else None
     if isinstance(pad, dict):

@@ -1,8 +1,13 @@
-"""Published U-Nets: built from their configurations, with a table of their modules.
+"""Published U-Nets: construction from their configurations, and a table of their modules.
 
-UNet2DConditionModel   Stable Diffusion's U-Net    kgen.networks.UNet
-UNet2DModel            DDPM's U-Net                kgen.networks.UNet(transformers=False)
+UNet2DConditionModel   U-Net of Stable Diffusion    kgen.networks.UNet
+UNet2DModel            U-Net of DDPM                kgen.networks.UNet(transformers=False)
 """
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
 
 from kgen.networks import UNet
 from kgen.published.blocks import (
@@ -13,17 +18,24 @@ from kgen.published.blocks import (
 )
 from kgen.published.configs import by_level
 from kgen.published.modules import Module, check_shape
+from kgen.published.weights import Arrays
 
 
 def build_unet(
-    config: dict, source: object, *, noise_index, size=None, length=77, **kwargs
+    config: dict,
+    source: object,
+    *,
+    noise_index: Callable,
+    size: tuple[int, int] | None = None,
+    length: int = 77,
+    **kwargs: Any,
 ) -> UNet:
-    """Builds a U-Net, of both kinds, with random weights.
+    """Builds a U-Net of either kind with random weights.
 
     Args:
         config: a complete configuration of `kgen.published.configs.read_config`.
-        source: where it is from, for the messages.
-        noise_index: what the network is given of the noise, a function of the log-SNR.
+        source: the file of the configuration, for messages.
+        noise_index: a function from the log-SNR to the timestep index that the network receives.
         size: `(height, width)` of the input; None for that of the configuration.
         length: number of text tokens.
         **kwargs: `name` and `dtype` of a Keras model.
@@ -44,7 +56,7 @@ def build_unet(
         "noise_position": noise_index,
     }
     if conditional:
-        # The published name is wrong: "head_dim" counts heads, unless their number is stated.
+        # In spite of its name, "attention_head_dim" is the number of heads, unless that is given.
         heads = (
             "attention_head_dim" if config["num_attention_heads"] is None else "num_attention_heads"
         )
@@ -72,19 +84,24 @@ def build_unet(
     return UNet(shape, **options, **kwargs)
 
 
-def check_unet_sizes(config: dict, weights, source: object):
-    """Checks what decides the size of a U-Net before the network takes memory.
+def check_unet_sizes(config: dict, weights: Arrays, source: object) -> None:
+    """Compares the sizes in a configuration with the weights, before memory is allocated.
+
+    Args:
+        config: a complete configuration.
+        weights: the published arrays.
+        source: the file of the configuration, for messages.
 
     Raises:
         ValueError: if the weights are those of a smaller or larger network.
     """
     channels = config["block_out_channels"]
     conditional = "cross_attention_dim" in config
-    wanted = {"conv_in.weight": (channels[0], config["in_channels"], 3, 3)}
+    shapes = {"conv_in.weight": (channels[0], config["in_channels"], 3, 3)}
     blocks = by_level(config, "layers_per_block", source)
     for level, width in enumerate(channels):
         before = f"down_blocks.{level}"
-        wanted[f"{before}.resnets.{blocks[level] - 1}.conv2.weight"] = (width, width, 3, 3)
+        shapes[f"{before}.resnets.{blocks[level] - 1}.conv2.weight"] = (width, width, 3, 3)
         if not _attends(config)[level]:
             continue
         attention = f"{before}.attentions.{blocks[level] - 1}"
@@ -92,23 +109,25 @@ def check_unet_sizes(config: dict, weights, source: object):
             depth = by_level(config, "transformer_layers_per_block", source)[level]
             tokens = by_level(config, "cross_attention_dim", source)[level]
             last = f"{attention}.transformer_blocks.{depth - 1}"
-            wanted[f"{last}.attn2.to_k.weight"] = (width, tokens)
+            shapes[f"{last}.attn2.to_k.weight"] = (width, tokens)
     if conditional and config["addition_embed_type"] is not None:
         pooled = config["projection_class_embeddings_input_dim"]
-        wanted["add_embedding.linear_1.weight"] = (4 * channels[0], pooled)
+        shapes["add_embedding.linear_1.weight"] = (4 * channels[0], pooled)
     if config.get("num_class_embeds") is not None:
-        wanted["class_embedding.weight"] = (config["num_class_embeds"], 4 * channels[0])
-    for name, shape in wanted.items():
+        shapes["class_embedding.weight"] = (config["num_class_embeds"], 4 * channels[0])
+    for name, shape in shapes.items():
         check_shape(weights, name, shape)
 
 
-def unet_modules(network: UNet, config: dict, source: object, labels=None) -> dict[str, Module]:
+def unet_modules(
+    network: UNet, config: dict, source: object, labels: keras.layers.Layer | None = None
+) -> dict[str, Module]:
     """Returns the modules of a U-Net by their published names.
 
     Args:
         network: the network.
         config: its complete configuration.
-        source: where that is from, for the messages.
+        source: the file of the configuration, for messages.
         labels: None, or the layer with the `embeddings` of classes.
     """
     get = network.graph.get_layer
@@ -129,7 +148,7 @@ def unet_modules(network: UNet, config: dict, source: object, labels=None) -> di
     if labels is not None:
         modules["class_embedding"] = Module(labels, "embedding")
 
-    def attention(ours, name, level):
+    def attention(ours: str, name: str, level: int) -> None:
         if not conditional:
             modules[f"{name}.group_norm"] = Module(get(f"{ours}_norm"), "norm")
             modules.update(attention_modules(get(ours), name))
@@ -161,5 +180,6 @@ def unet_modules(network: UNet, config: dict, source: object, labels=None) -> di
     return modules
 
 
-def _attends(config):
+def _attends(config: dict[str, Any]) -> list[bool]:
+    """Returns whether each level of a U-Net has attention."""
     return [name.startswith(("CrossAttn", "Attn")) for name in config["down_block_types"]]

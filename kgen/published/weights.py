@@ -1,13 +1,14 @@
-"""Named arrays in `.safetensors` files: one file or several shards, read slice by slice.
+"""Named arrays in `.safetensors` files: one file or several shards.
 
-Files are mapped into memory, so that reading an array brings in its own pages only; the mapping is
-let go after every `RELEASE` bytes, or the pages of a whole model would be held beside the
-variables that they were copied to.
+Files are mapped into memory, so that only the pages of an array are read. The mapping is closed
+after every `RELEASE` bytes: otherwise the pages of a whole model would stay in memory beside the
+variables to which they are copied.
 """
 
-import collections.abc
+import abc
 import os
 import pathlib
+from collections.abc import Iterator, Mapping
 
 import ml_dtypes
 import numpy as np
@@ -15,7 +16,7 @@ import safetensors
 
 from kgen.files.safetensors import Tensor, read_header
 
-RELEASE = 8 * 2**20
+RELEASE = 8 * 2**20  # bytes
 DTYPES = {
     "F64": np.float64,
     "F32": np.float32,
@@ -30,16 +31,39 @@ DTYPES = {
 }
 
 
-class Weights(collections.abc.Mapping):
-    """A mapping from names to arrays in files; an array is read when it is asked for.
+class Arrays(Mapping):
+    """Abstract base of mappings from names to arrays, which are read on access.
+
+    Attributes:
+        paths: the files of the arrays.
+    """
+
+    paths: list[pathlib.Path]
+
+    @abc.abstractmethod
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Returns the shape of an array without reading it."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Closes the file that is mapped into memory; the next read maps it again."""
+
+
+class Weights(Arrays):
+    """The arrays of one or several files.
 
     Args:
-        paths: the `.safetensors` files, whose names must not meet.
-        shards: None, or for each name the name of the file, as an index states it.
+        paths: the `.safetensors` files, which must not have names in common.
+        shards: None, or the file name of each array, from an index of shards.
+
+    Attributes:
+        tensors: dtype and shape of each array.
+        metadata: the metadata of the files.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if a header is damaged, a name is in two files, or not where `shards` says.
+        ValueError: if a header is damaged, two files have the same name, or an array is in another
+            file than `shards` states.
 
     Example:
         >>> import tempfile
@@ -55,7 +79,7 @@ class Weights(collections.abc.Mapping):
         self,
         paths: list[str | os.PathLike],
         shards: dict[str, str] | None = None,
-    ):
+    ) -> None:
         self.paths = [pathlib.Path(path) for path in paths]
         self.tensors: dict[str, Tensor] = {}
         self.metadata: dict[str, str] = {}
@@ -84,7 +108,7 @@ class Weights(collections.abc.Mapping):
         self._open_path, self._open_file, self._read = None, None, 0
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """Returns an array in the type it has in the file."""
+        """Returns an array with the dtype of the file."""
         path = self._places[name]
         if path != self._open_path:
             self.close()
@@ -96,27 +120,27 @@ class Weights(collections.abc.Mapping):
             self.close()
         return array
 
-    def __contains__(self, name) -> bool:
+    def __contains__(self, name: object) -> bool:
         return name in self.tensors
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Returns the shape of an array, without reading it."""
+        """Returns the shape of an array without reading it."""
         return self.tensors[name].shape
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays, in the types of the files."""
+        """Size of all arrays in bytes, with the dtypes of the files."""
         return sum(
             np.dtype(DTYPES[t.dtype]).itemsize * int(np.prod(t.shape, dtype=np.int64))
             for t in self.tensors.values()
         )
 
-    def close(self):
-        """Lets the mapped file go; the next read maps it again."""
+    def close(self) -> None:
+        """Closes the file that is mapped into memory; the next read maps it again."""
         self._open_path, self._open_file, self._read = None, None, 0

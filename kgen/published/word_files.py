@@ -1,9 +1,9 @@
-"""Files of a learned word: the vectors of textual inversion, as they are published.
+"""Files of the embeddings of a new word (textual inversion), in the published layout.
 
     {"<my-cat>": [vectors, D]}                          one text encoder
-    {"clip_l": [vectors, D], "clip_g": [vectors, D]}    the two of Stable Diffusion XL
+    {"clip_l": [vectors, D], "clip_g": [vectors, D]}    the two encoders of Stable Diffusion XL
 
-The first is called by the word itself; other programs call it `emb_params`.
+The array of a single encoder has the word as its name; in files of some programs, `emb_params`.
 
 References:
   Gal et al. (2022), https://arxiv.org/abs/2208.01618.
@@ -15,15 +15,25 @@ import pathlib
 import numpy as np
 from safetensors.numpy import save_file
 
+from kgen.conditioning.new_words import NewWords
 from kgen.models.finetuned_model import FineTunedModel
 from kgen.published.files import open_file
 
-TWO = ("clip_l", "clip_g")  # the keys of a file for two text encoders
-NAMELESS = "emb_params"
+TWO = ("clip_l", "clip_g")  # the names of the arrays for two text encoders
+NAMELESS = "emb_params"  # the name of the array in files without the word
 
 
-def save_word(model: FineTunedModel, word: str, path: str | os.PathLike):
-    """Writes the vectors of a word; see `FineTunedModel.save_word`."""
+def save_word(model: FineTunedModel, word: str, path: str | os.PathLike) -> None:
+    """Writes the averaged embeddings of a word to a file.
+
+    Args:
+        model: a model with a text encoder.
+        word: a word that was added to the text encoder.
+        path: a `.safetensors` file.
+
+    Raises:
+        ValueError: if no such word was added.
+    """
     with model.averaged():
         found = [np.array(table.vectors[word].value) for table in _tables(model, word)]
     keys = (word,) if len(found) == 1 else TWO
@@ -31,7 +41,21 @@ def save_word(model: FineTunedModel, word: str, path: str | os.PathLike):
 
 
 def load_word(model: FineTunedModel, path: str | os.PathLike, word: str | None) -> str:
-    """Reads the vectors of a word; see `FineTunedModel.load_word`."""
+    """Reads the embeddings of a word and adds the word to the text encoder of a model.
+
+    Args:
+        model: a model with a text encoder.
+        path: a `.safetensors` file.
+        word: the word as it is written in prompts; None for the name in the file.
+
+    Returns:
+        The word.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged, its embeddings have another width, or the model has no
+            text encoder that can learn words.
+    """
     weights = open_file(path)
     keys = list(weights)
     if word is None:
@@ -52,7 +76,10 @@ def load_word(model: FineTunedModel, path: str | os.PathLike, word: str | None) 
             f"model has. Received: {[list(a.shape) for a in arrays]}."
         )
     if len({len(array) for array in arrays}) > 1:
-        raise ValueError(f"{path} must have as many vectors for each text encoder.")
+        raise ValueError(
+            f"{path} must have the same number of vectors for each text encoder. "
+            f"Received: {[len(array) for array in arrays]}."
+        )
     variables = add_word(word, vectors=len(arrays[0]))
     for variable, array in zip(variables, arrays):
         variable.assign(array)
@@ -60,10 +87,10 @@ def load_word(model: FineTunedModel, path: str | os.PathLike, word: str | None) 
     return word
 
 
-def _tables(model, word):
-    """The new words of each text encoder of a model."""
+def _tables(model: FineTunedModel, word: str) -> list[NewWords | None]:
+    """Returns the `NewWords` of each text encoder of a model, after a check of a word."""
     tables = model.conditioner.word_tables() if hasattr(model.conditioner, "add_word") else []
-    known = sorted({w for table in tables if table is not None for w in table.vectors})
-    if word not in known:
-        raise ValueError(f"`word` must be one of {known}. Received: word={word!r}.")
+    added = sorted({w for table in tables if table is not None for w in table.vectors})
+    if word not in added:
+        raise ValueError(f"`word` must be one of {added}. Received: word={word!r}.")
     return tables

@@ -1,1 +1,1 @@
-"""Models as functions of a SavedModel."""
+"""The functions that models offer in a SavedModel, and an HTTP server of models."""

@@ -1,15 +1,15 @@
-"""Requests that TensorFlow Serving makes of an export before it calls the model available.
+"""Warm-up requests, which TensorFlow Serving makes before it reports a model as available.
 
-The first call of a function is slower than those after it. TensorFlow Serving reads
+The first call of a function is slower than later ones. TensorFlow Serving reads
 
     assets.extra/tf_serving_warmup_requests      a TFRecord file of `PredictionLog` messages
 
-and makes these calls while it loads a version. The messages are written here field by field, since
-their definitions are in no package that kgen needs:
+and makes these requests while it loads a model. The messages are encoded here field by field, since
+no dependency of kgen has their definitions:
 
-    PredictionLog  6 predict_log: PredictLog     PredictLog      1 request: PredictRequest
-    PredictRequest 1 model_spec: ModelSpec       ModelSpec       1 name, 3 signature_name
-                   2 inputs: map of TensorProto  an entry of it  1 key, 2 value
+    PredictionLog  6 predict_log: PredictLog     PredictLog         1 request: PredictRequest
+    PredictRequest 1 model_spec: ModelSpec       ModelSpec          1 name, 3 signature_name
+                   2 inputs: map of TensorProto  entry of the map   1 key, 2 value
 
 References:
   https://www.tensorflow.org/tfx/serving/saved_model_warmup
@@ -18,35 +18,39 @@ References:
 """
 
 import pathlib
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
 
+from kgen.serving.signature import ExportFunction
+from kgen.types import Path
+
 FILE = pathlib.PurePath("assets.extra", "tf_serving_warmup_requests")
 VALUES = {"guidance_scale": 2.0, "num_samples": 1, "num_steps": 1, "strength": 0.5}
-ZERO = ("images", "latents")
+ZERO = ("images", "latents")  # the first words of names of tensors that are filled with zeros
 
 
-def write_warm_up(directory, name, functions):
+def write_warm_up(directory: Path, name: str, functions: Mapping[str, ExportFunction]) -> None:
     """Writes one request for each function of a SavedModel.
 
     Args:
         directory: the folder of the SavedModel.
-        name: of the model on the server.
-        functions: `tf.function`s with one input signature, by name.
+        name: name of the model on the server.
+        functions: the functions by name.
     """
     path = pathlib.Path(directory) / FILE
     path.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as file:
         for signature, function in sorted(functions.items()):
-            if signature == "serving_default" and len(functions) > 1:  # another name of one of them
+            if signature == "serving_default" and len(functions) > 1:  # the same as another one
                 continue
             inputs = {spec.name: example(spec) for spec in function.input_signature}
             file.write(prediction_log(name, signature, inputs))
 
 
-def example(spec):
-    """Returns a small value of a tensor that a function takes, an array.
+def example(spec: tf.TensorSpec) -> np.ndarray:
+    """Returns a valid value of an argument of a function, with 1 for unknown sizes.
 
     Example:
         >>> example(tf.TensorSpec([None, 2], tf.int32, "seeds")).tolist()
@@ -64,13 +68,13 @@ def example(spec):
     return np.full(shape, value, spec.dtype.as_numpy_dtype)
 
 
-def prediction_log(name, signature, inputs):
-    """Returns a `PredictionLog` of one call as bytes.
+def prediction_log(name: str, signature: str, inputs: Mapping[str, np.ndarray]) -> bytes:
+    """Returns an encoded `PredictionLog` with one request.
 
     Args:
-        name: of the model.
-        signature: of the function.
-        inputs: arrays by the names of the tensors.
+        name: name of the model on the server.
+        signature: name of the function.
+        inputs: arguments of the function by name.
     """
     model_spec = _field(1, name.encode()) + _field(3, signature.encode())
     request = _field(1, model_spec)
@@ -80,14 +84,15 @@ def prediction_log(name, signature, inputs):
     return _field(6, _field(1, request))
 
 
-def _field(number, data):
-    """A field of bytes: its number and wire type 2, the length, the bytes."""
+def _field(number: int, data: bytes) -> bytes:
+    """Encodes a field: its number and wire type 2, then the length, then the bytes."""
     return _varint(number << 3 | 2) + _varint(len(data)) + data
 
 
-def _varint(value):
-    parts = []
+def _varint(value: int) -> bytes:
+    """Encodes a non-negative integer in groups of 7 bits, the lowest group first."""
+    groups = []
     while value > 127:
-        parts.append(value & 127 | 128)
+        groups.append(value & 127 | 128)
         value >>= 7
-    return bytes([*parts, value])
+    return bytes([*groups, value])

@@ -8,6 +8,9 @@ References:
 
 import contextlib
 import contextvars
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -19,15 +22,17 @@ _COPIES = contextvars.ContextVar("copies", default=None)
 
 
 class WeightAverages(keras.layers.Layer):
-    """Averages of the trainable weights of a model, which owns this object.
+    """Averages of the trainable weights of a model.
 
-    Averages are kept in the order of the places of their weights in the tree of layers, which a
-    model that is rebuilt from its configuration shares; never by a name.
+    The averages are ordered by the places of their weights in the tree of layers
+    (`kgen.layer_tree`). Unlike names, these are the same in a model that is rebuilt from its
+    configuration.
 
     Args:
-        model: the layer whose weights are averaged; its networks are built.
+        model: the layer whose weights are averaged, built; it has this object as an attribute.
         decay: d, in [0, 1); None for no averages.
-        variables: which weights; None for all trainable ones.
+        variables: the weights to average; None for all trainable ones.
+        **kwargs: `name` of a Keras layer.
 
     Example:
         >>> dense = keras.layers.Dense(1, kernel_initializer="ones")
@@ -37,7 +42,13 @@ class WeightAverages(keras.layers.Layer):
         [[[1.0]], [0.0]]
     """
 
-    def __init__(self, model, decay, variables=None, **kwargs):
+    def __init__(
+        self,
+        model: keras.layers.Layer,
+        decay: float | None,
+        variables: Sequence[keras.Variable] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(trainable=False, dtype="float32", **kwargs)
         self.decay = decay
         self.built = True
@@ -46,16 +57,21 @@ class WeightAverages(keras.layers.Layer):
             self.updates = self.add_weight(
                 shape=(), dtype="int32", trainable=False, name="updates", initializer="zeros"
             )
-        self.follow(model, model.trainable_variables if variables is None else variables)
+        self.restart(model, model.trainable_variables if variables is None else variables)
 
-    def follow(self, model, variables):
-        """Begins anew, as averages of other weights of the model, at their present values."""
+    def restart(self, model: keras.layers.Layer, variables: Sequence[keras.Variable]) -> None:
+        """Replaces the averages by those of other weights, at their present values.
+
+        Args:
+            model: the layer whose weights are averaged.
+            variables: the weights of the model to average.
+        """
         for average in self.values:
             self._untrack_variable(average)
         self._model = Untracked(model)
         place = places(model) if self.decay is not None else {}
         variables = [] if self.decay is None else sorted(variables, key=lambda v: place[id(v)])
-        # Hidden, so that Keras does not take the weights of the model for those of this layer.
+        # Untracked, so that the weights of the model do not become weights of this layer.
         self._averaged = Untracked(variables)
         self.values = []
         if self.decay is None:
@@ -64,17 +80,17 @@ class WeightAverages(keras.layers.Layer):
         self.values = [self._average_of(v, i) for i, v in enumerate(variables)]
         self.reset()
 
-    def pairs(self):
-        """Returns pairs of a trained weight and its average."""
+    def pairs(self) -> list[tuple[keras.Variable, keras.Variable]]:
+        """Returns the pairs of a trained weight and its average."""
         return list(zip(self._averaged.value, self.values, strict=True))
 
-    def reset(self):
+    def reset(self) -> None:
         """Sets the averages to the present weights."""
         for variable, average in self.pairs():
             average.assign(variable)
 
-    def update(self):
-        """Lets the averages follow, after an update of the weights."""
+    def update(self) -> None:
+        """Updates the averages, after an update of the weights."""
         if self.decay is None:
             return
         n = tf.cast(self.updates.value, tf.float32)
@@ -84,14 +100,18 @@ class WeightAverages(keras.layers.Layer):
             average.assign(average + tf.cast(1 - decay, average.dtype) * difference)
         self.updates.assign_add(1)
 
-    def save_own_variables(self, store):
-        """Writes the averages under the places of their weights, for a `.keras` file.
+    def save_own_variables(self, store: Any) -> None:
+        """Writes the averages to a `.keras` file, with the places of their weights as keys.
 
-        A layer that was frozen by hand, after the model was made, has averages that a rebuilt model
-        would not know of.
+        The keys are needed because a rebuilt model may average fewer weights: `trainable` may have
+        been set to False on a layer of this model after its construction.
+
+        Args:
+            store: the dictionary of arrays that Keras passes.
 
         Raises:
-            ValueError: for layers with `enable_lora`, which Keras saves merged into their weights.
+            ValueError: if a layer has a LoRA by Keras' `enable_lora`, which Keras merges into the
+                kernel when it saves.
         """
         if self.decay is None:
             return
@@ -107,8 +127,15 @@ class WeightAverages(keras.layers.Layer):
         for variable, average in self.pairs():
             store[_key(place[id(variable)])] = average.numpy()
 
-    def load_own_variables(self, store):
-        """Reads what `save_own_variables` wrote, or a file of an earlier version."""
+    def load_own_variables(self, store: Any) -> None:
+        """Reads the averages from a `.keras` file, of this or an earlier version of kgen.
+
+        Args:
+            store: the dictionary of arrays that Keras passes.
+
+        Raises:
+            ValueError: if the averages are those of another model.
+        """
         names = set(store.keys())
         if "updates" not in names:
             super().load_own_variables(store)
@@ -119,13 +146,13 @@ class WeightAverages(keras.layers.Layer):
         stored = [v for key, v in variables.items() if key in names]
         if len(stored) < len(names) - 1:
             raise ValueError("The averaged weights are those of another model.")
-        self._hold(stored)
+        self._select(stored)
         self.updates.assign(store["updates"])
         for variable, average in self.pairs():
             average.assign(store[_key(place[id(variable)])])
 
-    def _hold(self, variables):
-        """Has averages of these weights, which keep their values where there are any."""
+    def _select(self, variables: Sequence[keras.Variable]) -> None:
+        """Averages exactly the given weights; averages that exist already keep their values."""
         present = {id(v): average for v, average in self.pairs()}
         kept = {id(v) for v in variables}
         for key, average in present.items():
@@ -137,8 +164,8 @@ class WeightAverages(keras.layers.Layer):
         ]
         self._averaged = Untracked(list(variables))
 
-    def _average_of(self, variable, number):
-        """A new average; in half precision a step of 1 - d would round to none."""
+    def _average_of(self, variable: keras.Variable, number: int) -> keras.Variable:
+        """Creates an average, at least float32: in half precision a small update rounds to 0."""
         return self.add_weight(
             shape=variable.shape,
             dtype="float64" if variable.dtype == "float64" else "float32",
@@ -146,32 +173,32 @@ class WeightAverages(keras.layers.Layer):
             name=f"average_{number}",
         )
 
-    def scope(self):
-        """Returns a context in which the averages stand in for the trained weights.
+    def scope(self) -> AbstractContextManager:
+        """Returns a context in which the averages replace the trained weights.
 
-        Variables assigned inside keep their old values outside.
+        An assignment to a variable inside of the context has no effect after it.
         """
         copies = _COPIES.get()
         if copies is not None:
-            return _StandIns(copies)
+            return _ReplacementScope(copies)
         if self.decay is None:
             return contextlib.nullcontext()
-        return _StandIns({id(v): average.value for v, average in self.pairs()})
+        return _ReplacementScope({id(v): average.value for v, average in self.pairs()})
 
 
 @contextlib.contextmanager
-def copies_in(model, dtype):
-    """Within it, the scopes of averages read copies of all weights, of another type.
+def copies_in(model: keras.Model, dtype: str) -> Iterator[None]:
+    """A context in which `WeightAverages.scope` uses copies of all weights in another dtype.
 
-    A copy of a weight that is averaged is one of its average. For exports: a graph that is traced
-    in such a scope reads the copies that it needs, and casts them to the types of the weights.
+    Of an averaged weight, the average is copied. It is used by exports: a graph that is traced in
+    the context reads the copies, and casts them to the dtypes of the weights.
 
     Args:
-        model: the model; that of models inside it too.
-        dtype: type of the copies of weights in float32 or float64, such as `"float16"`.
+        model: the model whose weights are copied, with the models inside it.
+        dtype: dtype of the copies of float32 and float64 weights, such as `"float16"`.
 
     Raises:
-        ValueError: if a weight is too large for it.
+        ValueError: if a weight is not finite in this dtype.
     """
     averages = {}
     for part in layers_of(model):
@@ -196,25 +223,28 @@ def copies_in(model, dtype):
         _COPIES.reset(token)
 
 
-class _StandIns(keras.StatelessScope):
-    """A scope in which other variables stand in for weights, and are cast where they are read.
+class _ReplacementScope(keras.StatelessScope):
+    """A scope in which other variables replace weights, cast to their dtypes on each read.
 
-    A cast where the scope begins would be a tensor of one graph, which no other graph could read.
+    A cast at the start of the scope would be a tensor of one graph, which other graphs cannot read.
+
+    Args:
+        replacements: variables by the `id` of the weight that they replace.
     """
 
-    def __init__(self, variables):
+    def __init__(self, replacements: dict[int, Any]) -> None:
         super().__init__()
-        self.variables = variables
+        self.replacements = replacements
 
-    def get_current_value(self, variable):
-        """Returns the value that was assigned inside, or of the stand-in, or None."""
+    def get_current_value(self, variable: keras.Variable) -> Any:
+        """Returns the value assigned in the scope, or else that of the replacement, or None."""
         value = super().get_current_value(variable)
-        stand_in = self.variables.get(id(variable))
-        if value is not None or stand_in is None:
+        replacement = self.replacements.get(id(variable))
+        if value is not None or replacement is None:
             return value
-        return tf.cast(stand_in, variable.dtype)
+        return tf.cast(replacement, variable.dtype)
 
 
-def _key(place):
-    """The name of an average in a file."""
+def _key(place: Sequence[str]) -> str:
+    """Returns the key of an average in a file."""
     return "average." + ".".join(place)

@@ -1,28 +1,39 @@
-"""The data of `fit`: validated, and in an order in which a resumed training can continue."""
+"""Validation and ordering of the data of `fit`.
+
+The order of the data is reproducible, so that a resumed training can continue in it.
+"""
 
 import hashlib
 import itertools
 import types
 import warnings
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-WEIGHT = "sample_weight"  # an entry of a batch, as Keras' argument of that name
+from kgen.types import Batch
+
+WEIGHT = "sample_weight"  # entry of a batch with the weights of examples, as in Keras
 ARRAYS = (np.ndarray, tf.Tensor, dict)
 
 
-def split_weights(data, target_key=None):
-    """Returns the batch of a data set, and the weights of its examples or None.
+def split_weights(data: Any, target_key: str | None = None) -> tuple[Batch, Any]:
+    """Splits a batch of Keras into the batch of a kgen model and the weights of its examples.
 
     Args:
-        data: x, `(x, y)` or `(x, y, sample_weight)`, as Keras yields it; weights may also be the
-            entry `"sample_weight"` of a dictionary.
-        target_key: the entry of a batch that targets `y` become, or None.
+        data: x, `(x, y)` or `(x, y, sample_weight)`; weights may also be the entry
+            `"sample_weight"` of a dictionary x.
+        target_key: the key of the batch that targets `y` become, or None.
+
+    Returns:
+        The batch, and the weights `[B]` or None.
 
     Raises:
-        ValueError: if `y` is not x, and the model has no use for it.
+        ValueError: if there are targets other than x that the model does not use, or weights in two
+            places.
     """
     x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
     x = with_targets(x, y, target_key)
@@ -34,13 +45,18 @@ def split_weights(data, target_key=None):
     return x, weights
 
 
-def with_targets(x, y, target_key):
-    """Returns a batch for x and targets: `(x, x)` becomes x, other targets become the condition.
+def with_targets(x: Any, y: Any, target_key: str | None) -> Any:
+    """Returns the batch of inputs and targets: `(x, x)` becomes x, other targets the condition.
+
+    Args:
+        x: inputs.
+        y: targets or None.
+        target_key: the key of the batch that targets become, or None.
 
     Raises:
-        ValueError: if the model has no condition that the targets could be.
+        ValueError: if the model does not use the targets.
     """
-    if y is None or y is x or _alike(x, y):
+    if y is None or y is x or _equal(x, y):
         return x
     if target_key is not None and not isinstance(x, dict):
         return {"images": x, target_key: y}
@@ -56,7 +72,7 @@ def with_targets(x, y, target_key):
     )
 
 
-def _alike(x, y):
+def _equal(x: Any, y: Any) -> bool:
     """Returns whether targets equal the inputs; in a graph, whether shape and dtype are equal."""
     if isinstance(x, dict) or np.shape(x)[1:] != np.shape(y)[1:] or len(np.shape(x)) < 2:
         return False
@@ -69,17 +85,24 @@ class Data:
     """The validated data of `fit` or `evaluate`, and the remaining options of Keras.
 
     Args:
-        model: a model with `target_key` and `check_batch`.
-        x: arrays, a dictionary of arrays, a `tf.data.Dataset`, a `PyDataset`, a generator of
+        model: a `kgen.training.model.TermsModel`.
+        x: an array, a dictionary of arrays, a `tf.data.Dataset`, a `PyDataset`, a generator of
             batches or a data frame.
-        y: None; x; or the condition of a conditional model.
+        y: None, the same as x, or the condition of a conditional model.
         options: options of Keras' `fit` or `evaluate`; those that are handled here are removed.
 
+    Attributes:
+        x: the data to pass to Keras.
+        y: the targets to pass to Keras, always None.
+        options: the options to pass to Keras.
+        order: None, or the namespace of `ordered`.
+
     Raises:
-        ValueError: if the data are not what the model learns from.
+        TypeError: if the data have the wrong type.
+        ValueError: if the data have the wrong shape or range, or options are not compatible.
     """
 
-    def __init__(self, model, x, y, options):
+    def __init__(self, model: keras.Model, x: Any, y: Any, options: dict[str, Any]) -> None:
         self.model = model
         self.options = options
         self.order = None
@@ -96,19 +119,19 @@ class Data:
             _warn_of_shuffled_parts(self.x, options["validation_data"])
         streams = isinstance(self.x, (tf.data.Dataset, types.GeneratorType))
         if streams and "epochs" in options:
-            options.setdefault("shuffle", False)  # Keras would warn that it cannot
+            options.setdefault("shuffle", False)  # Keras warns that it cannot shuffle a stream
 
-    def put_in_order(self, seed):
+    def make_reproducible(self, seed: int) -> None:
         """Makes the order of the data reproducible, so that a resumed training can continue."""
         self.x, self.order = ordered(self.x, self.options, seed)
         if isinstance(self.x, tf.data.Dataset):
             self.options["shuffle"] = False
 
-    def _checked(self, x):
-        """Validates arrays, or the first batch of other data, which is still trained on."""
+    def _checked(self, x: Any) -> Any:
+        """Validates arrays, or the first batch of other data; returns data with all batches."""
         if isinstance(x, types.GeneratorType):
             first = next(x, None)
-            x, batch = _again(first, x), first
+            x, batch = _chained(first, x), first
         else:
             batch = first_batch(x)
         if batch is not None:
@@ -118,7 +141,8 @@ class Data:
                 self.model.warn_about(batch)
         return x
 
-    def _validation(self, data):
+    def _validation(self, data: Any) -> Any:
+        """Validates `validation_data` and returns them in the form of `x`."""
         if not isinstance(data, (tuple, list)):
             return self._checked(as_arrays(_plain(data)))
         x, y, weights = keras.utils.unpack_x_y_sample_weight(tuple(data))
@@ -127,32 +151,36 @@ class Data:
         return x if weights is None else with_weights(x, weights)
 
 
-def _warn_of_shuffled_parts(x, validation):
-    """Warns where both are parts of data that are shuffled anew each time they are read."""
+def _warn_of_shuffled_parts(x: Any, validation: Any) -> None:
+    """Warns if both are parts of a data set that is shuffled anew each time it is read."""
     if not (isinstance(x, tf.data.Dataset) and isinstance(validation, tf.data.Dataset)):
         return
     own = {id(dataset) for dataset in _sources(x)}
     for dataset in _sources(validation):
         if id(dataset) in own and getattr(dataset, "_reshuffle_each_iteration", False):
             warnings.warn(
-                "`validation_data` is a part of the same shuffled data set as `x`: other examples "
-                "in each epoch, which training sees too, and a training that is resumed may see "
-                "them in another order. Split before `shuffle`, or use "
+                "`validation_data` is a part of the same shuffled data set as `x`. In each epoch "
+                "it holds other examples, which are also trained on, and a resumed training may "
+                "read them in another order. Split before `shuffle`, or use "
                 "`shuffle(..., reshuffle_each_iteration=False)`.",
                 stacklevel=5,
             )
             return
 
 
-def _sources(dataset):
-    """A data set and all that it is made of."""
+def _sources(dataset: tf.data.Dataset) -> Iterator[tf.data.Dataset]:
+    """Yields a data set and, recursively, the data sets that it reads."""
     yield dataset
     for source in dataset._inputs():
         yield from _sources(source)
 
 
-def with_weights(x, weights):
+def with_weights(x: Any, weights: Any) -> dict[str, Any]:
     """Adds the weights of examples to arrays as an entry, since Keras drops them without targets.
+
+    Args:
+        x: an array, or a dictionary of arrays.
+        weights: one number per example.
 
     Raises:
         ValueError: if there are weights already, or their number is not that of the examples.
@@ -167,18 +195,18 @@ def with_weights(x, weights):
     return as_arrays({**x, WEIGHT: np.asarray(weights, "float32")})
 
 
-def _again(first, rest):
+def _chained(first: Any, rest: Iterator) -> Iterator[tuple]:
     """Yields the first batch, which was read for validation, and then the others."""
     for batch in itertools.chain([first], rest):
         yield batch if isinstance(batch, tuple) else (batch,)
 
 
-def _plain(x):
+def _plain(x: Any) -> Any:
     """Converts a data frame to a float32 array; returns other data unchanged."""
     return np.asarray(x.to_numpy(), "float32") if hasattr(x, "to_numpy") else x
 
 
-def _class_weights(y, options):
+def _class_weights(y: Any, options: dict[str, Any]) -> np.ndarray:
     """Returns the weight of each example, that of its class."""
     classes = options.pop("class_weight")
     if y is None or options.get("sample_weight") is not None:
@@ -189,8 +217,10 @@ def _class_weights(y, options):
     return np.array([classes.get(int(label), 1.0) for label in np.asarray(y)], "float32")
 
 
-def as_arrays(x):
+def as_arrays(x: Any) -> Any:
     """Converts a dictionary of arrays so that Keras can batch it; returns other data unchanged.
+
+    Strings become tensors.
 
     Raises:
         ValueError: if the arrays hold different numbers of examples, or one is a single value.
@@ -218,12 +248,13 @@ def as_arrays(x):
     return {key: tf.constant(a) if _is_text(a) else a for key, a in arrays.items()}
 
 
-def _is_text(a):
+def _is_text(a: Any) -> bool:
+    """Returns whether an array holds strings or bytes."""
     kind = "" if tf.is_tensor(a) else a.dtype.kind
     return kind in ("S", "U") or (kind == "O" and all(isinstance(v, (str, bytes)) for v in a.flat))
 
 
-def first_batch(x):
+def first_batch(x: Any) -> Any:
     """Returns the arrays of `fit`, or the first batch of its data set; None for other data.
 
     Raises:
@@ -239,8 +270,8 @@ def first_batch(x):
     return x if isinstance(x, ARRAYS) else None
 
 
-def ordered(x, options, seed):
-    """Makes a data set of reproducible order, in which a resumed training can continue.
+def ordered(x: Any, options: dict[str, Any], seed: int) -> tuple[Any, types.SimpleNamespace]:
+    """Converts data to a data set in a reproducible order, so that a training can be resumed.
 
     Args:
         x: arrays or a data set.
@@ -249,8 +280,9 @@ def ordered(x, options, seed):
         seed: integer seed of the order of arrays.
 
     Returns:
-        The data set, and a namespace: `dataset` and `steps_per_epoch` as requested, and
-        `description`, plain values that identify these data and batches.
+        The data set, and a namespace with the attributes `dataset` (the data set),
+        `steps_per_epoch` (as requested, or None) and `description` (strings and numbers that
+        identify the data and the batches).
     """
     description = {}
     if isinstance(x, ARRAYS):
@@ -280,8 +312,8 @@ def ordered(x, options, seed):
         options["steps_per_epoch"] = int(x.cardinality())
     elif steps is None:
         warnings.warn(
-            "`x` has no known length, so that a training that is resumed may see it in another "
-            "order. Use `x.apply(tf.data.experimental.assert_cardinality(num_batches))`.",
+            "`x` has no known length, so that a resumed training may read it in another order. Use "
+            "`x.apply(tf.data.experimental.assert_cardinality(num_batches))`.",
             stacklevel=5,
         )
     description["steps per epoch"] = options.get("steps_per_epoch")
@@ -289,8 +321,8 @@ def ordered(x, options, seed):
     return x, order
 
 
-def _sample(arrays):
-    """Returns a sha256 of some examples of arrays: the first, the last and some between."""
+def _sample(arrays: Any) -> str:
+    """Returns a sha256 of eight examples of the arrays, from the first to the last."""
     digest = hashlib.sha256()
     for array in tf.nest.flatten(arrays):
         for i in np.unique(np.linspace(0, len(array) - 1, 8).astype(int)):

@@ -1,23 +1,25 @@
-"""Latents and conditions computed once, for training on frozen encoders.
+"""A cache of latents and conditions on disk, for training with frozen encoders.
 
-When the autoencoder and the text encoder are frozen, a picture's latent moments and a caption's
-embedding never change, so `LatentCache.write` runs both once over a data set and training reads
-the results:
+If the autoencoder and the text encoder are frozen, the moments of a picture's latents and the
+embedding of a caption do not change in training. `LatentCache.write` computes them once for a data
+set, and training reads them:
 
-    moments.npy       [N, h, w, 2 c]    mean and log standard deviation of each latent
-    rows.npy          [N]               which condition belongs to which latent
+    moments.npy       [N, h, w, 2 c]    mean and log standard deviation of the latents
+    rows.npy          [N]               row of the condition of each example
     condition.*.npy   [P, ...]          one row for each distinct condition
-    weights.npy       [N]               of the examples, if they have any
+    weights.npy       [N]               weights of the examples, if there are any
 
-The files are memory-mapped: written in pieces and read by rows, so they may be larger than memory.
-A folder without its last file, `meta.json`, is incomplete and is written anew. That file also says
-which encoders the arrays are of, and which data.
+The files are memory-mapped, written in pieces and read by rows, so that they may be larger than
+memory. `meta.json` is written last: a folder without it is incomplete and is written again. It
+identifies the encoders and the data of the cache.
 """
 
 import hashlib
 import json
 import pathlib
+from collections.abc import Callable, Iterator, Mapping
 from tokenize import TokenError
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -25,25 +27,28 @@ import tensorflow as tf
 
 from kgen.files.folders import inside
 from kgen.files.text import read_json, reason
+from kgen.types import Path, TensorLike
 
 META = "meta.json"
-SAMPLED = 3  # batches of a data set that tell it from another
+SAMPLED = 3  # number of batches from which a data set is identified
 
 
 class LatentCache:
-    """A written cache.
+    """A complete cache, opened for reading.
 
     Args:
-        directory: the folder that `write` filled.
-        source: what tells the encoders from others, as of `write`; None takes any.
-        dataset: the data that the cache must be of; None takes any.
+        directory: the folder in which `write` created the cache.
+        source: fingerprint of the encoders that the cache must be of, see `write`; None for any.
+        dataset: the data set that the cache must be of; None for any.
 
     Raises:
         FileNotFoundError: if the cache is not complete.
-        ValueError: if it is of other encoders or of other data.
+        ValueError: if the cache is damaged, or is of other encoders or other data.
     """
 
-    def __init__(self, directory, source=None, dataset=None):
+    def __init__(
+        self, directory: Path, source: str | None = None, dataset: tf.data.Dataset | None = None
+    ) -> None:
         directory = pathlib.Path(directory)
         if not self.exists(directory):
             raise FileNotFoundError(
@@ -55,38 +60,50 @@ class LatentCache:
         if source not in (None, meta.get("source")):
             raise ValueError(
                 "`directory` must hold latents of this autoencoder and conditioner. Received: "
-                f"{directory}, which holds those of others; remove it to write it anew."
+                f"{directory}, which holds those of others; remove it to write it again."
             )
         if dataset is not None and meta.get("data") not in (None, data_fingerprint(dataset)):
             raise ValueError(
                 f"`directory` must hold latents of these data. Received: {directory}, which holds "
-                "those of others; name another folder, or remove it to write it anew."
+                "those of others; pass another folder, or remove it to write it again."
             )
         self.moments, self.rows = (_map(directory, name) for name in ("moments", "rows"))
         self.conditions = {key: _map(directory, key) for key in meta["conditions"]}
         self.weights = _map(directory, "weights") if meta.get("weights") else None
 
     @staticmethod
-    def exists(directory):
+    def exists(directory: Path) -> bool:
         """Returns whether `directory` holds a complete cache."""
         return (pathlib.Path(directory) / META).is_file()
 
     @classmethod
-    def write(cls, directory, dataset, read, moments, encode, source):
-        """Runs the encoders over a data set.
+    def write(
+        cls,
+        directory: Path,
+        dataset: tf.data.Dataset,
+        read: Callable[[Any], tuple[Any, Any, Any]],
+        moments: Callable[[tf.Tensor], tf.Tensor],
+        encode: Callable[[Any], dict[str, Any]] | None,
+        source: str,
+    ) -> Self:
+        """Encodes a data set and writes the cache.
 
         Args:
             directory: the folder; created if missing.
             dataset: finite batches.
             read: a function of a batch that returns its pictures, the values of its condition and
                 the weights of its examples or None.
-            moments: a function of pictures that returns `[B, h, w, 2 c]`.
-            encode: a function of values that returns nested dictionaries of arrays, one row each;
-                None without a condition.
-            source: a string that tells the encoders from others.
+            moments: a function of pictures that returns the mean and log standard deviation of
+                their latents, `[B, h, w, 2 c]`.
+            encode: a function of the values of conditions that returns nested dictionaries of
+                arrays with one row per value; None without a condition.
+            source: a string that identifies the encoders.
 
         Returns:
             The `LatentCache`.
+
+        Raises:
+            ValueError: if the data set is empty.
         """
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
@@ -130,11 +147,17 @@ class LatentCache:
         (directory / META).write_text(json.dumps(meta))
         return cls(directory, source)
 
-    def dataset(self, batch_size=64, shuffle=True, seed=0):
-        """Returns batches `{"moments": [B, h, w, 2 c], ...}`, shuffled anew every epoch.
+    def dataset(self, batch_size: int = 64, shuffle: bool = True, seed: int = 0) -> tf.data.Dataset:
+        """Returns a data set of batches `{"moments": [B, h, w, 2 c], ...}`.
 
-        The condition is the entry `"condition"`, a dictionary, or what the conditioner reads.
-        Shuffled batches are whole ones; there is one of all pictures where there are fewer.
+        The encoded condition is the entry `"condition"`, a dictionary; for a conditioner that is
+        trained, its inputs are entries instead.
+
+        Args:
+            batch_size: size of a batch; at most the number of examples is used.
+            shuffle: whether to shuffle the examples anew every epoch and drop an incomplete last
+                batch.
+            seed: integer seed of the order.
         """
         batch_size = min(batch_size, len(self.moments))
         keys = sorted(self.conditions)
@@ -142,7 +165,7 @@ class LatentCache:
         arrays = [self.moments, *weights, *(self.conditions[key] for key in keys)]
         names = ["moments", *("sample_weight" for _ in weights), *keys]
 
-        def read(indices):
+        def read(indices: np.ndarray) -> list[np.ndarray]:
             rows = self.rows[indices] if keys else ()
             values = [a[indices] for a in (self.moments, *weights)]
             values += [self.conditions[key][rows] for key in keys]
@@ -150,7 +173,7 @@ class LatentCache:
 
         types = [tf.float32 if a.dtype == np.float16 else tf.as_dtype(a.dtype) for a in arrays]
 
-        def batch(indices):
+        def batch(indices: tf.Tensor) -> dict[str, Any]:
             values = tf.numpy_function(read, [indices], types)
             for value, array in zip(values, arrays):
                 value.set_shape([batch_size if shuffle else None, *array.shape[1:]])
@@ -164,7 +187,7 @@ class LatentCache:
 
 
 class Distinct:
-    """The distinct values among many, in the order in which they first came.
+    """A list of distinct values, in the order in which they were first added.
 
     Example:
         >>> distinct = Distinct()
@@ -172,16 +195,20 @@ class Distinct:
         ([0, 1, 0], 2)
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._numbers = {}
         self._kept = []
         self._structure = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._kept)
 
-    def add(self, values):
-        """Adds nested arrays, one row for each example; returns the number of each row."""
+    def add(self, values: Any) -> list[int]:
+        """Adds values that are not in the list yet, and returns the position of each.
+
+        Args:
+            values: nested arrays with one row per value.
+        """
         leaves = [np.asarray(leaf) for leaf in tf.nest.flatten(values)]
         self._structure = values
         numbers = []
@@ -193,18 +220,19 @@ class Distinct:
             numbers.append(self._numbers[key])
         return numbers
 
-    def parts(self, size):
-        """Yields the distinct values, `size` at once, and how many they are."""
+    def parts(self, size: int) -> Iterator[tuple[Any, int]]:
+        """Yields the distinct values, at most `size` at a time, with their number."""
         for start in range(0, len(self._kept), size):
             rows = self._kept[start : start + size]
             leaves = [tf.constant(np.array(leaf)) for leaf in zip(*rows)]
             yield tf.nest.pack_sequence_as(self._structure, leaves), len(rows)
 
 
-def data_fingerprint(dataset):
-    """Returns a sha256 that tells a data set from others: its form, its length, some examples.
+def data_fingerprint(dataset: tf.data.Dataset) -> str:
+    """Returns a sha256 of the element types, the length and the first batches of a data set.
 
-    Of what is shuffled or drawn anew on each reading only the form and the length count.
+    If the batches differ each time they are read (by shuffling or random captions), only the types
+    and the length are used.
 
     Example:
         >>> ones = tf.data.Dataset.from_tensor_slices(tf.ones([4, 2])).batch(2)
@@ -228,7 +256,8 @@ def data_fingerprint(dataset):
     return digest.hexdigest()
 
 
-def _bytes(value):
+def _bytes(value: Any) -> bytes:
+    """Returns the bytes of a string or an array, for a hash."""
     if isinstance(value, bytes):
         return value
     if isinstance(value, str):
@@ -239,8 +268,8 @@ def _bytes(value):
     return np.ascontiguousarray(array).tobytes()
 
 
-def _flat(values, prefix=""):
-    """Nested dictionaries as one, with dotted names."""
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Converts nested dictionaries to one dictionary with dotted names."""
     if not isinstance(values, dict):
         return {prefix: values}
     found = {}
@@ -249,7 +278,8 @@ def _flat(values, prefix=""):
     return found
 
 
-def _nested(values):
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Converts a dictionary with dotted names to nested dictionaries."""
     found = {}
     for name, value in values.items():
         *parents, last = name.split(".")
@@ -261,22 +291,24 @@ def _nested(values):
 
 
 class _Appender:
-    """A `.npy` file that grows by batches; the header is written when the length is known."""
+    """A writer of a `.npy` file by batches, whose header needs the final length."""
 
-    def __init__(self, path):
+    def __init__(self, path: pathlib.Path) -> None:
         self.path = path
         self.raw = path.with_suffix(".raw")
         self.file = self.raw.open("wb")
         self.count, self.shape, self.dtype = 0, None, None
 
-    def append(self, batch):
+    def append(self, batch: TensorLike) -> None:
+        """Appends rows, float32 as float16."""
         batch = np.asarray(batch)
         batch = batch.astype("float16") if batch.dtype == np.float32 else batch
         self.count += len(batch)
         self.shape, self.dtype = batch.shape[1:], batch.dtype
         self.file.write(np.ascontiguousarray(batch).tobytes())
 
-    def close(self):
+    def close(self) -> None:
+        """Writes the `.npy` file from the raw rows."""
         self.file.close()
         shape = (self.count, *self.shape)
         source = np.memmap(self.raw, self.dtype, "r", shape=shape)
@@ -287,7 +319,8 @@ class _Appender:
         self.raw.unlink()
 
 
-def _map(directory, name):
+def _map(directory: pathlib.Path, name: str) -> np.ndarray:
+    """Opens an array of the folder, memory-mapped."""
     path = inside(directory, f"{name}.npy")
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
@@ -295,13 +328,14 @@ def _map(directory, name):
         raise ValueError(f"{path} is damaged: {reason(error)}.") from error
 
 
-def _are_names(value):
-    """Whether they are names such as `condition.tokens`, which lead into no other folder."""
+def _are_names(value: Any) -> bool:
+    """Returns whether a value is a list of dotted names, none of which is a path."""
     return isinstance(value, list) and all(
         isinstance(v, str) and all(part.isidentifier() for part in v.split(".")) for v in value
     )
 
 
-def _length(dataset):
+def _length(dataset: Any) -> int | None:
+    """Returns the number of batches, or None if it is not known."""
     count = int(dataset.cardinality())
     return count if count >= 0 else None

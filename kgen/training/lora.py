@@ -1,10 +1,10 @@
-"""LoRA: a change of low rank beside the kernel of a layer, which alone is trained.
+"""LoRA: a trained low-rank update of a frozen kernel.
 
-    y = x (W + alpha / rank A B),    A [in, rank], B [rank, out],    B = 0 at the start
+    y = x (W + alpha / rank A B),    A [in, rank], B [rank, out],    B = 0 initially
 
-It is Keras' own `enable_lora`. Of the projections inside of Keras' multi-head attention, whose
-kernels have three axes, Keras makes another change than the one that is published, so that these
-layers get a class of their own here: A and B are those of the kernel as a matrix.
+It uses `enable_lora` of Keras. The kernels of the projections in Keras' multi-head attention have
+three axes, for which the update of Keras is not the published one. These layers are changed to a
+subclass in which A and B factorise the update of the kernel as a matrix.
 
 References:
   Hu et al. (2021), https://arxiv.org/abs/2106.09685, section 4.1.
@@ -12,11 +12,16 @@ References:
 
 import contextlib
 import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from kgen.layer_tree import layers_of, walk
+from kgen.serialization import Untracked
+from kgen.types import Network
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out", "query", "key", "value", "attention_output")
 TARGETS = ("attention", "dense", "all")
@@ -28,12 +33,15 @@ class LoRA(keras.layers.Layer):
 
     Args:
         parts: the networks by name, such as `{"unet": network}`.
-        ranks: `{part: {place: (rank, alpha)}}`, the place as of `candidates`. Layers that have a
+        ranks: `{part: {place: (rank, alpha)}}`, with places as in `candidates`. Layers that have a
             LoRA already keep it.
         **kwargs: `name` of a Keras layer.
 
+    Attributes:
+        factors: the variables A and B of each layer.
+
     Raises:
-        ValueError: if there is no such layer.
+        ValueError: if there is no layer at a place.
 
     Example:
         >>> network = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
@@ -42,7 +50,12 @@ class LoRA(keras.layers.Layer):
         [(3, 1), (1, 2)]
     """
 
-    def __init__(self, parts, ranks, **kwargs):
+    def __init__(
+        self,
+        parts: Mapping[str, Network],
+        ranks: Mapping[str, Mapping[str, tuple[int, float]]],
+        **kwargs: Any,
+    ) -> None:
         super().__init__(dtype="float32", **kwargs)
         found, changed = candidates(parts), []
         for part, layers in ranks.items():
@@ -53,19 +66,19 @@ class LoRA(keras.layers.Layer):
                 if not layer.lora_enabled:
                     enable(layer, rank, alpha)
                 changed.append(layer)
-        self._changed = _Hidden(changed)
-        # Tracked here too: those of a text encoder are in no other part of the model.
+        self._changed = Untracked(changed)
+        # Tracked here too: a model does not track the weights of its text encoder.
         self.factors = [v for a in changed for v in (a.lora_kernel_a, a.lora_kernel_b)]
         self.built = True
 
     @property
-    def layers(self):
-        """The layers."""
+    def layers(self) -> list[keras.layers.Layer]:
+        """The layers with a LoRA."""
         return self._changed.value
 
     @contextlib.contextmanager
-    def left_out(self):
-        """A context in which the layers save their kernels as they are, without the change."""
+    def unmerged(self) -> Iterator[None]:
+        """A context in which the kernels of the layers are read and saved without the update."""
         for layer in self.layers:
             layer.lora_enabled = False
         try:
@@ -74,8 +87,12 @@ class LoRA(keras.layers.Layer):
             for layer in self.layers:
                 layer.lora_enabled = True
 
-    def remove(self, merge):
-        """Takes the factors out of the layers; with `merge` their change stays in the kernels."""
+    def remove(self, merge: bool) -> None:
+        """Removes the factors from the layers.
+
+        Args:
+            merge: whether to add the update to the kernels first.
+        """
         for variable in list(self.factors):
             self._untrack_variable(variable)
         self.factors = []
@@ -84,15 +101,14 @@ class LoRA(keras.layers.Layer):
         self._changed.value = []
 
 
-def candidates(parts):
+def candidates(parts: Mapping[str, Network]) -> dict[tuple[str, str], keras.layers.Layer]:
     """Returns the layers that can have a LoRA.
 
     Args:
         parts: networks by name.
 
     Returns:
-        A dictionary from pairs of a part and a place in it (`kgen.layer_tree`, with dots) to the
-        layer.
+        The layers by the pair of a part and the dotted place in it (`kgen.layer_tree`).
     """
     return {
         (part, ".".join(map(str, place))): layer
@@ -103,16 +119,21 @@ def candidates(parts):
     }
 
 
-def chosen(parts, targets):
-    """Returns the candidates that `targets` means.
+def chosen(
+    parts: Mapping[str, Network], targets: Literal["attention", "dense", "all"] | Sequence[str]
+) -> dict[tuple[str, str], keras.layers.Layer]:
+    """Returns the candidates that `targets` selects.
 
     Args:
         parts: networks by name.
         targets: `"attention"` for the projections of attention, `"dense"` for all dense layers,
             `"all"` for convolutions too, or names of layers.
 
+    Returns:
+        A dictionary as of `candidates`.
+
     Raises:
-        ValueError: for another word, or if there is no such layer in one of the parts.
+        ValueError: if `targets` is unknown, or selects no layer in one of the parts.
     """
     found = candidates(parts)
     if isinstance(targets, str) and targets not in TARGETS:
@@ -122,7 +143,7 @@ def chosen(parts, targets):
         )
     names = ATTENTION if targets == "attention" else targets
 
-    def wanted(layer):
+    def wanted(layer: keras.layers.Layer) -> bool:
         if targets == "all":
             return True
         return isinstance(layer, DENSE) if targets == "dense" else layer.name in names
@@ -138,11 +159,14 @@ def chosen(parts, targets):
     return result
 
 
-def names(network):
-    """Returns a readable name for each layer inside, by its `id`: `down_1_0_attn_attn1.to_q`.
+def names(network: Network) -> dict[int, str]:
+    """Returns a readable name for each layer of a network, such as `down_1_0_attn_attn1.to_q`.
 
-    A layer of a `Sequential` or functional model is called by its own name, one that is an
-    attribute by that of the attribute.
+    A layer of a `Sequential` or functional model is named by its own name; a layer that is an
+    attribute, by the name of the attribute.
+
+    Returns:
+        The names by the `id` of the layer.
     """
     named, result, taken = {(): ""}, {}, set()
     for place, layer in walk(network):
@@ -160,11 +184,16 @@ def names(network):
     return result
 
 
-def enable(layer, rank, alpha=None):
-    """Gives a layer a LoRA, `rank` and `alpha` as of Keras' `enable_lora`.
+def enable(layer: keras.layers.Layer, rank: int, alpha: float | None = None) -> None:
+    """Adds a LoRA to a layer.
+
+    Args:
+        layer: a layer with `enable_lora`, built.
+        rank: rank of the update.
+        alpha: scale of the update alpha / rank A B; None for `rank`.
 
     Raises:
-        ValueError: if the layer has one.
+        ValueError: if the layer has a LoRA already.
     """
     if type(layer) is keras.layers.EinsumDense:
         layer.__class__ = _MatrixEinsumDense
@@ -173,8 +202,13 @@ def enable(layer, rank, alpha=None):
         factor.trainable = True
 
 
-def disable(layer, merge):
-    """Takes the LoRA of a layer away; with `merge` its change stays in the kernel."""
+def disable(layer: keras.layers.Layer, merge: bool) -> None:
+    """Removes the LoRA of a layer.
+
+    Args:
+        layer: a layer with a LoRA.
+        merge: whether to add the update to the kernel first.
+    """
     if merge:
         a, b = (ops.cast(f, "float32") for f in (layer.lora_kernel_a, layer.lora_kernel_b))
         kernel = layer._kernel
@@ -182,33 +216,35 @@ def disable(layer, merge):
         kernel.assign(ops.cast(kernel, "float32") + ops.reshape(change, kernel.shape))
     for name in ("lora_kernel_a", "lora_kernel_b"):
         layer._untrack_variable(getattr(layer, name))
-        # As `del layer.name`, which also collects garbage for a while each time.
+        # `del layer.name` would also run a slow garbage collection each time.
         super(keras.layers.Layer, layer).__delattr__(name)
     layer.lora_enabled, layer.lora_rank, layer.lora_alpha = False, None, None
     layer._kernel.trainable = True
 
 
-def count(variables):
-    """Returns how many numbers variables have."""
+def count(variables: Sequence[keras.Variable]) -> int:
+    """Returns the number of parameters in variables."""
     return sum(math.prod(variable.shape) for variable in variables)
 
 
-class Held:
-    """The weights of parts of a model, held as they are while a few are trained.
+class FrozenWeights:
+    """The weights of parts of a model, frozen while a few others are trained.
 
     Args:
-        parts: the layers.
-        trained: the variables in them, or beside them, that are trained.
+        parts: layers whose weights are frozen.
+        trained: the variables, of these layers or others, that are trained.
 
     Attributes:
-        frozen: the variables that are held.
+        variables: the frozen variables, without the counters of random layers.
     """
 
-    def __init__(self, parts, trained):
+    def __init__(
+        self, parts: Sequence[keras.layers.Layer], trained: Sequence[keras.Variable]
+    ) -> None:
         kept = {id(v) for v in trained}
         variables = {id(v): v for part in parts for v in part.variables}.values()
         inside = [layer for part in parts for layer in layers_of(part)]
-        # The leaves: freezing what contains a LoRA would hide its weights.
+        # Only leaves: a frozen layer has no trainable weights, those of a LoRA inside included.
         leaves = [a for a in inside if len(layers_of(a)) == 1]
         leaves = [a for a in leaves if not any(id(v) in kept for v in a.variables)]
         self._layers = [(layer, layer.trainable) for layer in leaves]
@@ -217,29 +253,23 @@ class Held:
             layer.trainable = False
         for variable in variables:
             variable.trainable = id(variable) in kept
-        # Not the counters of random layers, which go on.
-        self.frozen = [v for v in variables if id(v) not in kept and "float" in v.dtype]
+        # The counters of random layers are integers, and change in training.
+        self.variables = [v for v in variables if id(v) not in kept and "float" in v.dtype]
 
-    def release(self):
-        """Makes trainable again what was."""
+    def release(self) -> None:
+        """Makes the layers and variables trainable again that were so before."""
         for layer, trainable in self._layers:
             layer.trainable = trainable
         for variable, trainable in self._variables:
             variable.trainable = trainable
 
 
-class _Hidden:
-    """Layers that Keras shall not take for parts of another layer."""
-
-    def __init__(self, value):
-        self.value = value
-
-
 class _MatrixEinsumDense(keras.layers.EinsumDense):
-    """An `EinsumDense` whose LoRA changes its kernel as a matrix, inputs by outputs."""
+    """An `EinsumDense` whose LoRA updates the kernel as a matrix, inputs by outputs."""
 
     @property
-    def kernel(self):
+    def kernel(self) -> tf.Tensor:
+        """The kernel with the update, if there is one."""
         kernel = self._kernel
         if not self.lora_enabled:
             return kernel
@@ -247,8 +277,12 @@ class _MatrixEinsumDense(keras.layers.EinsumDense):
         change = self.lora_alpha / self.lora_rank * ops.reshape(change, kernel.shape)
         return ops.cast(ops.add(kernel, change), self.compute_dtype)
 
-    def enable_lora(self, rank, lora_alpha=None):
-        """As of Keras, with factors of other shapes."""
+    def enable_lora(self, rank: int, lora_alpha: float | None = None) -> None:
+        """Adds the factors, with the shapes of the kernel as a matrix.
+
+        Raises:
+            ValueError: if the layer has a LoRA already.
+        """
         if self.lora_enabled:
             raise ValueError("lora is already enabled. This can only be done once per layer.")
         inputs, kernel = self.equation.split("->")[0].split(",")

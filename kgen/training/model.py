@@ -1,17 +1,19 @@
 """A Keras model whose loss is a sum of named terms: one training step, one evaluation step.
 
-A model states its loss as terms per example, `loss_terms(batch) -> {name: [B]}`, in the words of
-its paper; the training loss is the mean over the batch of their sum, plus the regularisers and
-`add_loss` of its networks. All else that a Keras training step owes its user is here: loss scaling
-under mixed precision, gradient accumulation through `optimizer.apply`, one running mean for every
-term, averaged weights, steps that are skipped. What several devices need is in
-`kgen.training.replicas`.
+A model defines its loss as terms per example, `loss_terms(batch) -> {name: [B]}`, named as in its
+paper. The training loss is the mean over the batch of their sum, plus the regularisers and
+`add_loss` of its networks. This module implements the rest of a Keras training step: loss scaling
+under mixed precision, gradient accumulation through `optimizer.apply`, a running mean of each term,
+averaged weights, and skipped steps. For training on several devices see `kgen.training.replicas`.
 
-Evaluation uses the averaged weights and the same noise every time, so that a figure on the same
-data is the same figure.
+Evaluation uses the averaged weights and the same noise every time, so that its result on the same
+data is reproducible.
 """
 
 import abc
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -24,6 +26,7 @@ from kgen.tensors import SeedStream, as_seed, fold_in
 from kgen.training import replicas, update
 from kgen.training.averaging import WeightAverages
 from kgen.training.data import Data, split_weights
+from kgen.types import Batch, Path
 
 WRITERS = keras.callbacks.CSVLogger, keras.callbacks.ModelCheckpoint, keras.callbacks.TensorBoard
 REGULARIZATION = "regularization"
@@ -31,22 +34,28 @@ EVALUATION_SEED = 0
 
 
 class TermsModel(keras.Model, abc.ABC):
-    """Abstract: a model that trains on the sum of its `loss_terms`.
+    """Abstract base of models that are trained on the sum of their `loss_terms`.
 
-    A subclass defines `loss_terms` and calls `start_averaging` at the end of its constructor, when
-    its networks are there.
+    A subclass defines `loss_terms` and, after its networks are built, calls `start_averaging` at
+    the end of its constructor.
 
     Args:
         ema_decay: decay of the averaged weights, in [0, 1), or None for no averaging.
-        seed: integer seed of all randomness in training; None draws one, which
-            `keras.utils.set_random_seed` decides.
+        seed: integer seed of all randomness in training; None for a random one, which
+            `keras.utils.set_random_seed` makes reproducible.
         **kwargs: `name` and `dtype` of a Keras model.
+
+    Raises:
+        TypeError: if `ema_decay` is not a number.
+        ValueError: if `ema_decay` is out of range.
     """
 
-    target_key = None  # the entry of a batch that targets, `fit(x, y)`, stand for
-    frozen_weights = ()  # what a fine-tuning of a few weights leaves as it is
+    target_key = None  # key of the entry of a batch that the targets of `fit(x, y)` become
+    frozen_weights = ()  # the weights that are frozen during a fine-tuning
 
-    def __init__(self, *, ema_decay=None, seed=None, **kwargs):
+    def __init__(
+        self, *, ema_decay: float | None = None, seed: int | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.autocast = False
         if ema_decay is not None:
@@ -58,71 +67,92 @@ class TermsModel(keras.Model, abc.ABC):
         self._means = {}
 
     @property
-    def term_names(self):
-        """Names of what training reports beside the loss, where they are known beforehand."""
+    def term_names(self) -> tuple[str, ...]:
+        """Names of the loss terms, which training and evaluation report."""
         return ()
 
     @property
-    def evaluation_names(self):
-        """Names of what evaluation reports beside the terms of the loss."""
+    def evaluation_names(self) -> tuple[str, ...]:
+        """Names of the values that evaluation reports beside the loss terms."""
         return ()
 
     @abc.abstractmethod
-    def loss_terms(self, batch, training=False, seed=None):
+    def loss_terms(
+        self, batch: Batch, training: bool = False, seed: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
         """Returns the terms of the loss for each example.
 
         Args:
-            batch: what the data set yields.
+            batch: a batch of the data set, without example weights.
             training: whether layers such as dropout are active.
-            seed: an int32 pair; None takes the next one of the model.
+            seed: an int32 pair; None for the next one of the model.
 
         Returns:
             A dictionary of tensors `[B]` whose sum is the training loss of each example.
         """
 
-    def evaluation_terms(self, batch, seed):
-        """Returns what evaluation reports beside the terms of the loss, `{name: [B]}`."""
+    def evaluation_terms(self, batch: Batch, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns the values that evaluation reports beside the loss terms, `{name: [B]}`."""
         return {}
 
-    def check_batch(self, batch):
-        """Raises an error if a batch is not what the model learns from."""
+    def check_batch(self, batch: Batch) -> None:
+        """Validates a batch before training and evaluation; raises an error if it is not valid."""
 
-    def warn_about(self, batch):
-        """Warns of a batch that the model can learn from, but hardly is meant to."""
+    def warn_about(self, batch: Batch) -> None:
+        """Warns of a batch that is valid but probably a mistake."""
 
-    def as_batch(self, data):
-        """Returns what `loss_terms` takes and the weights of the examples, or None, of a batch."""
+    def as_batch(self, data: Any) -> tuple[Batch, tf.Tensor | None]:
+        """Splits a batch of the data set into the argument of `loss_terms` and example weights.
+
+        Args:
+            data: x, `(x, y)` or `(x, y, sample_weight)`.
+
+        Returns:
+            The batch, and the weights `[B]` or None.
+        """
         return split_weights(data, self.target_key)
 
-    def start_averaging(self, variables=None):
-        """Creates the averaged weights, at the present values of `variables` (all trainable)."""
+    def start_averaging(self, variables: Sequence[keras.Variable] | None = None) -> None:
+        """Creates the averaged weights, at the present values of the weights.
+
+        Args:
+            variables: the weights to average; None for all trainable ones.
+        """
         self.averages = WeightAverages(self, self.ema_decay, variables, name="averages")
 
-    def averaged(self):
-        """Returns a context in which the averaged weights stand in for the trained ones."""
+    def averaged(self) -> AbstractContextManager:
+        """Returns a context in which the averaged weights replace the trained ones."""
         return self.averages.scope()
 
     @property
-    def optimized_variables(self):
-        """What the optimizer of `compile` trains: all trainable variables."""
+    def optimized_variables(self) -> list[keras.Variable]:
+        """The variables that the optimizer of `compile` trains: all trainable ones."""
         return self.trainable_variables
 
-    def compile(self, optimizer="adam", *, jit_compile=False, skip_above=None, **kwargs):
-        """As `keras.Model.compile`, without a loss: a generative model brings its own.
+    def compile(
+        self,
+        optimizer: keras.optimizers.Optimizer | str = "adam",
+        *,
+        jit_compile: bool = False,
+        skip_above: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Configures training as `keras.Model.compile`, but without a loss: the model has its own.
 
         Args:
             optimizer: a Keras optimizer or its name.
-            jit_compile: whether XLA compiles the steps: good for dense networks and on GPUs.
-            skip_above: None, or the norm of the gradient above which a step is left out, as is
-                one that is not finite; `skipped_steps` counts them, and
-                `kgen.callbacks.Guard` stops after many in a row. `float("inf")` leaves out only
-                what is not finite.
-            **kwargs: as of `keras.Model.compile`.
+            jit_compile: whether XLA compiles the steps, which is faster for dense networks and on
+                GPUs.
+            skip_above: None, or the norm of the gradient above which a step is skipped. Steps with
+                a gradient that is not finite are skipped too; `float("inf")` skips only these.
+                `skipped_steps` counts the skipped steps, and `kgen.callbacks.Guard` stops the
+                training after many in a row.
+            **kwargs: arguments of `keras.Model.compile`.
 
         Raises:
             TypeError: if `skip_above` is not a number.
-            ValueError: for a `loss` or metrics, an optimizer with `use_ema`, a `skip_above` that is
-                not positive, or `jit_compile` under a strategy of several devices.
+            ValueError: if there is a `loss` or a metric, the optimizer has `use_ema`, `skip_above`
+                is not positive, or `jit_compile` is True under a strategy of several devices.
         """
         for name in ("loss", "metrics", "weighted_metrics", "loss_weights"):
             if kwargs.get(name):
@@ -144,7 +174,7 @@ class TermsModel(keras.Model, abc.ABC):
                 f"step for one. Received: jit_compile={jit_compile}."
             )
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
-        # A variable that first appears in the training step would make TensorFlow trace it twice.
+        # If the training step created variables, TensorFlow would trace it twice.
         self.optimizer.build(self.optimized_variables)
         for name in ("loss", *self.term_names, *self.evaluation_names):
             self._mean(name)
@@ -168,22 +198,38 @@ class TermsModel(keras.Model, abc.ABC):
         if self.distribute_strategy.num_replicas_in_sync > 1:
             replicas.prepare(self)
 
-    def save(self, filepath, *args, **kwargs):
-        """As `keras.Model.save`; raises a ValueError for what could not be read again."""
+    def save(self, filepath: Path, *args: Any, **kwargs: Any) -> None:
+        """Saves the model as `keras.Model.save` does.
+
+        Args:
+            filepath: path of a `.keras` file.
+            *args: arguments of `keras.Model.save`.
+            **kwargs: arguments of `keras.Model.save`.
+
+        Raises:
+            ValueError: if the model has a part that could not be loaded again.
+        """
         check_savable(self)
         super().save(filepath, *args, **kwargs)
 
-    def get_compile_config(self):
-        """Returns what `compile` was given, for a `.keras` file; nothing before it."""
+    def get_compile_config(self) -> dict[str, Any]:
+        """Returns the arguments of `compile` for a `.keras` file, or None before `compile`."""
         config = super().get_compile_config()
         return config and {**config, "skip_above": self.skip_above}
 
-    def compile_from_config(self, config):
-        """Compiles a model that `keras.saving.load_model` has rebuilt."""
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles a model that `keras.saving.load_model` has rebuilt, from its configuration."""
         self.compile(**keras.saving.deserialize_keras_object(config))
 
-    def train_step(self, data):
-        """One step of gradient descent on the mean of the summed loss terms."""
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Makes one optimizer step on the loss of a batch.
+
+        Args:
+            data: a batch of the data set.
+
+        Returns:
+            The running means of the loss and its terms.
+        """
         batch, weights = self.as_batch(data)
         variables = self.optimized_variables
         with fused(), tf.GradientTape() as tape:
@@ -193,8 +239,15 @@ class TermsModel(keras.Model, abc.ABC):
         skipped = self.apply_gradients(self.optimizer, tape.gradient(scaled, variables), variables)
         return self.logs(terms, extra, skipped=skipped)
 
-    def test_step(self, data):
-        """The same terms, without training and with the averaged weights."""
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Evaluates the loss terms and `evaluation_terms` of a batch with the averaged weights.
+
+        Args:
+            data: a batch of the data set.
+
+        Returns:
+            The running means of the loss, its terms and the evaluation terms.
+        """
         batch, weights = self.as_batch(data)
         seed = self._evaluation_seed()
         with self.averaged(), fused():
@@ -203,16 +256,27 @@ class TermsModel(keras.Model, abc.ABC):
             extra = self.regularization()
         return self.logs(terms, extra, **others)
 
-    def regularization(self):
+    def regularization(self) -> tf.Tensor | None:
         """Returns the sum of the regularisers and `add_loss` of the networks, a scalar, or None."""
         losses = self.losses
         return tf.add_n([tf.cast(loss, tf.float32) for loss in losses]) if losses else None
 
-    def apply_gradients(self, optimizer, gradients, variables):
-        """Applies one update, unless it is to be skipped, and lets the averaged weights follow.
+    def apply_gradients(
+        self,
+        optimizer: keras.optimizers.Optimizer,
+        gradients: Sequence[tf.Tensor | None],
+        variables: Sequence[keras.Variable],
+    ) -> tf.Tensor:
+        """Updates the weights and their averages, unless the step is skipped.
+
+        Args:
+            optimizer: a Keras optimizer.
+            gradients: a list of tensors, scaled by `optimizer.scale_loss`; None for a variable
+                without a gradient.
+            variables: the variables of the gradients.
 
         Returns:
-            A boolean tensor, whether it was skipped.
+            A boolean tensor, whether the step was skipped.
         """
         skipped = self.apply_gradients_of(optimizer, gradients, variables, self.averages.update)
         if self.skip_above is not None:
@@ -221,24 +285,43 @@ class TermsModel(keras.Model, abc.ABC):
             self.skipped_in_a_row.assign(one * (self.skipped_in_a_row + 1))
         return skipped
 
-    def apply_gradients_of(self, optimizer, gradients, variables, then=lambda: None):
-        """Applies one update of any optimizer, such as that of a discriminator.
+    def apply_gradients_of(
+        self,
+        optimizer: keras.optimizers.Optimizer,
+        gradients: Sequence[tf.Tensor | None],
+        variables: Sequence[keras.Variable],
+        then: Callable[[], None] = lambda: None,
+    ) -> tf.Tensor:
+        """Updates weights with an optimizer, such as that of a discriminator.
+
+        Args:
+            optimizer: a Keras optimizer.
+            gradients: see `apply_gradients`.
+            variables: see `apply_gradients`.
+            then: a function that is called after the weights have changed.
 
         Returns:
-            A boolean tensor, whether it was skipped.
+            A boolean tensor, whether the step was skipped.
         """
         strategy = tf.distribute.has_strategy()  # of one device too
         apply = replicas.apply_gradients if strategy else update.apply_gradients
         return apply(optimizer, gradients, variables, self.skip_above, then)
 
-    def logs(self, terms, extra=None, *, skipped=None, **others):
-        """Updates the running means of the loss and its terms; returns them.
+    def logs(
+        self,
+        terms: dict[str, tf.Tensor],
+        extra: tf.Tensor | None = None,
+        *,
+        skipped: tf.Tensor | None = None,
+        **others: Any,
+    ) -> dict[str, tf.Tensor]:
+        """Updates the running means of the loss, its terms and other values, and returns them.
 
         Args:
-            terms: the terms of the loss, `{name: [B]}`.
-            extra: a scalar that is added to the loss, or None.
-            skipped: whether the step was left out of the training; it then counts for nothing.
-            **others: what else is reported, `[B]`.
+            terms: the loss terms, `{name: [B]}`.
+            extra: a scalar that is added to the loss, such as a regulariser, or None.
+            skipped: a boolean tensor, whether the step was skipped; then the means do not change.
+            **others: other values to report, `[B]` each.
         """
         loss = tf.add_n(list(terms.values()))
         values = {"loss": loss if extra is None else loss + extra, **terms, **others}
@@ -247,7 +330,7 @@ class TermsModel(keras.Model, abc.ABC):
         weight = None
         if skipped is not None and self.skip_above is not None:
             weight = 1.0 - tf.cast(skipped, tf.float32)
-            self._note_broken_terms(terms, skipped)
+            self._record_broken_terms(terms, skipped)
             values = {
                 name: tf.where(skipped, tf.zeros_like(value), value)
                 for name, value in values.items()
@@ -257,13 +340,13 @@ class TermsModel(keras.Model, abc.ABC):
         return self.results(values)
 
     @property
-    def broken_terms(self):
-        """Names of the terms that were not finite in the step that was skipped last."""
+    def broken_terms(self) -> list[str]:
+        """Names of the loss terms that were not finite in the last skipped step."""
         counts = self.skipped_terms.numpy()
         return [name for name, count in zip(self.term_names, counts) if count]
 
-    def _note_broken_terms(self, terms, skipped):
-        """Keeps which terms of a skipped step are not finite, on any device."""
+    def _record_broken_terms(self, terms: dict[str, tf.Tensor], skipped: tf.Tensor) -> None:
+        """Records which terms of a skipped step are not finite, on any device."""
         broken = [
             tf.reduce_any(~tf.math.is_finite(terms[name])) if name in terms else tf.constant(False)
             for name in self.term_names
@@ -273,12 +356,38 @@ class TermsModel(keras.Model, abc.ABC):
         counts = replicas.sum_over_replicas(tf.cast(tf.stack(broken), tf.int32))
         self.skipped_terms.assign(tf.where(skipped, counts, self.skipped_terms))
 
-    def results(self, names):
-        """Returns the running means of those names."""
+    def results(self, names: Iterable[str]) -> dict[str, tf.Tensor]:
+        """Returns the running means with the given names."""
         return {name: self._mean(name).result() for name in names}
 
-    def fit(self, x=None, y=None, batch_size=None, epochs=1, **kwargs):
-        """As `keras.Model.fit`, on data that are checked first; of several workers one writes."""
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
+        """Trains the model as `keras.Model.fit` does, after a validation of the data.
+
+        With several workers, callbacks that write files run on the chief only.
+
+        Args:
+            x: an array, a dictionary of arrays, a `tf.data.Dataset`, a `PyDataset`, a generator of
+                batches or a data frame.
+            y: None, the same as x, or the condition of a conditional model.
+            batch_size: number of examples per step for arrays; None for 32.
+            epochs: number of epochs.
+            **kwargs: arguments of `keras.Model.fit`.
+
+        Returns:
+            The `History` of Keras.
+
+        Raises:
+            TypeError: if the data have the wrong type.
+            ValueError: if the data have the wrong shape or range, the model has no trainable
+                weights or is not compiled, or options are not compatible.
+        """
         kwargs |= {"batch_size": batch_size, "epochs": epochs}
         data = Data(self, x, y, kwargs)
         if not self.optimized_variables:
@@ -292,8 +401,8 @@ class TermsModel(keras.Model, abc.ABC):
         exact = [callback for callback in callbacks if getattr(callback, "exact", False)]
         if not self.compiled:
             raise ValueError("Call `compile` before `fit`.")
-        if exact:  # they act last, on what the others have done
-            data.put_in_order(seed=int(self.seeds.root.numpy()[0]))
+        if exact:  # they run last, so that they save the state that the others have changed
+            data.make_reproducible(seed=int(self.seeds.root.numpy()[0]))
             callbacks = [c for c in kwargs["callbacks"] if c not in exact]
             self._callbacks = Untracked(callbacks)
             kwargs["callbacks"] = [*callbacks, *exact]
@@ -306,48 +415,70 @@ class TermsModel(keras.Model, abc.ABC):
                 callback.close()
 
     @property
-    def fit_callbacks(self):
-        """The callbacks of the present `fit`, without those that act last."""
+    def fit_callbacks(self) -> list[keras.callbacks.Callback]:
+        """The callbacks of the present `fit`, without those that resume a training."""
         return self._callbacks.value
 
-    def evaluate(self, x=None, y=None, batch_size=None, **kwargs):
-        """As `keras.Model.evaluate`, on data that are checked first."""
+    def evaluate(
+        self, x: Any = None, y: Any = None, batch_size: int | None = None, **kwargs: Any
+    ) -> Any:
+        """Evaluates the model as `keras.Model.evaluate` does, after a validation of the data.
+
+        The noise is the same every time, so that the result on the same data is reproducible.
+
+        Args:
+            x: see `fit`.
+            y: see `fit`.
+            batch_size: number of examples per step for arrays; None for 32.
+            **kwargs: arguments of `keras.Model.evaluate`.
+
+        Returns:
+            A list of values, or with `return_dict=True` a dictionary.
+
+        Raises:
+            TypeError: if the data have the wrong type.
+            ValueError: if the data have the wrong shape or range.
+        """
         kwargs["batch_size"] = batch_size
         data = Data(self, x, y, kwargs)
         return super().evaluate(data.x, data.y, **data.options)
 
-    def reset_metrics(self):
-        """Begins the running means anew, and the noise of an evaluation."""
+    def reset_metrics(self) -> None:
+        """Resets the running means, and the noise of evaluations."""
         super().reset_metrics()
         if self.compiled:
             self._evaluated.value.assign(0)
 
-    def make_train_function(self, force=False):
-        """As of Keras, and over several devices `kgen.training.replicas.make_function`."""
+    def make_train_function(self, force: bool = False) -> None:
+        """Creates `train_function`; for several devices, see `kgen.training.replicas`."""
         if self.distribute_strategy.num_replicas_in_sync == 1:
             super().make_train_function(force)
         elif self.train_function is None or force:
             self.train_function = replicas.make_function(self, self.train_step)
 
-    def make_test_function(self, force=False):
-        """As of Keras, and over several devices `kgen.training.replicas.make_function`."""
+    def make_test_function(self, force: bool = False) -> None:
+        """Creates `test_function`; for several devices, see `kgen.training.replicas`."""
         if self.distribute_strategy.num_replicas_in_sync == 1:
             super().make_test_function(force)
         elif self.test_function is None or force:
             self.test_function = replicas.make_function(self, self.test_step)
 
     @property
-    def metrics(self):
+    def metrics(self) -> list[keras.metrics.Metric]:
         """The running means, which Keras resets at the start of every epoch."""
         return list(self._means.values())
 
-    def _mean(self, name):
+    def _mean(self, name: str) -> keras.metrics.Mean:
+        """Returns the running mean with a name, created on its first use."""
         if name not in self._means:
             self._means[name] = keras.metrics.Mean(name=name)
         return self._means[name]
 
-    def _evaluation_seed(self):
-        """The seed of a batch of an evaluation: the same each time, another on every replica."""
+    def _evaluation_seed(self) -> tf.Tensor:
+        """Returns the seed of the next batch of an evaluation.
+
+        It depends on the index of the batch and on the replica only.
+        """
         counter = self._evaluated.value
         seed = fold_in(as_seed(EVALUATION_SEED), counter)
         counter.assign_add(1)
@@ -357,8 +488,13 @@ class TermsModel(keras.Model, abc.ABC):
         return seed
 
 
-def weighted(terms, weights):
-    """Returns the terms of a loss, each example multiplied by its weight, if there are weights."""
+def weighted(terms: dict[str, tf.Tensor], weights: tf.Tensor | None) -> dict[str, tf.Tensor]:
+    """Multiplies the loss terms of each example by its weight.
+
+    Args:
+        terms: the loss terms, `{name: [B]}`.
+        weights: the weights `[B]`, or None for no change.
+    """
     if weights is None:
         return terms
     return {name: term * tf.cast(weights, term.dtype) for name, term in terms.items()}

@@ -1,32 +1,39 @@
-"""Training over several devices: what is a sum over replicas, and what is decided once for all.
+"""Training on several devices: the sum of the gradients, and conditions common to all replicas.
 
-A training step runs on every device at once, as a replica, with its part of the global batch. Its
-gradient is that of
+A training step runs on every device, as a replica, with its part of the global batch. Its gradient
+is that of
 
     sum of the loss over the replica's examples / number of examples in the global batch
 
-so the sum over replicas is the gradient of the mean over the global batch, however unevenly its
-examples are spread (the last batch of an epoch may leave a replica without any). The sum is formed
-first; clipping, the test whether a step is to be skipped, accumulation and the update itself then
-see the same numbers on every device as one device would.
+so that the sum over replicas is the gradient of the mean over the global batch, even if replicas
+have different numbers of examples (in the last batch of an epoch a replica may have none). The
+gradients are summed first. Clipping, skipping, accumulation and the update then use the same
+values on every device, those of a training on one device.
 
-TensorFlow cannot synchronise replicas inside of a condition or a loop of one of them, where Keras
-would like to (gradient accumulation, `steps_per_execution`). Conditions and loops are therefore
-placed outside, in the cross-replica context: the decision is taken once, then all replicas run.
+TensorFlow cannot synchronise replicas inside of a condition or a loop of one replica, as gradient
+accumulation and `steps_per_execution` of Keras require. The conditions and loops are therefore in
+the cross-replica context: they are evaluated once, and then all replicas run.
 
 References:
   https://www.tensorflow.org/guide/distributed_training#use_tfdistributestrategy_with_custom_training_loops
 """
 
 import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import keras
 import tensorflow as tf
 
 from kgen.tensors import sum_over_replicas
+from kgen.types import TensorLike
 
 
-def global_mean(values):
-    """A replica's part of the mean over the global batch of `values`, `[B]`; the parts add up.
+def global_mean(values: tf.Tensor) -> tf.Tensor:
+    """Returns a replica's part of the mean over the global batch, a scalar; the parts add up to it.
+
+    Args:
+        values: one value per example of the replica, `[B]`.
 
     Example:
         >>> float(global_mean(tf.constant([1.0, 3.0])))
@@ -36,8 +43,8 @@ def global_mean(values):
     return tf.reduce_sum(values) / tf.maximum(num, 1.0)
 
 
-def global_loss(terms, extra=None):
-    """Returns a replica's part of the training loss, a scalar; the parts add up.
+def global_loss(terms: dict[str, tf.Tensor], extra: tf.Tensor | None = None) -> tf.Tensor:
+    """Returns a replica's part of the training loss, a scalar; the parts add up to it.
 
     Args:
         terms: the terms of the loss, `{name: [B]}`; the loss is the mean of their sum.
@@ -49,28 +56,36 @@ def global_loss(terms, extra=None):
     return loss + extra / sum_over_replicas(tf.constant(1.0))
 
 
-def prepare(model):
-    """Readies a model that is compiled under a strategy of several devices.
+def prepare(model: keras.Model) -> None:
+    """Prepares a model that is compiled under a strategy of several devices.
 
-    Keras would build it on the mean of a batch over the devices, which strings do not have; the
-    networks of a kgen model are built already.
+    It disables the symbolic build of Keras, which averages the first batches of the devices and
+    fails for strings. The networks of a kgen model are built already.
     """
     model._maybe_symbolic_build = lambda iterator=None, data_batch=None: None
 
 
-def apply_gradients(optimizer, gradients, variables, skip_above=None, then=lambda: None):
+def apply_gradients(
+    optimizer: keras.optimizers.Optimizer,
+    gradients: Sequence[tf.Tensor | None],
+    variables: Sequence[keras.Variable],
+    skip_above: float | None = None,
+    then: Callable[[], None] = lambda: None,
+) -> tf.Tensor:
     """Applies the sum of the replicas' gradients; called on a replica.
 
     Args:
-        optimizer: a Keras optimizer, built. With `gradient_accumulation_steps` its weights move
-            once in so many calls.
-        gradients: a list of tensors, scaled by `optimizer.scale_loss`; None where there is none.
-        variables: the Keras variables they belong to.
-        skip_above: None, or the norm above which, or if it is not finite, nothing is done.
-        then: a function that is called on every replica after the weights have moved.
+        optimizer: a built Keras optimizer. With `gradient_accumulation_steps` it changes the
+            weights once in that many calls.
+        gradients: a list of tensors, scaled by `optimizer.scale_loss`; None for a variable without
+            a gradient.
+        variables: the Keras variables of the gradients.
+        skip_above: None, or the norm above which the update is skipped. It is then also skipped if
+            the norm is not finite.
+        then: a function that is called on every replica after the weights have changed.
 
     Returns:
-        A boolean tensor, whether the gradient was skipped.
+        A boolean tensor, whether the update was skipped.
     """
     pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
     gradients, variables = sum_over_replicas([g for g, _ in pairs]), [v for _, v in pairs]
@@ -80,46 +95,48 @@ def apply_gradients(optimizer, gradients, variables, skip_above=None, then=lambd
     if skip_above is not None:
         norm = tf.linalg.global_norm(gradients) / optimizer.scale_loss(tf.constant(1.0))
         good = go_on = norm < skip_above  # NaN is not less than anything
-        if inner is not optimizer:  # sees itself to what is not finite, and lowers the scale
+        if inner is not optimizer:  # a LossScaleOptimizer skips non-finite gradients itself
             go_on |= ~optimizer.check_finite(gradients)
 
-    def update(gradients, variables):
-        """What Keras does at the end of an accumulation."""
+    def update(gradients: Sequence[tf.Tensor | None], variables: Sequence[keras.Variable]) -> None:
+        """Updates the weights, as Keras does at the end of an accumulation."""
         gradients = inner._clip_gradients(gradients)
         inner._apply_weight_decay(variables)
         inner._backend_update_step(gradients, variables, inner.learning_rate)
 
-    here = {"_all_reduce_sum_gradients": lambda pairs: pairs}
+    methods = {"_all_reduce_sum_gradients": lambda pairs: pairs}
     if steps:
-        here["_backend_apply_gradients"] = update
+        methods["_backend_apply_gradients"] = update
 
-    def move(strategy, gradients):
-        def on_replica(gradients):
+    def move(strategy: tf.distribute.Strategy, gradients: Sequence[tf.Tensor | None]) -> None:
+        def on_replica(gradients: Sequence[tf.Tensor | None]) -> None:
             optimizer.apply(gradients, variables)
             then()
 
-        with _replaced(inner, here):  # summed and accumulated already
+        with _replaced(inner, methods):  # the gradients are summed and accumulated already
             strategy.extended.call_for_each_replica(on_replica, args=(gradients,))
 
-    def accumulate(strategy, gradients):
+    def accumulate(strategy: tf.distribute.Strategy, gradients: Sequence[tf.Tensor | None]) -> None:
         sums = [inner._accumulated_gradients[inner._get_variable_index(v)] for v in variables]
         for total, gradient in zip(sums, gradients, strict=True):
             strategy.extended.update(total.value, _add, args=(gradient,), group=False)
 
-        def move_by_mean():
-            def mean():
+        def move_by_mean() -> None:
+            def mean() -> list[tf.Tensor]:
                 return [total.value / steps for total in sums]
 
             move(strategy, strategy.extended.call_for_each_replica(mean))
             for total in sums:
                 total.assign(tf.zeros_like(total))
 
-        def wait():
+        def wait() -> None:
             inner._iterations.assign_add(1)
 
         _cond((inner._iterations + 1) % steps == 0, move_by_mean, wait)
 
-    def across_replicas(strategy, go_on, gradients):
+    def across_replicas(
+        strategy: tf.distribute.Strategy, go_on: tf.Tensor, gradients: Sequence[tf.Tensor | None]
+    ) -> None:
         go = accumulate if steps else move
         if skip_above is None:
             go(strategy, gradients)
@@ -131,28 +148,31 @@ def apply_gradients(optimizer, gradients, variables, skip_above=None, then=lambd
     return ~good
 
 
-def make_function(model, step):
-    """What Keras calls a train or test function, for a strategy of several devices.
+def make_function(
+    model: keras.Model, step: Callable[[Any], dict[str, tf.Tensor]]
+) -> Callable[[Any], dict[str, tf.Tensor]]:
+    """Returns a train or test function of Keras for a strategy of several devices.
 
     Args:
-        model: a `GenerativeModel`.
+        model: a `kgen.training.model.TermsModel`.
         step: `model.train_step` or `model.test_step`.
 
     Returns:
-        A function from an iterator to the logs, which are those of the global batches.
+        A function that takes an iterator of batches, makes the next steps, and returns the logs of
+        the global batches.
     """
     strategy, names = model.distribute_strategy, []
     steps = model.steps_per_execution
 
-    def run(batch):
+    def run(batch: Any) -> None:
         logs = strategy.run(step, args=(batch,))
         names[:] = logs
 
-    def some_steps(iterator):
-        def go_on(i, more):
+    def some_steps(iterator: Any) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        def go_on(i: tf.Tensor, more: tf.Tensor) -> tf.Tensor:
             return more & (i < steps)
 
-        def one(i, more):
+        def one(i: tf.Tensor, more: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             batch = iterator.get_next_as_optional()
             _cond(batch.has_value(), lambda: run(batch.get_value()), lambda: None)
             return i + tf.cast(batch.has_value(), tf.int32), batch.has_value()
@@ -166,7 +186,7 @@ def make_function(model, step):
     if not model.run_eagerly:
         some_steps = tf.function(some_steps, reduce_retracing=True, autograph=False)
 
-    def function(iterator):
+    def function(iterator: Any) -> dict[str, tf.Tensor]:
         done, logs = some_steps(iterator)
         if not done:
             raise StopIteration
@@ -175,25 +195,25 @@ def make_function(model, step):
     return function
 
 
-def _add(variable, value):
+def _add(variable: tf.Variable, value: TensorLike) -> None:
     variable.assign_add(tf.convert_to_tensor(value))
 
 
-def _cond(condition, then, otherwise):
-    """A condition for the effects alone."""
+def _cond(condition: tf.Tensor, then: Callable[[], Any], otherwise: Callable[[], Any]) -> None:
+    """Runs one of two functions for its side effects."""
 
-    def quiet(fn):
-        def call():
+    def without_result(fn: Callable[[], Any]) -> Callable[[], None]:
+        def call() -> None:
             fn()
 
         return call
 
-    tf.cond(condition, quiet(then), quiet(otherwise))
+    tf.cond(condition, without_result(then), without_result(otherwise))
 
 
 @contextlib.contextmanager
-def _replaced(instance, attributes):
-    """A context in which an object has other attributes, for example while a graph is traced."""
+def _replaced(instance: Any, attributes: dict[str, Any]) -> Iterator[None]:
+    """A context in which attributes of an object are replaced."""
     own = vars(instance)
     before = {name: own[name] for name in attributes if name in own}
     own.update(attributes)

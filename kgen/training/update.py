@@ -1,12 +1,21 @@
-"""The update of the weights on one device, which may be skipped.
+"""The update of the weights on one device, which is skipped if the gradient is too large.
 
 For several devices see `kgen.training.replicas`.
 """
 
+from collections.abc import Callable, Sequence
+
+import keras
 import tensorflow as tf
 
 
-def apply_gradients(optimizer, gradients, variables, skip_above=None, then=lambda: None):
+def apply_gradients(
+    optimizer: keras.optimizers.Optimizer,
+    gradients: Sequence[tf.Tensor | None],
+    variables: Sequence[keras.Variable],
+    skip_above: float | None = None,
+    then: Callable[[], None] = lambda: None,
+) -> tf.Tensor:
     """Applies gradients, unless their norm is too large.
 
     Args:
@@ -15,7 +24,8 @@ def apply_gradients(optimizer, gradients, variables, skip_above=None, then=lambd
         gradients: a list of tensors, scaled by `optimizer.scale_loss`; None for a variable without
             a gradient.
         variables: the Keras variables of the gradients.
-        skip_above: None, or the norm above which, or if it is not finite, the update is skipped.
+        skip_above: None, or the norm above which the update is skipped. It is then also skipped if
+            the norm is not finite.
         then: a function that is called after the weights have changed.
 
     Returns:
@@ -26,7 +36,7 @@ def apply_gradients(optimizer, gradients, variables, skip_above=None, then=lambd
     inner = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
     waits = inner is not optimizer or bool(inner.gradient_accumulation_steps)
 
-    def move():
+    def move() -> tf.Tensor:
         before = tf.identity(inner.iterations)
         optimizer.apply(gradients, variables)
         if not waits:
@@ -46,6 +56,7 @@ def apply_gradients(optimizer, gradients, variables, skip_above=None, then=lambd
     return ~good
 
 
-def _true(effect):
+def _true(effect: Callable[[], None]) -> tf.Tensor:
+    """Calls a function and returns True, as a branch of `tf.cond`."""
     effect()
     return tf.constant(True)

@@ -111,12 +111,12 @@ def test_interpolation_begins_and_ends_with_the_prompts(draw, tmp_path):
         assert image.n_frames == 3
 
 
-def test_between_is_each_end_at_each_end(text_model):
+def test_interpolated_values_are_each_end_at_each_end(text_model):
     import kgen
-    from kgen.cli.interpolate import between
+    from kgen.cli.interpolate import interpolated
 
     model = kgen.from_preset(text_model)
-    cond, noise = between(model, ["red sun", "moon"], [4, 9], 5)
+    cond, noise = interpolated(model, ["red sun", "moon"], [4, 9], 5)
     for row, prompt in ((0, "red sun"), (4, "moon")):
         expected = model.conditioner([prompt])
         for key, value in expected.items():
@@ -240,9 +240,9 @@ def test_what_cannot_be_drawn_is_refused_in_one_line(
 
 
 def test_the_shipped_model_is_found_by_its_name(monkeypatch, tmp_path):
-    from kgen.cli.models import locate, names
+    from kgen.cli.models import locate, model_names
 
     monkeypatch.chdir(tmp_path)
     assert (locate("text_to_image") / "weights.npz").is_file()
-    assert {"text_to_image", "vae_mnist"} <= set(names())
-    assert "minilm_l6_v2" not in names()
+    assert {"text_to_image", "vae_mnist"} <= set(model_names())
+    assert "minilm_l6_v2" not in model_names()

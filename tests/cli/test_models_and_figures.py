@@ -61,7 +61,9 @@ def test_an_export_of_the_networks(kgen_json, refused, text_model, vae, tmp_path
         "parts.json",
     }
     output = ("--output", tmp_path / "other", "--parts")
-    assert "--editing is of SavedModels" in refused("export", text_model, *output, "--editing")
+    assert "--editing is an option of SavedModels" in refused(
+        "export", text_model, *output, "--editing"
+    )
     assert "--parts must be False" in refused("export", vae, *output, "--max-batch", "3")
     assert "--dtype must be one of" in refused("export", vae, *output, "--dtype", "bfloat16")
     assert "which takes texts only" in refused("export", text_model, *output)

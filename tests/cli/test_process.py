@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from kgen.cli.arguments import parser
+from kgen.cli.arguments import build_parser
 
 KGEN = [sys.executable, "-m", "kgen"]
 COMMANDS = (
@@ -75,5 +75,5 @@ def test_ctrl_c_ends_a_drawing_within_a_second(after, text_model, tmp_path):
 
 
 def test_sizes_are_height_by_width_or_a_square():
-    made = parser().parse_args(["generate", "x", "--size", "64x96"])
+    made = build_parser().parse_args(["generate", "x", "--size", "64x96"])
     assert made.size == (64, 96)

@@ -40,7 +40,7 @@ def test_a_fine_tuned_model_is_written_with_its_card_and_sheets(
     assert len(logged) == 3
     assert "val_loss" in logged[0]
     other = folder_of_pictures(9, captions="csv")
-    assert "another pictures or captions" in refused("finetune", other, *arguments)
+    assert "different pictures or captions" in refused("finetune", other, *arguments)
 
 
 def test_a_lora_is_written_and_merged(kgen_json, text_model, folder_of_pictures, tmp_path):
@@ -68,7 +68,7 @@ def test_captions_of_every_kind_are_found(captions, folder_of_pictures):
     for centre, prompt in zip(centres, pictures.columns["prompts"].tolist()):
         colour = ("red", "green", "blue")[centre.argmax()]
         assert colour in prompt
-    training, held_out = folders.parted(pictures, 0)
+    training, held_out = folders.split(pictures, 0)
     assert (len(training.images), len(held_out.images)) == (11, 1)
 
 
@@ -101,7 +101,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
     monkeypatch.setattr(keras.callbacks.CSVLogger, "on_epoch_end", interrupt)
     parts = [*map(str, arguments), "--output", str(tmp_path / "parts"), "--quiet"]
     assert main(parts) == 130
-    assert "goes on" in capsys.readouterr().err
+    assert "to continue it" in capsys.readouterr().err
     assert not (tmp_path / "parts" / "config.json").exists()
     assert json.loads((tmp_path / "parts" / "training.json").read_text())["after"] is None
     monkeypatch.undo()
@@ -161,10 +161,10 @@ def test_a_model_of_classes_is_fine_tuned_on_its_own_classes(
     assert kgen_json("finetune", folder, *arguments)["captions"] == "folders"
 
 
-def test_steps_are_cut_into_equal_parts_and_never_fewer():
+def test_steps_are_rounded_up_to_equal_epochs():
     for steps in range(1, 200):
         plan = Plan("finetune", "m", "f", "d", None, 1, 1, 1, 1.0, 0)
-        plan.cut(steps)
+        plan.set_steps(steps)
         assert plan.steps == plan.epochs * plan.steps_per_epoch
         assert steps <= plan.steps < steps + plan.steps_per_epoch
         assert plan.epochs <= 8

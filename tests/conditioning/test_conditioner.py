@@ -152,5 +152,5 @@ def test_the_contract_is_abstract():
 
 @pytest.mark.parametrize("rows", [tf.zeros([0, 2]), {"a": tf.zeros([2]), "b": tf.zeros([3])}])
 def test_rows_are_at_least_one_and_as_many_in_each(rows):
-    with pytest.raises(ValueError, match="at least one row, in each tensor as many"):
+    with pytest.raises(ValueError, match="the same number of rows, at least one"):
         num_rows(rows)

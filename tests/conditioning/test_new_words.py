@@ -103,7 +103,7 @@ def test_wrong_words_are_refused(learned):
         encoder.add_word(3)
     with pytest.raises(ValueError, match="must be a new one"):
         encoder.add_word("<x>")
-    with pytest.raises(ValueError, match="`like` must be a word that the encoder knows"):
+    with pytest.raises(ValueError, match="`like` must be a word of the vocabulary"):
         encoder.add_word("<y>", like="zebra")
 
 

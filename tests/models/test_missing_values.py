@@ -78,5 +78,5 @@ def test_models_without_such_a_likelihood_refuse():
     process = GaussianDiffusion(CosineLogSNR())
     model = kgen.DiffusionModel(TimeMLP(4, width=8), process, grey_levels=None)
     model.compile()
-    with pytest.raises(ValueError, match='"mask" of a batch, of missing values, is for a VAE'):
+    with pytest.raises(ValueError, match='"mask" of a batch, for missing values, needs a VAE'):
         model.fit({"images": X, "mask": MASK}, verbose=0)

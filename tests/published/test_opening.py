@@ -236,8 +236,8 @@ def test_own_pixel_model_is_written(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"noise_position": None}, "given the log-SNR"),
-        ({"groups": None, "channels": (16, 36)}, r"norms of \[.*\] groups, and not one number"),
+        ({"noise_position": None}, "conditional on the log-SNR"),
+        ({"groups": None, "channels": (16, 36)}, r"norms of \[.*\] groups, not of one number"),
         ({"blocks": (1, 2)}, r"blocks=\(1, 2\)"),
         ({"patch": 2}, "patch=2"),
         ({"middle_attention": False}, "middle_attention=False"),

@@ -307,7 +307,7 @@ def test_pages_of_strangers_cannot_draw(colours):
 
 def test_ready_only_after_the_warm_up_and_health_tells_of_its_failure(colours):
     class Slow(Colours):
-        def warm_up(self, ended):
+        def warm_up(self, cancelled):
             self.go.wait(20)
             if self.batches:
                 raise ValueError("no memory")

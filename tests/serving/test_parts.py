@@ -23,8 +23,8 @@ from kgen.networks.conv import decoder, encoder
 from kgen.networks.norm import GroupNorm
 from kgen.networks.unet import UNet
 from kgen.serving.parts import litert, onnx_file
-from kgen.serving.parts.functions import decoder_part, numbers_taken
-from kgen.serving.signature import served
+from kgen.serving.parts.functions import decoder_part, numeric_inputs
+from kgen.serving.signature import with_signature
 from kgen.solvers import DDIM, DPMSolver, solve
 from tools.tokenizer_references import VOCABULARY, sentences
 
@@ -257,7 +257,7 @@ def randomise_layers(network):
 
 def test_eight_bits_are_the_nearest_codes():
     value = np.random.default_rng(0).normal(size=(5, 7, 3)).astype("float32")
-    codes, scale = onnx_file.eight_bits(value, axis=2)
+    codes, scale = onnx_file.quantize(value, axis=2)
     np.testing.assert_allclose(scale, np.abs(value).max(axis=(0, 1)) / 127, rtol=1e-6)
     assert (np.abs(value - codes * scale).max(axis=(0, 1)) <= 0.501 * scale).all()
 
@@ -270,7 +270,7 @@ def test_the_noise_of_published_networks_in_onnx(tmp_path, rounding):
 
     schedule = DiscreteBeta()
 
-    @served([tf.TensorSpec([None], tf.float32, "log_snr")])
+    @with_signature([tf.TensorSpec([None], tf.float32, "log_snr")])
     def index(log_snr):
         return {"index": LevelIndex(schedule, rounding)(log_snr)}
 
@@ -378,7 +378,7 @@ class TestErrors:
 
     def test_a_conditioner_of_texts_alone(self, hashed_words):
         with pytest.raises(ValueError, match="conditioner that takes numbers.*HashedWords"):
-            numbers_taken(hashed_words)
+            numeric_inputs(hashed_words)
 
     def test_an_operation_without_an_operator(self, tmp_path):
         process = GaussianDiffusion(LinearLogSNR(), "sub_vp")
@@ -387,7 +387,7 @@ class TestErrors:
         assert not (tmp_path / "new").exists()
 
     def test_double_precision(self):
-        @served([tf.TensorSpec([None, 2], tf.float64, "x")])
+        @with_signature([tf.TensorSpec([None, 2], tf.float64, "x")])
         def halved(x):
             return {"y": tf.exp(x)}
 
@@ -409,7 +409,7 @@ class TestErrors:
     def test_an_operation_unknown_to_onnx(self):
         need("onnx")
 
-        @served([tf.TensorSpec([None, 2], tf.float64, "x")])
+        @with_signature([tf.TensorSpec([None, 2], tf.float64, "x")])
         def place(x):
             return {"i": tf.searchsorted(tf.zeros([tf.shape(x)[0], 2], tf.float64), x)}
 

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import kgen
-from kgen.serving.signature import served
+from kgen.serving.signature import with_signature
 from kgen.serving.warmup import FILE, example, prediction_log
 
 
@@ -41,7 +41,9 @@ def one(data, number):
 
 @pytest.fixture
 def exported(tmp_path):
-    @served([tf.TensorSpec([None], tf.string, "prompts"), tf.TensorSpec([], tf.int32, "num_steps")])
+    @with_signature(
+        [tf.TensorSpec([None], tf.string, "prompts"), tf.TensorSpec([], tf.int32, "num_steps")]
+    )
     def generate(prompts, num_steps):
         tf.debugging.Assert(num_steps >= 1, ["`num_steps` must be at least 1."])
         return {"lengths": tf.strings.length(prompts) * num_steps}

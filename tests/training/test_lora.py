@@ -59,12 +59,12 @@ def test_names_are_those_of_layers_and_attributes():
     assert found[id(inner)] == "inner"
 
 
-def test_held_weights_come_back():
+def test_frozen_weights_are_released():
     network = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dense(2)])
     network.layers[1].bias.trainable = False
     before = [v.trainable for v in network.variables]
-    held = lora.Held([network], [network.layers[0].kernel])
+    frozen = lora.FrozenWeights([network], [network.layers[0].kernel])
     assert [v.trainable for v in network.variables] == [True, False, False, False]
     assert len(network.trainable_variables) == 1
-    held.release()
+    frozen.release()
     assert [v.trainable for v in network.variables] == before

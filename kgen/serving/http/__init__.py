@@ -1,7 +1,7 @@
-"""A server of pictures over HTTP, and its page: the images API that existing clients speak.
+"""An HTTP server of a model, with the images API of OpenAI, and a web page.
 
-    requests --limits--> jobs --Batcher, one batch of those that fit--> backend --> pictures
+    requests --limits--> jobs --Batcher, batches of compatible jobs--> backend --> pictures
 
-The backend is a model in this process (`local`) or TensorFlow Serving (`tensorflow_serving`). It
-needs the packages of the extra `serve`.
+The backend is a model in this process (`local`) or TensorFlow Serving (`tensorflow_serving`). This
+package needs the packages of the extra `serve`.
 """

@@ -1,9 +1,11 @@
-"""The application: routes of the images API, of probes and figures, and the page."""
+"""The application: the routes of the images API, of health checks and metrics, and of the page."""
 
 import asyncio
 import contextlib
 import pathlib
 import time
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -14,7 +16,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from kgen.fitting import fitted, mask_for
-from kgen.serving.http.answers import Painter, event
+from kgen.serving.http.backend import Backend
 from kgen.serving.http.batcher import Batcher
 from kgen.serving.http.guard import Guard, error_body
 from kgen.serving.http.job import Job, RefusedError
@@ -26,24 +28,32 @@ from kgen.serving.http.requests import (
     check_model,
     drawing_of,
     mask_of,
-    opened,
+    read_picture,
 )
+from kgen.serving.http.responses import ResponseBuilder, event
 
 PAGE = pathlib.Path(__file__).parent / "page"
-ALIVE = 5.0  # seconds of silence in a stream, after which a comment is sent
+KEEP_ALIVE = 5.0  # seconds without an event, after which a stream sends a comment
+CLIENT_CLOSED = 499  # status that nginx logs for a client that has closed the connection
 
 
-def application(backend, limits=None, *, token=None, hosts=None):
+def application(
+    backend: Backend,
+    limits: ServerLimits | None = None,
+    *,
+    token: str | None = None,
+    hosts: Iterable[str] | None = None,
+) -> Guard:
     """Returns the server as an ASGI application.
 
     Args:
-        backend: a `LocalModel` or `TensorFlowServing`.
-        limits: a `ServerLimits`; None for its defaults.
-        token: None, or the bearer token that clients must send.
-        hosts: names by which the server may be called, None for any.
+        backend: the backend.
+        limits: the bounds of the server; None for the defaults.
+        token: the bearer token that clients must send, or None.
+        hosts: names by which the server may be called; None for any.
 
     Returns:
-        The application; its attribute `batcher` is the `Batcher`.
+        The application, with its `Batcher` as the attribute `batcher`.
     """
     limits = ServerLimits() if limits is None else limits
     metrics = Metrics()
@@ -51,27 +61,27 @@ def application(backend, limits=None, *, token=None, hosts=None):
     metrics.watch(batcher)
 
     @contextlib.asynccontextmanager
-    async def lifespan(app):
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         batcher.start()
         yield
         await asyncio.to_thread(batcher.close)
 
     app = FastAPI(title="kgen", lifespan=lifespan, docs_url=None, redoc_url=None)
-    _errors(app)
-    _images(app, backend, limits, batcher)
-    _models(app, backend, limits)
-    _probes(app, backend, batcher, metrics)
+    _add_error_handlers(app)
+    _add_images(app, backend, limits, batcher)
+    _add_models(app, backend, limits)
+    _add_probes(app, backend, batcher, metrics)
     app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
     guard = Guard(app, metrics, token=token, hosts=hosts, max_bytes=limits.max_bytes)
     guard.batcher = batcher
     return guard
 
 
-def _errors(app):
-    """Answers errors in the form of the images API."""
+def _add_error_handlers(app: FastAPI) -> None:
+    """Returns errors in the form of the images API."""
 
     @app.exception_handler(RefusedError)
-    async def refused(request, error):
+    async def refused(request: Request, error: RefusedError) -> JSONResponse:
         headers = {}
         if error.retry_after is not None:
             headers["Retry-After"] = str(error.retry_after)
@@ -81,29 +91,31 @@ def _errors(app):
 
     @app.exception_handler(RequestValidationError)
     @app.exception_handler(ValidationError)
-    async def invalid(request, error):
+    async def invalid(
+        request: Request, error: RequestValidationError | ValidationError
+    ) -> JSONResponse:
         first = error.errors()[0]
-        place = [str(part) for part in first["loc"] if part != "body"]
-        field = place[0] if place else None
+        location = [str(part) for part in first["loc"] if part != "body"]
+        field = location[0] if location else None
         message = f"`{field}`: {first['msg']}" if field else first["msg"]
         return JSONResponse(error_body(message, field=field, code=first["type"]), 422)
 
     @app.exception_handler(HTTPException)
-    async def other(request, error):
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse(error_body(str(error.detail)), error.status_code, error.headers)
 
 
-def _images(app, backend, limits, batcher):
+def _add_images(app: FastAPI, backend: Backend, limits: ServerLimits, batcher: Batcher) -> None:
     @app.post("/v1/images/generations")
-    async def generations(body: Generation, request: Request):
-        """Draws pictures of a prompt."""
+    async def generations(body: Generation, request: Request) -> Response:
+        """Generates pictures from a prompt."""
         check_model(body.model, backend)
         drawing = await asyncio.to_thread(drawing_of, body, backend, limits)
-        return await _drawn(request, Painter(body, drawing, backend.describe), batcher)
+        return await _respond(request, ResponseBuilder(body, drawing, backend.describe), batcher)
 
     @app.post("/v1/images/edits")
-    async def edits(request: Request):
-        """Redraws a picture after a prompt, all of it or what a mask says; a form with files."""
+    async def edits(request: Request) -> Response:
+        """Edits a picture, all of it or the part that a mask selects; the body is a form."""
         async with request.form(max_files=4, max_fields=40) as form:
             files, fields = {}, {}
             for name, value in form.multi_items():
@@ -117,88 +129,115 @@ def _images(app, backend, limits, batcher):
         body = Edit.model_validate(fields)
         check_model(body.model, backend)
         if not backend.edits:
-            raise RefusedError("The model cannot begin from a picture.", field="image")
+            raise RefusedError("The model cannot edit pictures.", field="image")
         for name in files:
             if name not in ("image", "mask"):
                 raise RefusedError(f"`{name}` must not be a file.", field=name)
         if "image" not in files:
-            raise RefusedError("`image` must be a file, a picture.", field="image")
+            raise RefusedError("`image` must be a picture file.", field="image")
         if body.size not in (None, "", "auto"):
-            raise RefusedError("`size` must be auto: that of the picture.", field="size")
-        painter = await asyncio.to_thread(_editing, body, files, backend, limits)
-        return await _drawn(request, painter, batcher)
+            raise RefusedError("`size` must be auto, the size of the picture.", field="size")
+        builder = await asyncio.to_thread(_edit_response, body, files, backend, limits)
+        return await _respond(request, builder, batcher)
 
 
-def _editing(body, files, backend, limits):
-    picture = opened(files["image"], limits, "image")
-    mask = small = None
+def _edit_response(
+    body: Edit, files: Mapping[str, bytes], backend: Backend, limits: ServerLimits
+) -> ResponseBuilder:
+    """Returns the builder of the response to an edit.
+
+    Args:
+        body: the fields of the request.
+        files: the uploaded `image` and perhaps `mask`.
+        backend: the backend.
+        limits: the bounds of the server.
+
+    Raises:
+        RefusedError: if a file or a field cannot be used.
+    """
+    picture = read_picture(files["image"], limits, "image")
+    mask = small_mask = None
     if "mask" in files:
-        mask = mask_of(opened(files["mask"], limits, "mask"), picture.size)
-        small = mask_for(mask, backend.shape)
+        mask = mask_of(read_picture(files["mask"], limits, "mask"), picture.size)
+        small_mask = mask_for(mask, backend.shape)
     image = fitted(picture.pixels, backend.shape)
-    drawing = drawing_of(body, backend, limits, image=image, mask=small)
-    return Painter(body, drawing, backend.describe, picture, mask)
+    drawing = drawing_of(body, backend, limits, image=image, mask=small_mask)
+    return ResponseBuilder(body, drawing, backend.describe, picture, mask)
 
 
-async def _drawn(request, painter, batcher):
-    """Waits for the pictures of a request; returns the answer."""
-    job = Job(painter.drawing)
+async def _respond(request: Request, builder: ResponseBuilder, batcher: Batcher) -> Response:
+    """Submits a request to the batcher; returns the response, with all pictures or as a stream.
+
+    Raises:
+        RefusedError: if the queue is full, the backend fails, the time is over, or the client has
+            closed the connection.
+    """
+    job = Job(builder.drawing)
     batcher.submit(job)
-    if painter.request.stream:
+    if builder.request.stream:
         return StreamingResponse(
-            _stream(request, painter, job, batcher),
+            _stream(request, builder, job, batcher),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
-    gone = asyncio.create_task(_gone(request))
+    disconnected = asyncio.create_task(_wait_for_disconnect(request))
     try:
         async with asyncio.timeout(batcher.limits.timeout):
-            _, pictures = await _event(job, gone)
+            _, pictures = await _next_event(job, disconnected)
     except TimeoutError:
-        raise _late(batcher) from None
+        raise _timeout_error(batcher) from None
     finally:
-        gone.cancel()
+        disconnected.cancel()
         batcher.cancel(job)
-    return JSONResponse(await asyncio.to_thread(painter.whole, pictures))
+    return JSONResponse(await asyncio.to_thread(builder.body, pictures))
 
 
-async def _stream(request, painter, job, batcher):
-    """The events of a request: looks at the way, the pictures, or an error."""
-    gone = asyncio.create_task(_gone(request))
+async def _stream(
+    request: Request, builder: ResponseBuilder, job: Job, batcher: Batcher
+) -> AsyncIterator[bytes]:
+    """Yields the events of a request: previews, and then the pictures or an error."""
+    disconnected = asyncio.create_task(_wait_for_disconnect(request))
     index, until = 0, time.monotonic() + batcher.limits.timeout
     try:
         while True:
             if time.monotonic() >= until:
-                raise _late(batcher)
+                raise _timeout_error(batcher)
             try:
-                async with asyncio.timeout(min(ALIVE, until - time.monotonic())):
-                    kind, value = await _event(job, gone)
+                async with asyncio.timeout(min(KEEP_ALIVE, until - time.monotonic())):
+                    kind, value = await _next_event(job, disconnected)
             except TimeoutError:
                 yield b": waiting\n\n"
                 continue
             if kind == "pictures":
-                yield await asyncio.to_thread(painter.completed, value)
+                yield await asyncio.to_thread(builder.completed, value)
                 return
-            yield await asyncio.to_thread(painter.partial, *value, index)
+            yield await asyncio.to_thread(builder.partial, *value, index)
             index += 1
     except RefusedError as error:
-        if error.status != GONE:
+        if error.status != CLIENT_CLOSED:
             yield event("error", error_body(str(error), field=error.field, code=error.code))
     finally:
-        gone.cancel()
+        disconnected.cancel()
         batcher.cancel(job)
 
 
-GONE = 499  # as nginx counts clients that have left
+async def _next_event(job: Job, disconnected: asyncio.Task) -> tuple[str, Any]:
+    """Waits for the next event of a job; returns its kind and value.
 
+    Args:
+        job: the job.
+        disconnected: a task that ends when the client has closed the connection.
 
-async def _event(job, gone):
-    """The next event of a job, or an error if it failed or the client has left."""
+    Raises:
+        RefusedError: if the job failed, or the client has closed the connection.
+    """
     waiting = asyncio.create_task(job.next_event())
     try:
-        await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({waiting, disconnected}, return_when=asyncio.FIRST_COMPLETED)
         if not waiting.done():
-            raise RefusedError("The client has left.", GONE, code="client_left")
+            raise RefusedError(
+                "The client has closed the connection.", CLIENT_CLOSED, code="client_left"
+            )
         kind, value = waiting.result()
     finally:
         waiting.cancel()
@@ -207,24 +246,24 @@ async def _event(job, gone):
     return kind, value
 
 
-async def _gone(request):
+async def _wait_for_disconnect(request: Request) -> None:
     """Returns when the client has closed the connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-def _late(batcher):
-    message = f"The pictures were not drawn within {batcher.limits.timeout:g} seconds."
+def _timeout_error(batcher: Batcher) -> RefusedError:
+    message = f"The pictures were not finished within {batcher.limits.timeout:g} seconds."
     return RefusedError(message, 504, code="timeout")
 
 
-def _models(app, backend, limits):
+def _add_models(app: FastAPI, backend: Backend, limits: ServerLimits) -> None:
     entry = {
         "id": backend.name,
         "object": "model",
         "created": int(time.time()),
         "owned_by": "kgen",
-        "takes": backend.takes,
+        "takes": backend.condition_kind,
         "classes": backend.classes,
         "styles": backend.styles,
         "sizes": [f"{width}x{height}" for height, width in backend.sizes],
@@ -239,35 +278,35 @@ def _models(app, backend, limits):
         },
     }
 
-    @app.get("/v1/models")
-    async def models():
-        """The models that are served: one."""
+    @app.get("/v1/models", response_model=None)
+    async def models() -> dict[str, Any]:
+        """Lists the models of the server; there is one."""
         return {"object": "list", "data": [entry]}
 
-    @app.get("/v1/models/{name:path}")
-    async def model(name: str):
-        """What a model is."""
+    @app.get("/v1/models/{name:path}", response_model=None)
+    async def model(name: str) -> dict[str, Any]:
+        """Describes a model."""
         check_model(name, backend)
         return entry
 
 
-def _probes(app, backend, batcher, metrics):
+def _add_probes(app: FastAPI, backend: Backend, batcher: Batcher, metrics: Metrics) -> None:
     @app.get("/health")
-    async def health():
-        """Whether the process works: 200, or 500 where it should be started again."""
+    async def health() -> JSONResponse:
+        """Returns 200, or 500 if the warm-up failed and the process should be restarted."""
         if batcher.failed is not None:
             return JSONResponse({"status": "failed"}, 500)
-        return {"status": "ok"}
+        return JSONResponse({"status": "ok"})
 
     @app.get("/ready")
-    async def ready():
-        """Whether a request is answered at once: 200 after the warm-up, else 503."""
+    async def ready() -> JSONResponse:
+        """Returns 200 if the backend is warmed up and available, else 503."""
         if batcher.ready and await asyncio.to_thread(backend.available):
-            return {"status": "ready"}
+            return JSONResponse({"status": "ready"})
         return JSONResponse({"status": "not ready"}, 503, headers={"Retry-After": "1"})
 
     @app.get("/metrics")
-    async def figures():
-        """Figures for Prometheus."""
-        kind, text = metrics.text()
-        return Response(text, media_type=kind)
+    async def figures() -> Response:
+        """Returns the metrics, in the text format of Prometheus."""
+        content_type, text = metrics.text()
+        return Response(text, media_type=content_type)

@@ -1,8 +1,8 @@
-"""A bounded queue of jobs, of which those that fit together are drawn in one batch.
+"""A bounded queue of jobs, and the threads that generate compatible jobs in one batch.
 
-The first of the queue is always in the next batch, so that none waits for ever; jobs behind it that
-have the same steps, guidance and so on go with it, in their order, while the batch has room. A
-picture depends on its own seed alone, so it is the same in every batch, up to rounding.
+The first job of the queue is always in the next batch, so that no job waits forever. Later jobs
+join it, in their order, if they have an equal `Drawing.key` and the batch has room. Each picture
+depends on its own seed only, so it is the same in every batch, up to rounding.
 """
 
 import collections
@@ -10,87 +10,98 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Callable, Hashable, Sequence
 
-from kgen.serving.http.job import RefusedError
+import numpy as np
+
+from kgen.serving.http.backend import Backend
+from kgen.serving.http.job import Job, RefusedError
+from kgen.serving.http.limits import ServerLimits
+from kgen.serving.http.metrics import Metrics
 
 LOG = logging.getLogger("kgen.serving")
 
 
 class _AbandonedError(Exception):
-    """Nobody waits for the pictures that are being drawn."""
+    """All jobs of the batch that is being generated are cancelled."""
 
 
 class Batcher:
-    """Draws jobs in threads of its own.
+    """Generates the pictures of jobs in its own threads.
 
     Args:
-        backend: has `draw`, `warm_up` and `parallel`, the number of batches at the same time.
-        limits: a `ServerLimits`.
-        metrics: a `Metrics`.
+        backend: the backend.
+        limits: the bounds of the server.
+        metrics: the metrics of the server.
+
+    Attributes:
+        ready: whether the backend has warmed up.
+        failed: the error of the warm-up, or None.
     """
 
-    def __init__(self, backend, limits, metrics):
+    def __init__(self, backend: Backend, limits: ServerLimits, metrics: Metrics) -> None:
         self.backend = backend
         self.limits = limits
         self.metrics = metrics
         self.ready = False
-        self.failed = None
-        self._waiting = collections.deque()
+        self.failed: Exception | None = None
+        self._queue: collections.deque[Job] = collections.deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._seconds = 0.0  # that a picture takes, lately
-        self._threads = []
+        self._seconds_per_picture = 0.0  # a moving average
+        self._threads: list[threading.Thread] = []
 
-    def start(self):
-        """Starts the threads, of which the first warms the backend up."""
+    def start(self) -> None:
+        """Starts the threads; the first one warms the backend up."""
         self._threads = [threading.Thread(target=self._run, daemon=True, name="kgen-draw")]
         self._threads[0].start()
 
-    def close(self):
-        """Ends the threads, once what they draw is drawn; what waits is refused."""
+    def close(self) -> None:
+        """Ends the threads after their current batch, and refuses the jobs in the queue."""
         with self._changed:
             self._closed = True
-            for job in self._waiting:
-                job.tell("error", RefusedError("The server ends.", 503, code="server_ends"))
-            self._waiting.clear()
+            for job in self._queue:
+                job.send("error", _shutdown_error())
+            self._queue.clear()
             self._changed.notify_all()
         for thread in list(self._threads):
             thread.join()
 
     @property
-    def size(self):
-        """How many pictures wait."""
-        return sum(len(job.drawing.seeds) for job in self._waiting if not job.cancelled)
+    def size(self) -> int:
+        """The number of pictures in the queue."""
+        return sum(len(job.drawing.seeds) for job in self._queue if not job.cancelled)
 
-    def submit(self, job):
-        """Puts a job into the queue.
+    def submit(self, job: Job) -> None:
+        """Adds a job to the queue.
 
         Raises:
-            RefusedError: if the queue is full (429), or the server ends (503).
+            RefusedError: if the queue is full (429), or the server shuts down (503).
         """
         with self._changed:
             if self._closed:
-                raise RefusedError("The server ends.", 503, code="server_ends", retry_after=1)
+                raise _shutdown_error(retry_after=1)
             size = self.size
             if size + len(job.drawing.seeds) > self.limits.max_queue:
-                after = min(60, max(1, math.ceil(size * self._seconds)))
+                retry_after = min(60, max(1, math.ceil(size * self._seconds_per_picture)))
                 raise RefusedError(
-                    f"{size} pictures wait already. Try again later.",
+                    f"The queue is full, with {size} pictures. Try again later.",
                     429,
                     code="queue_full",
-                    retry_after=after,
+                    retry_after=retry_after,
                 )
-            self._waiting.append(job)
+            self._queue.append(job)
             self._changed.notify_all()
 
-    def cancel(self, job):
-        """Gives a job up; what is being drawn for it alone ends at its next step."""
+    def cancel(self, job: Job) -> None:
+        """Cancels a job. A batch whose jobs are all cancelled ends after its current step."""
         job.cancelled = True
         with self._changed:
-            if job in self._waiting:
-                self._waiting.remove(job)
+            if job in self._queue:
+                self._queue.remove(job)
 
-    def _run(self):
+    def _run(self) -> None:
+        """Warms the backend up, starts the other threads, and then generates."""
         try:
             self.backend.warm_up(lambda: self._closed)
         except Exception as error:
@@ -103,64 +114,85 @@ class Batcher:
             self._threads[-1].start()
         self._work()
 
-    def _work(self):
-        while jobs := self._next():
+    def _work(self) -> None:
+        while jobs := self._next_batch():
             self._draw(jobs)
 
-    def _next(self):
-        """Waits for jobs; returns those of one batch, or an empty list at the end."""
+    def _next_batch(self) -> list[Job]:
+        """Waits for jobs; returns those of one batch, or an empty list after `close`."""
         with self._changed:
-            while not self._waiting:
+            while not self._queue:
                 if self._closed:
                     return []
                 self._changed.wait()
-            key, until = self._waiting[0].drawing.key, time.monotonic() + self.limits.max_wait
-            while self._waiting and not self._closed:
-                jobs = self._fitting(key)
+            key, until = self._queue[0].drawing.key, time.monotonic() + self.limits.max_wait
+            while self._queue and not self._closed:
+                jobs = self._compatible_jobs(key)
                 left = until - time.monotonic()
                 if sum(len(j.drawing.seeds) for j in jobs) >= self.limits.max_batch or left <= 0:
                     break
                 self._changed.wait(left)
-            jobs = self._fitting(self._waiting[0].drawing.key) if self._waiting else []
+            jobs = self._compatible_jobs(self._queue[0].drawing.key) if self._queue else []
             for job in jobs:
-                self._waiting.remove(job)
-        return jobs or self._next()
+                self._queue.remove(job)
+        return jobs or self._next_batch()
 
-    def _fitting(self, key):
-        """The jobs of a batch with the first of the queue, in their order."""
+    def _compatible_jobs(self, key: Hashable) -> list[Job]:
+        """Returns the jobs of the queue that have a key and fit into one batch, in their order."""
         jobs, room = [], self.limits.max_batch
-        for job in self._waiting:
+        for job in self._queue:
             if job.drawing.key == key and len(job.drawing.seeds) <= room:
                 jobs.append(job)
                 room -= len(job.drawing.seeds)
         return jobs
 
-    def _draw(self, jobs):
+    def _draw(self, jobs: Sequence[Job]) -> None:
+        """Generates a batch and sends the pictures to its jobs, or an error to each that fails."""
         number = sum(len(job.drawing.seeds) for job in jobs)
-        began = time.monotonic()
+        start = time.monotonic()
         try:
-            drawn = self.backend.draw([j.drawing for j in jobs], lambda *step: _show(jobs, *step))
+            drawn = self.backend.draw(
+                [job.drawing for job in jobs], lambda *step: _send_previews(jobs, *step)
+            )
         except _AbandonedError:
             return
         except Exception as error:
-            if len(jobs) > 1:  # one that fails shall not take others with it
+            if len(jobs) > 1:  # separately, so that one failure does not affect the others
                 for job in jobs:
                     self._draw([job])
                 return
             if not isinstance(error, RefusedError):
                 LOG.exception("Drawing failed")
-                error = RefusedError("The pictures could not be drawn.", 500, code="failed")
-            jobs[0].tell("error", error)
+                error = RefusedError("The pictures could not be generated.", 500, code="failed")
+            jobs[0].send("error", error)
             return
-        seconds = time.monotonic() - began
-        self._seconds = 0.8 * self._seconds + 0.2 * seconds / number
-        self.metrics.drawn(number, seconds)
+        seconds = time.monotonic() - start
+        self._seconds_per_picture = 0.8 * self._seconds_per_picture + 0.2 * seconds / number
+        self.metrics.count_batch(number, seconds)
         for job, pictures in zip(jobs, drawn, strict=True):
-            job.tell("pictures", pictures)
+            job.send("pictures", pictures)
 
 
-def _show(jobs, step, num_steps, preview):
-    """Sends previews to the jobs that want one now; ends the drawing if nobody waits for it."""
+def _shutdown_error(retry_after: int | None = None) -> RefusedError:
+    return RefusedError(
+        "The server is shutting down.", 503, code="server_ends", retry_after=retry_after
+    )
+
+
+def _send_previews(
+    jobs: Sequence[Job], step: int, num_steps: int, preview: Callable[[], np.ndarray]
+) -> None:
+    """Sends the estimates after a step to the jobs that have a preview at this step.
+
+    Args:
+        jobs: the jobs of the batch.
+        step: number of finished steps.
+        num_steps: number of steps.
+        preview: a function that returns the estimates, uint8 `[N, H, W, C]`.
+
+    Raises:
+        _AbandonedError: if all jobs are cancelled.
+    """
     if all(job.cancelled for job in jobs):
         raise _AbandonedError
     due = [job for job in jobs if step in job.drawing.preview_steps(num_steps)]
@@ -170,5 +202,5 @@ def _show(jobs, step, num_steps, preview):
     for job in jobs:
         stop = start + len(job.drawing.seeds)
         if job in due:
-            job.tell("preview", (step, num_steps, pictures[start:stop]))
+            job.send("preview", (step, num_steps, pictures[start:stop]))
         start = stop

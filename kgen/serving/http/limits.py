@@ -1,4 +1,4 @@
-"""What a client of the server may ask for, and how long it may take."""
+"""The bounds of the server on requests, the queue and batches."""
 
 import dataclasses
 
@@ -10,19 +10,19 @@ class ServerLimits:
     """The bounds of a server.
 
     Args:
-        max_count: pictures in one request.
-        max_steps: solver steps.
-        max_prompt: characters of a prompt, and of what to move away from.
-        max_pixels: pixels of a picture that is given.
-        max_bytes: bytes of a request.
-        max_queue: pictures that may wait; a request that finds no place is refused (429).
-        max_batch: pictures that are drawn at once, at least `max_count`.
+        max_count: largest number of pictures per request.
+        max_steps: largest number of solver steps.
+        max_prompt: largest number of characters of a prompt, negative prompt or style.
+        max_pixels: largest number of pixels of an uploaded picture.
+        max_bytes: largest size of a request in bytes.
+        max_queue: largest number of pictures in the queue; further requests are refused (429).
+        max_batch: largest number of pictures in a batch, at least `max_count`.
         max_wait: seconds for which the first request of a batch waits for others.
-        timeout: seconds until a request is given up (504).
+        timeout: seconds after which a request fails (504).
 
     Raises:
-        TypeError: if one is no number.
-        ValueError: if one is out of range.
+        TypeError: if an argument is not a number.
+        ValueError: if an argument is out of range.
     """
 
     max_count: int = 8
@@ -35,7 +35,7 @@ class ServerLimits:
     max_wait: float = 0.01
     timeout: float = 120.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             if field.type is int:
                 check_count(field.name, getattr(self, field.name))

@@ -1,8 +1,8 @@
-"""Bodies of requests: their fields and types, and the `Drawing` that is made of them.
+"""The bodies of requests, and their conversion to a `Drawing`.
 
-The fields are those of OpenAI's images API, with `seed`, `steps`, `guidance`, `negative`, `style`
-and `strength` beside them. Fields of that API that mean nothing here are taken and ignored; any
-other is refused, so that a misspelt one is noticed.
+The fields are those of OpenAI's images API, and `seed`, `steps`, `guidance`, `negative`, `style`
+and `strength`. Fields of that API that have no meaning here are accepted and ignored. Any other
+field is refused, so that a misspelt field does not go unnoticed.
 
 References:
   https://platform.openai.com/docs/api-reference/images
@@ -10,25 +10,28 @@ References:
 
 import re
 import secrets
-from typing import Annotated, Literal
+import tempfile
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
+from kgen.data.picture_files import open_picture
+from kgen.fitting import Picture, brightness, upright
+from kgen.serving.http.backend import Backend
 from kgen.serving.http.job import Drawing, RefusedError
+from kgen.serving.http.limits import ServerLimits
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
-def _also(name, **options):
-    """A field that other programs call something else."""
-    return Field(
-        default=None, validation_alias=AliasChoices(name, *options.pop("names")), **options
-    )
+def _field_with_aliases(name: str, aliases: tuple[str, ...], **options: Any) -> Any:
+    """Returns an optional field that other programs know by other names."""
+    return Field(default=None, validation_alias=AliasChoices(name, *aliases), **options)
 
 
 class Request(BaseModel):
-    """What all requests of pictures have."""
+    """The common fields of requests for pictures."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -37,16 +40,16 @@ class Request(BaseModel):
     n: int = Field(default=1, ge=1)
     size: str | None = None
     seed: int | None = Field(default=None, ge=0, lt=2**63)
-    steps: int | None = _also("steps", names=("num_steps", "num_inference_steps"), ge=1)
-    guidance: Number | None = _also("guidance", names=("guidance_scale",), ge=-100, le=100)
-    negative: str | None = _also("negative", names=("negative_prompt",))
+    steps: int | None = _field_with_aliases("steps", ("num_steps", "num_inference_steps"), ge=1)
+    guidance: Number | None = _field_with_aliases("guidance", ("guidance_scale",), ge=-100, le=100)
+    negative: str | None = _field_with_aliases("negative", ("negative_prompt",))
     style: str | None = None
     response_format: Literal["b64_json", "url"] = "b64_json"
     output_format: Literal["png", "jpeg", "webp"] = "png"
     stream: bool = False
     partial_images: int | None = Field(default=None, ge=0, le=20)
 
-    # Of the images API, without a meaning here.
+    # Ignored fields of the images API.
     user: str | None = None
     quality: str | None = None
     background: str | None = None
@@ -56,46 +59,56 @@ class Request(BaseModel):
 
 
 class Generation(Request):
-    """`POST /v1/images/generations`."""
+    """The body of `POST /v1/images/generations`."""
 
 
 class Edit(Request):
-    """`POST /v1/images/edits`, besides its files."""
+    """The fields of the form of `POST /v1/images/edits`, without its files."""
 
     strength: Number | None = Field(default=None, gt=0, le=1)
 
 
-def drawing_of(request, backend, limits, *, image=None, mask=None):
-    """Returns the `Drawing` of a request.
+def drawing_of(
+    request: Request,
+    backend: Backend,
+    limits: ServerLimits,
+    *,
+    image: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
+) -> Drawing:
+    """Converts a request to a `Drawing`.
 
     Args:
-        request: a `Request`.
-        backend: what will draw it.
-        limits: a `ServerLimits`.
-        image: None, or uint8 `[h, w, C]`, a picture fitted to the model.
-        mask: None, or float32 `[h, w, 1]`.
+        request: the request.
+        backend: the backend that will generate the pictures.
+        limits: the bounds of the server.
+        image: uint8 `[h, w, C]`, the picture to edit in the size of the model, or None.
+        mask: float32 `[h, w, 1]`, 1 where to paint, or None.
 
     Raises:
-        RefusedError: if a field is out of bounds; it names the field.
+        RefusedError: if a field is out of range, or the model does not accept it. The error names
+            the field.
     """
-    _at_most("n", request.n, limits.max_count)
+    _check_at_most("n", request.n, limits.max_count)
     for name in ("prompt", "negative", "style"):
         if getattr(request, name) is not None:
-            _at_most(name, len(getattr(request, name)), limits.max_prompt, " characters")
+            _check_at_most(name, len(getattr(request, name)), limits.max_prompt, " characters")
     if backend.defaults:
         steps = backend.defaults["steps"] if request.steps is None else request.steps
         guidance = backend.defaults["guidance"] if request.guidance is None else request.guidance
-        _at_most("steps", steps, limits.max_steps)
+        _check_at_most("steps", steps, limits.max_steps)
     else:
         steps = guidance = None
         for name in ("steps", "guidance"):
             if getattr(request, name) is not None:
-                raise RefusedError(f"The model draws in one step: it has no {name}.", field=name)
+                raise RefusedError(
+                    f"The model generates in one step: it has no {name}.", field=name
+                )
     if request.negative and not backend.negatives:
-        raise RefusedError("The model cannot move away from a prompt.", field="negative")
+        raise RefusedError("The model takes no negative prompt.", field="negative")
     prompt = request.prompt
     if request.style:
-        if backend.takes != "texts":
+        if backend.condition_kind != "texts":
             raise RefusedError("The model takes no text.", field="style")
         prompt = f"{prompt}, {request.style}"
     backend.check(prompt, "prompt")
@@ -120,12 +133,15 @@ def drawing_of(request, backend, limits, *, image=None, mask=None):
     )
 
 
-def size_of(text, backend):
-    """Returns the size that a request asks for as height and width, None for the model's own.
+def size_of(text: str | None, backend: Backend) -> tuple[int, int] | None:
+    """Converts the size of a request to height and width; None for the size of the model.
 
     Args:
-        text: None, `"auto"` or `"WIDTHxHEIGHT"`, as the images API writes it.
-        backend: has `sizes`, `(height, width)` each.
+        text: None, `"auto"` or `"WIDTHxHEIGHT"`, as in the images API.
+        backend: the backend, whose `sizes` are allowed.
+
+    Raises:
+        RefusedError: for another size.
     """
     if text in (None, "", "auto"):
         return None
@@ -139,24 +155,28 @@ def size_of(text, backend):
     return None if size == backend.sizes[0] else size
 
 
-def check_model(name, backend):
-    """Raises a `RefusedError` (404) for the name of another model."""
+def check_model(name: str | None, backend: Backend) -> None:
+    """Checks that a request names the model of the server, or no model.
+
+    Raises:
+        RefusedError: for the name of another model (404).
+    """
     if name is not None and name != backend.name:
         message = f"There is no model {name!r:.100} here, only {backend.name!r}."
         raise RefusedError(message, 404, field="model", code="model_not_found")
 
 
-def opened(data, limits, field):
-    """Returns the picture in a file of a client as a `kgen.fitting.Picture`.
+def read_picture(data: bytes, limits: ServerLimits, field: str) -> Picture:
+    """Decodes an uploaded picture and rotates it as its EXIF data say.
+
+    Args:
+        data: the bytes of the file.
+        limits: the bounds of the server.
+        field: the field of the request, for the error.
 
     Raises:
-        RefusedError: if it is no picture, or too large.
+        RefusedError: if the file cannot be read as a picture, or the picture is too large.
     """
-    import tempfile
-
-    from kgen.data.picture_files import open_picture
-    from kgen.fitting import upright
-
     with tempfile.NamedTemporaryFile() as file:
         file.write(data)
         file.flush()
@@ -166,34 +186,37 @@ def opened(data, limits, field):
         except Exception as error:  # a broken file can make Pillow raise nearly anything
             reason = " ".join(str(error).replace(file.name, "it").split())[:200]
             raise RefusedError(
-                f"`{field}` is no picture that can be read: {reason}", field=field
+                f"`{field}` cannot be read as a picture: {reason}", field=field
             ) from error
 
 
-def mask_of(picture, size):
-    """Returns a mask as float32 `[H, W]` in [0, 1], 1 where to paint.
+def mask_of(picture: Picture, size: tuple[int, int]) -> np.ndarray:
+    """Converts a picture to a mask.
 
-    A file with transparent parts is to be painted there, as in the images API; in another one, as
-    of `kgen edit`, where it is bright.
+    If the picture has transparent parts, these are the parts to paint, as in the images API.
+    Otherwise they are the white parts, as for `kgen edit`.
 
     Args:
-        picture: the mask as a `Picture`.
-        size: height and width of the picture that it belongs to.
+        picture: the mask as a picture.
+        size: height and width of the picture that is edited.
+
+    Returns:
+        float32 `[H, W]` in [0, 1], 1 where to paint.
 
     Raises:
-        RefusedError: if nothing of it is to be painted.
+        RefusedError: if the mask is 0 everywhere.
     """
-    from kgen.fitting import Picture, brightness
-
     if picture.alpha is not None and picture.alpha.min() < 255:
-        clear = np.repeat(255 - picture.alpha[..., None], 3, axis=-1)
-        picture = Picture(clear, None, "RGB")
+        transparency = np.repeat(255 - picture.alpha[..., None], 3, axis=-1)
+        picture = Picture(transparency, None, "RGB")
     mask = brightness(picture, size)
     if not mask.any():
-        raise RefusedError("`mask` has nothing transparent or white to paint.", field="mask")
+        raise RefusedError(
+            "`mask` must have a transparent or white part, where to paint.", field="mask"
+        )
     return mask
 
 
-def _at_most(name, value, most, unit=""):
+def _check_at_most(name: str, value: int, most: int, unit: str = "") -> None:
     if value > most:
         raise RefusedError(f"`{name}` must be at most {most}{unit}, not {value}.", field=name)

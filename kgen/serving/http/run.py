@@ -1,47 +1,53 @@
-"""Runs the server as a process: listens, says where, ends when it is asked to."""
+"""Running the server as a process, from listening to shutdown."""
 
 import asyncio
 import contextlib
 import signal
 import socket
 import threading
+from collections.abc import Callable, Iterable, Iterator
 
 import uvicorn
 
 from kgen.serving.http.app import application
+from kgen.serving.http.backend import Backend
+from kgen.serving.http.batcher import Batcher
 from kgen.serving.http.guard import LOOPBACK
+from kgen.serving.http.limits import ServerLimits
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _Server(uvicorn.Server):
-    """A server that ends with exit code 0 after a signal: no connection is taken any more, and
-    those that are there get their answers. A second Ctrl-C ends it at once.
+    """A server that shuts down gracefully after a signal.
+
+    It accepts no further connections and answers the requests that it has, and the process ends
+    with exit code 0. (The base class raises the signal again.) A second Ctrl-C stops it at once.
     """
 
     @contextlib.contextmanager
-    def capture_signals(self):
-        """Takes the signals for as long as the server runs, in the main thread."""
+    def capture_signals(self) -> Iterator[None]:
+        """Handles the signals while the server runs, if it runs in the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {one: signal.signal(one, self.handle_exit) for one in SIGNALS}
+        before = {number: signal.signal(number, self.handle_exit) for number in SIGNALS}
         try:
             yield
         finally:
-            for one, handler in before.items():
-                signal.signal(one, handler)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
-def listen(host, port):
+def listen(host: str, port: int) -> socket.socket:
     """Returns a socket that listens on an address.
 
     Args:
         host: a name or an address.
-        port: 0 for any that is free.
+        port: the port; 0 for any free port.
 
     Raises:
-        OSError: if that cannot be.
+        OSError: if the name cannot be resolved, or the address cannot be used.
     """
     family, kind, _, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -57,17 +63,25 @@ def listen(host, port):
     return listener
 
 
-def serve(backend, listener, limits, *, token=None, hosts=None, say=print):
+def serve(
+    backend: Backend,
+    listener: socket.socket,
+    limits: ServerLimits,
+    *,
+    token: str | None = None,
+    hosts: Iterable[str] | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
     """Serves until SIGTERM or Ctrl-C.
 
     Args:
-        backend: a `LocalModel` or `TensorFlowServing`.
-        listener: a socket, of `listen`.
-        limits: a `ServerLimits`.
-        token: None, or the bearer token that clients must send.
-        hosts: names by which the server may be called besides those of this machine for itself;
-            None for any.
-        say: a function that tells a person how it goes.
+        backend: the backend.
+        listener: the socket, see `listen`.
+        limits: the bounds of the server.
+        token: the bearer token that clients must send, or None.
+        hosts: names by which the server may be called, besides those of the loopback address; None
+            for any.
+        say: a function that shows a progress message.
     """
     if hosts is not None:
         hosts = {*hosts, *LOOPBACK}
@@ -83,14 +97,16 @@ def serve(backend, listener, limits, *, token=None, hosts=None, say=print):
     asyncio.run(_run(_Server(config), listener, app.batcher, say))
 
 
-async def _run(server, listener, batcher, say):
-    watching = asyncio.create_task(_tell(batcher, say))
+async def _run(
+    server: uvicorn.Server, listener: socket.socket, batcher: Batcher, say: Callable[[str], None]
+) -> None:
+    reporting = asyncio.create_task(_report_warm_up(batcher, say))
     await server.serve(sockets=[listener])
-    watching.cancel()
+    reporting.cancel()
 
 
-async def _tell(batcher, say):
-    """Says when the first picture can be asked for."""
+async def _report_warm_up(batcher: Batcher, say: Callable[[str], None]) -> None:
+    """Shows a message when the warm-up has finished or failed."""
     while not batcher.ready:
         if batcher.failed is not None:
             say(f"The warm-up failed: {batcher.failed}")

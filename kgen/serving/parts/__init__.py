@@ -1,5 +1,5 @@
-"""The networks of a model, one by one, for runtimes that know neither kgen nor TensorFlow.
+"""The networks of a model as separate files, for runtimes without kgen and TensorFlow.
 
-`functions` says which parts a model has, `description` what else a client needs to know, `litert`
-and `onnx_file` convert a part, and `writing`, `kgen.export_parts`, writes them.
+`functions` defines the parts of a model and `description` what else a client must know; `litert`
+and `onnx_file` convert a part; `writing` writes the parts to a folder, for `kgen.export_parts`.
 """

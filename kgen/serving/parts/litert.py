@@ -1,48 +1,50 @@
 """LiteRT files (`.tflite`) of parts, for the interpreters of phones, browsers and small computers.
 
-TensorFlow's own converter writes them, with LiteRT's built-in operators only, so that they run
-without TensorFlow's operations ("flex"). A file has one signature, `serving_default`, whose inputs
-and outputs have the names of the part's, and any number of examples.
+The converter of TensorFlow writes them with the built-in operators of LiteRT only, so that they
+need no operations of TensorFlow ("flex"). A file has one signature, `serving_default`, with the
+input and output names of the part, for any number of examples.
 
-    dtype       weights in the file                  computed in
-    None        float32                              float32
-    "float16"   float16, half the size               float32
-    "int8"      int8 with a scale per channel, a     int8 inputs, scaled anew in each call, times
-                quarter; small ones float32          int8 weights ("dynamic range")
+    dtype       stored weights                           computation
+    None        float32                                  float32
+    "float16"   float16: half the size                   float32
+    "int8"      int8 with one scale per channel: about   int8, with inputs that are rounded with a
+                a quarter of the size; small weights     new scale in every call ("dynamic range
+                are float32                              quantization")
 
-Reference:
+References:
   https://ai.google.dev/edge/litert/conversion/tensorflow/convert_tf
   https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/post_training_quant
 """
 
 import re
 import tempfile
+from typing import Literal
 
 import tensorflow as tf
 
 from kgen.serving.parts.messages import silence
-from kgen.serving.signature import served
+from kgen.serving.signature import ExportFunction, with_signature
 
 
-def convert(function, dtype=None):
+def convert(function: ExportFunction, dtype: Literal["float16", "int8"] | None = None) -> bytes:
     """Converts a part to a LiteRT model.
 
     Args:
-        function: a `tf.function` with one input signature, which returns a dictionary.
-        dtype: None, `"float16"` or `"int8"`.
+        function: the part.
+        dtype: type of the stored weights; None for float32.
 
     Returns:
-        The file, as bytes.
+        The contents of the file.
 
     Raises:
-        ValueError: if it has an operation that LiteRT has no built-in operator for.
+        ValueError: if LiteRT has no built-in operator for an operation of the part.
     """
     concrete = function.get_concrete_function()
     module = tf.Module()
     module.weights = list(concrete.graph.variables)
 
-    @served(function.input_signature)
-    def call(*arguments):
+    @with_signature(function.input_signature)
+    def call(*arguments: tf.Tensor) -> dict[str, tf.Tensor]:
         return concrete(*arguments)
 
     module.call = call
@@ -61,7 +63,7 @@ def convert(function, dtype=None):
         try:
             return converter.convert()
         except Exception as error:
-            missing = _without_operator(str(error))
+            missing = _unsupported_operations(str(error))
             if not missing:
                 raise
             wide = " (in float64)" if "f64>" in str(error) else ""
@@ -71,11 +73,11 @@ def convert(function, dtype=None):
             ) from error
 
 
-def _without_operator(message):
-    """The operations that a message of the converter says have no built-in operator.
+def _unsupported_operations(message: str) -> list[str]:
+    """Returns the operations without a built-in operator that a message of the converter names.
 
     Example:
-        >>> _without_operator("error: 'tf.Asinh' op is neither a custom op nor a flex op")
+        >>> _unsupported_operations("error: 'tf.Asinh' op is neither a custom op nor a flex op")
         ['Asinh']
     """
     return sorted(set(re.findall(r"'tf\.(\w+)' op is neither", message)))

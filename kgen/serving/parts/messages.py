@@ -1,4 +1,4 @@
-"""Silence of the packages that convert parts, whose messages are about their own insides."""
+"""Suppression of the warnings and log messages of the converters."""
 
 import contextlib
 import logging
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def silence(*loggers: str) -> Iterator[None]:
-    """Within it there are neither warnings nor messages of these loggers.
+    """Suppresses all warnings, and the log messages of some loggers, in a context.
 
     Args:
         *loggers: names of loggers.

@@ -1,16 +1,17 @@
-"""ONNX files of parts, for ONNX Runtime and what else reads them.
+"""ONNX files of parts, for ONNX Runtime and other runtimes.
 
-The package tf2onnx converts them. It has no operator for the complementary error function, which
-TensorFlow's exact GELU is made of, so that is written as 1 - erf(x).
+The package tf2onnx converts the parts. It does not convert the complementary error function, which
+the exact GELU of TensorFlow uses; here it is written as erfc(x) = 1 - erf(x).
 
-    dtype       weights in the file                              computed in
+    dtype       stored weights                                   computation
     None        float32                                          float32
-    "float16"   float16, half the size                           float32
-    "int8"      int8 with a scale per output channel, a          float32
-                quarter; small ones float32 ("weight-only")
+    "float16"   float16: half the size                           float32
+    "int8"      int8 with one scale per output channel: about    float32
+                a quarter of the size; small weights are
+                float32 ("weight-only quantization")
 
-Weights of other types are turned into float32 by an operator of the file, `Cast` or
-`DequantizeLinear`. With a scale s per channel, the largest size of its weights / 127,
+An operator of the file, `Cast` or `DequantizeLinear`, converts the stored weights to float32. The
+scale s of a channel is the largest absolute value of its weights divided by 127, so that
 
     code = round(weight / s),    weight ~ s code,    |error| <= s / 2
 
@@ -19,31 +20,47 @@ References:
   https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
 import numpy as np
 
 from kgen.serving.parts.messages import silence
+from kgen.serving.signature import ExportFunction
+
+if TYPE_CHECKING:  # an optional dependency
+    import onnx
+
+Encode: TypeAlias = "Callable[[str, np.ndarray, int], tuple[dict[str, np.ndarray], onnx.NodeProto]]"
+"""A function of the name, the value and the channel axis of a weight.
+
+It returns the stored arrays by name, and the operator that computes the weight from them.
+"""
 
 OPSET = 18
-LEAST = 1024  # numbers of a weight from which on it is stored in fewer bits
-# Axis of the output channels of a weight that is this input of this operator.
+MIN_SIZE = 1024  # smaller weights, in numbers of values, are stored as float32
+# Axis of the output channels of a weight, by the operator and the position among its inputs.
 CHANNELS = {("Conv", 1): 0, ("ConvTranspose", 1): 1, ("MatMul", 1): -1, ("Gather", 0): 0}
 
 
-def convert(function, dtype=None):
+def convert(function: ExportFunction, dtype: Literal["float16", "int8"] | None = None) -> bytes:
     """Converts a part to an ONNX model.
 
     Args:
-        function: a `tf.function` with one input signature, which returns a dictionary.
-        dtype: None, `"float16"` or `"int8"`.
+        function: the part.
+        dtype: type of the stored weights; None for float32.
 
     Returns:
-        The file, as bytes.
+        The contents of the file.
 
     Raises:
         ImportError: if tf2onnx is not installed.
-        ValueError: if it has an operation that ONNX has no operator for.
+        ValueError: if ONNX has no operator for an operation of the part.
     """
-    tf2onnx = _tf2onnx()
+    tf2onnx = _import_tf2onnx()
     with silence("absl", "tensorflow", "tf2onnx"):
         model, _ = tf2onnx.convert.from_function(
             function,
@@ -60,11 +77,11 @@ def convert(function, dtype=None):
     for value in (*graph.input, *graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     if dtype is not None:
-        _store(graph, _as_float16 if dtype == "float16" else _as_int8)
+        _store_weights(graph, _as_float16 if dtype == "float16" else _as_int8)
     return model.SerializeToString()
 
 
-def _tf2onnx():
+def _import_tf2onnx() -> ModuleType:
     try:
         with silence():
             import tf2onnx
@@ -76,8 +93,15 @@ def _tf2onnx():
     return tf2onnx
 
 
-def _erfc(context, node, name, arguments):
-    """Writes erfc(x) as 1 - erf(x), for tf2onnx."""
+def _erfc(context: Any, node: Any, name: str, arguments: list[Any]) -> None:
+    """Replaces erfc(x) by 1 - erf(x), as a handler of tf2onnx.
+
+    Args:
+        context: the `tf2onnx.graph.Graph`.
+        node: the `tf2onnx.graph.Node` of erfc(x).
+        name: name of the node.
+        arguments: further arguments of a handler, none here.
+    """
     import tf2onnx
 
     types = {"shapes": node.output_shapes, "dtypes": node.output_dtypes}
@@ -89,20 +113,15 @@ def _erfc(context, node, name, arguments):
     context.make_node("Sub", inputs, name=name, outputs=outputs, **types)
 
 
-def _has_operator(node):
+def _has_operator(node: onnx.NodeProto) -> bool:
+    """Returns whether the operator of a node is defined, or not one of ONNX's own."""
     import onnx
 
     return node.domain not in ("", "ai.onnx") or onnx.defs.has(node.op_type)
 
 
-def _store(graph, encode):
-    """Stores the large weights of a graph in fewer bits.
-
-    Args:
-        graph: an `onnx.GraphProto`.
-        encode: a function of a weight's name, value and axis of the channels that returns the
-            initializers in its place and the operator that makes float32 numbers of them.
-    """
+def _store_weights(graph: onnx.GraphProto, encode: Encode) -> None:
+    """Encodes the large weights of a graph, in place."""
     from onnx import numpy_helper
 
     axes = {}
@@ -112,7 +131,7 @@ def _store(graph, encode):
     kept, nodes = [], []
     for tensor in graph.initializer:
         value, axis = numpy_helper.to_array(tensor), axes.get(tensor.name)
-        if axis is None or value.dtype != np.float32 or value.size < LEAST:
+        if axis is None or value.dtype != np.float32 or value.size < MIN_SIZE:
             kept.append(tensor)
             continue
         initializers, node = encode(tensor.name, value, axis % value.ndim)
@@ -124,7 +143,9 @@ def _store(graph, encode):
     graph.node.extend(operators)
 
 
-def _as_float16(name, value, axis):
+def _as_float16(
+    name: str, value: np.ndarray, axis: int
+) -> tuple[dict[str, np.ndarray], onnx.NodeProto]:
     from onnx import TensorProto, helper
 
     stored = f"{name}_float16"
@@ -132,27 +153,29 @@ def _as_float16(name, value, axis):
     return {stored: value.astype("float16")}, node
 
 
-def _as_int8(name, value, axis):
+def _as_int8(
+    name: str, value: np.ndarray, axis: int
+) -> tuple[dict[str, np.ndarray], onnx.NodeProto]:
     from onnx import helper
 
-    codes, scale = eight_bits(value, axis)
+    codes, scale = quantize(value, axis)
     stored = {f"{name}_int8": codes, f"{name}_scale": scale}
     return stored, helper.make_node("DequantizeLinear", [*stored], [name], axis=axis)
 
 
-def eight_bits(value, axis):
-    """Rounds numbers to int8 codes with one scale for each channel.
+def quantize(value: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rounds values to int8 codes with one scale for each channel.
 
     Args:
-        value: float32 numbers.
-        axis: the axis of the channels.
+        value: float32 values.
+        axis: axis of the channels.
 
     Returns:
-        The codes, int8 of the shape of `value`, and the scales, float32 `[channels]`; their product
-        is near `value`.
+        The codes, int8 with the shape of `value`, and the scales, float32 `[channels]`; the product
+        of both approximates `value`.
 
     Example:
-        >>> codes, scale = eight_bits(np.array([[5.1, 0.0], [-63.5, 0.0]], "float32"), axis=1)
+        >>> codes, scale = quantize(np.array([[5.1, 0.0], [-63.5, 0.0]], "float32"), axis=1)
         >>> codes.tolist(), scale.tolist()
         ([[10, 0], [-127, 0]], [0.5, 1.0])
     """

@@ -1,6 +1,6 @@
 "use strict";
 
-/* A picture with paint on it: by mouse, finger, pen or keyboard. */
+/* A brush that paints a mask over a picture, with a mouse, a finger, a pen or the keyboard. */
 
 class Brush {
   constructor(canvas, size) {
@@ -24,7 +24,7 @@ class Brush {
     canvas.addEventListener("blur", () => this.show());
   }
 
-  /** Takes a picture: anything that can be drawn on a canvas. */
+  /** Opens a picture, which may be anything that can be drawn on a canvas. */
   open(picture) {
     this.picture = picture;
     for (const one of [this.canvas, this.mask]) {
@@ -120,7 +120,7 @@ class Brush {
     }
   }
 
-  /** The mask as a PNG, white on black, or null without paint. */
+  /** Returns the mask as a PNG, white on black, or null without paint. */
   blob() {
     if (!this.painted) return null;
     const whole = document.createElement("canvas");

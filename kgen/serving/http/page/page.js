@@ -2,7 +2,7 @@
 
 const $ = (id) => document.getElementById(id);
 const brush = new Brush($("canvas"), $("brush"));
-let source = null; // the picture to begin from, a blob
+let source = null; // the picture to edit, a blob
 let model = null;
 let running = null;
 
@@ -13,7 +13,7 @@ function say(text, wrong = false) {
   $("status").classList.toggle("error", wrong);
 }
 
-/** Shows what the model takes, and nothing else. */
+/** Shows the fields that the model supports, and hides the others. */
 function fit(entry) {
   model = entry;
   $("model").textContent = entry.id;
@@ -46,7 +46,7 @@ function fit(entry) {
   }
 }
 
-/** The fields of the form that are filled in. */
+/** Returns the fields of the form that are filled in, by name. */
 function settings() {
   const found = {};
   for (const [name, value] of new FormData($("form"))) {
@@ -68,13 +68,13 @@ function fill(given) {
   $("prompt").focus();
 }
 
-/** The file in a data URL, which the page's security policy lets nobody fetch. */
+/** Returns the file in a data URL, which the security policy of the page does not let it fetch. */
 function blobOf(url) {
   const bytes = Uint8Array.from(atob(url.split(",")[1]), (letter) => letter.charCodeAt(0));
   return new Blob([bytes], { type: "image/png" });
 }
 
-/** A card of the gallery for one picture, empty at first. */
+/** Returns a card of the gallery for one picture, without the picture at first. */
 function card(given, seed) {
   const made = $("card").content.firstElementChild.cloneNode(true);
   const one = { ...given, seed };
@@ -96,7 +96,7 @@ function card(given, seed) {
   range.addEventListener("input", () => { image.src = path[Number(range.value)]; });
   made.querySelector(".again").addEventListener("click", () => fill(one));
   made.querySelector(".edit").addEventListener("click", async () => {
-    await begin(blobOf(path.at(-1)));
+    await openPicture(blobOf(path.at(-1)));
     $("canvas").focus();
   });
   made.querySelector(".edit").hidden = !model.edits;
@@ -117,8 +117,8 @@ function card(given, seed) {
   };
 }
 
-/** The request of the form: JSON, or a form with files where there is a picture to begin from. */
-async function asked(given) {
+/** Returns the path and options of a request: JSON, or a form with files to edit a picture. */
+async function requestOf(given) {
   const all = { ...given, model: model.id, stream: true, partial_images: PREVIEWS };
   if (!source) {
     return ["/v1/images/generations", {
@@ -145,7 +145,7 @@ async function draw() {
   say("Waiting");
   let done = 0;
   try {
-    const [path, options] = await asked(given);
+    const [path, options] = await requestOf(given);
     const response = await request(path, { ...options, signal: stop.signal });
     $("empty").hidden = true;
     $("gallery").prepend(...cards.map((one) => one.element));
@@ -156,7 +156,7 @@ async function draw() {
       done += last;
       if (!last) say(`Step ${data.step} of ${data.num_steps}`);
     }
-    if (done < given.n) throw new Error("The server has ended the connection.");
+    if (done < given.n) throw new Error("The server closed the connection.");
     say(given.n === 1 ? "The picture is done." : `${given.n} pictures are done.`);
   } catch (error) {
     if (done < given.n) cards.slice(done).forEach((one) => one.element.remove());
@@ -174,15 +174,15 @@ async function draw() {
   }
 }
 
-/** Takes a picture to begin from. */
-async function begin(blob) {
+/** Opens a picture to edit. */
+async function openPicture(blob) {
   try {
     brush.open(await createImageBitmap(blob));
     source = blob;
     $("editor").hidden = false;
     brush.show();
   } catch {
-    say("This file is no picture that the browser can read.", true);
+    say("The browser cannot read this file as a picture.", true);
   }
 }
 
@@ -191,7 +191,7 @@ $("form").addEventListener("submit", (e) => {
   if (!running) draw();
 });
 $("stop").addEventListener("click", () => running?.abort());
-$("file").addEventListener("change", () => $("file").files[0] && begin($("file").files[0]));
+$("file").addEventListener("change", () => $("file").files[0] && openPicture($("file").files[0]));
 $("clear-mask").addEventListener("click", () => brush.clear());
 $("clear-picture").addEventListener("click", () => {
   source = null;
@@ -205,7 +205,7 @@ $("strength").addEventListener("input", () => { $("strength-value").value = $("s
   try {
     fit((await (await request("/v1/models")).json()).data[0]);
     while (!(await fetch("/ready")).ok) {
-      say("The model warms up");
+      say("The model is warming up");
       await new Promise((resolve) => setTimeout(resolve, 500));
     }
     say("Ready");

@@ -7,7 +7,7 @@ const token = {
   set: (value) => sessionStorage.setItem("kgen-token", value),
 };
 
-/** Asks a person for the token; resolves when it is typed. */
+/** Asks the user for the token; resolves when the dialog is closed. */
 function askForToken() {
   const dialog = document.getElementById("ask");
   dialog.showModal();
@@ -19,7 +19,7 @@ function askForToken() {
   });
 }
 
-/** `fetch` with the token, asked for where the server wants one; errors have the server's words. */
+/** Calls `fetch` with the token, which the user is asked for if needed; throws the server's error. */
 async function request(path, options = {}) {
   for (;;) {
     const headers = { ...options.headers };
