@@ -152,13 +152,17 @@ def mixture_data():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def nothing_is_left_over():
-    """Gives back, after each file of tests, what Keras and TensorFlow keep of its models.
+def nothing_is_left_over(request):
+    """Gives back, after each file of tests, what it, Keras and TensorFlow keep of its models.
 
     TensorFlow keeps the gradient of every `tf.custom_gradient` in a graph (that of `tf.nn.silu`,
     say) for ever, and with it the graph: 80 MB for each small U-Net that was trained.
     """
     yield
+    if type(request.node) is pytest.Module:  # not a file of doctests
+        for value in vars(request.module).values():
+            if hasattr(value, "cache_clear"):  # models in `functools.cache`
+                value.cache_clear()
     keras.utils.clear_session()
     gradients = ops.gradient_registry._registry
     for name in [name for name in gradients if name.startswith("CustomGradient-")]:

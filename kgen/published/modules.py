@@ -65,7 +65,7 @@ class Module:
             return [_vector(f"{name}.weight", layer.gamma), _vector(f"{name}.bias", layer.beta)]
         if self.kind == "embedding":
             return [_vector(f"{name}.weight", layer.embeddings)]
-        slots = [self._kernel(f"{name}.weight", self.kernel)]
+        slots = [self._kernel_slot(f"{name}.weight", self.kernel)]
         if getattr(layer, "bias", None) is not None:
             size = int(np.prod(layer.bias.shape))
             slots.append(_vector(f"{name}.bias", layer.bias, (size,)))
@@ -97,7 +97,7 @@ class Module:
             return np.transpose(weight, (2, 3, 1, 0))
         return np.reshape(np.transpose(np.reshape(weight, weight.shape[:2])), shape)
 
-    def _kernel(self, name: str, variable: keras.Variable) -> Slot:
+    def _kernel_slot(self, name: str, variable: keras.Variable) -> Slot:
         shape = tuple(variable.shape)
         # A broadcast view has the shape of the weight but needs no memory.
         published = self.to_published(np.broadcast_to(np.float32(0), shape)).shape
