@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 import kgen
-from kgen.conditioning import Labels
+from kgen.conditioning import Labels, tokenizers
 from kgen.conditioning.packing import Packer
 from kgen.diffusion import CosineLogSNR, GaussianDiffusion, LinearLogSNR, time_grid
 from kgen.diffusion.discrete_beta import DiscreteBeta, LevelIndex
@@ -379,6 +379,11 @@ class TestErrors:
     def test_a_conditioner_of_texts_alone(self, hashed_words):
         with pytest.raises(ValueError, match="conditioner that takes numbers.*HashedWords"):
             numeric_inputs(hashed_words)
+
+    def test_a_tokenizer_of_another_class(self, tmp_path):
+        with pytest.raises(ValueError, match="class of KerasHub.*a SimpleNamespace"):
+            tokenizers.write(types.SimpleNamespace(), tmp_path / "new")
+        assert not (tmp_path / "new").exists()
 
     def test_an_operation_without_an_operator(self, tmp_path):
         process = GaussianDiffusion(LinearLogSNR(), "sub_vp")
