@@ -79,14 +79,14 @@ def test_the_tokens_of_a_real_tokenizer_are_found():
     import pathlib
 
     import kgen
-    from kgen.conditioning.prompt_weights import _own
+    from kgen.conditioning.prompt_weights import _num_tokens
 
     root = pathlib.Path(__file__).parents[2] / "saved_models" / "minilm_l6_v2"
     encoder = kgen.TextEncoder.from_preset(root)
     ids = encoder.tokenize(["a redness"])["token_ids"][0].numpy()
-    assert _own(encoder, "") == 1
-    assert _own(encoder, "a ") == 2
-    assert _own(encoder, "a redness") == int((ids != 0).sum()) - 1
+    assert _num_tokens(encoder, "") == 1
+    assert _num_tokens(encoder, "a ") == 2
+    assert _num_tokens(encoder, "a redness") == int((ids != 0).sum()) - 1
 
 
 def test_generate_takes_them(make_diffusion):
