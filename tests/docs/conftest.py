@@ -14,6 +14,7 @@ seen by readers:
 MNIST and Fashion-MNIST, which would be downloaded, are the emoji of `kgen.data.grey` here.
 """
 
+import contextlib
 import inspect
 import pathlib
 import re
@@ -23,6 +24,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from eager import eagerly
 
 from kgen.data import grey
 from kgen.diffusion.prediction import PREDICTION_TYPES
@@ -111,7 +113,7 @@ def quick(patch):
 
 @pytest.fixture
 def run_page(tmp_path, monkeypatch):
-    """A function that runs a page."""
+    """A function that runs a page: in graphs, or operation by operation if not `traced`."""
     for name in ("saved_models", "examples", "tests"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
@@ -124,7 +126,7 @@ def run_page(tmp_path, monkeypatch):
         grey, "load_arrays", lambda name="mnist", *args, **kw: load_arrays("emoji", *args, **kw)
     )
 
-    def run(page):
+    def run(page, traced=True):
         keras.utils.set_random_seed(0)
         np.random.seed(0)
         found, _ = blocks(page)
@@ -136,7 +138,8 @@ def run_page(tmp_path, monkeypatch):
                 if not full:
                     quick(patch)
                 try:
-                    exec(code, namespace)
+                    with contextlib.nullcontext() if traced else eagerly():
+                        exec(code, namespace)
                 except Exception as error:
                     where = [f for f in traceback.extract_tb(error.__traceback__)]
                     lines = [f.lineno for f in where if f.filename == str(page)]

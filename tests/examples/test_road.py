@@ -12,15 +12,25 @@ from kgen.data import grey
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 
 
-@pytest.fixture(autouse=True)
-def on_the_path(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
+@pytest.fixture(scope="module", autouse=True)
+def on_the_path():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(EXAMPLES))
+        yield
 
 
 def run(name, output, *options):
     module = __import__(name)
     few = ["--data", "emoji", "--output", str(output), "--steps-per-epoch", "2"]
     return module.main([*few, *options])
+
+
+@pytest.fixture(scope="module")
+def trained(on_the_path, tmp_path_factory):
+    """The folder of a VAE that others begin with."""
+    folder = tmp_path_factory.mktemp("road") / "vae"
+    run("vae", folder, "--model", "vae", "--epochs", "1")
+    return folder
 
 
 @pytest.mark.parametrize("kind", ["denoising", "sparse", "contractive", "k-sparse"])
@@ -57,12 +67,11 @@ def test_vae_resumes_and_evaluates(tmp_path, capsys):
     assert "3 importance samples, 10 pictures" in printed
 
 
-def test_training_begins_with_the_weights_of_a_preset(tmp_path):
+def test_training_begins_with_the_weights_of_a_preset(tmp_path, trained):
     """An IWAE at the start of a training that hardly moves it is the VAE it began with."""
-    run("vae", tmp_path / "vae", "--model", "vae", "--epochs", "1")
-    options = ["--start", str(tmp_path / "vae"), "--learning-rate", "1e-12", "--epochs", "1"]
+    options = ["--start", str(trained), "--learning-rate", "1e-12", "--epochs", "1"]
     model = run("vae", tmp_path / "iwae", "--model", "iwae-5", *options)
-    vae = kgen.from_preset(tmp_path / "vae")
+    vae = kgen.from_preset(trained)
     for one, other in zip(model.trainable_variables, vae.trainable_variables, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
@@ -80,10 +89,9 @@ def test_grey_levels(tmp_path, capsys):
     assert bits == pytest.approx(logs["bits_per_dim"], rel=0.01)
 
 
-def test_a_learned_prior_begins_at_pictures_and_goes_on(tmp_path):
-    run("vae", tmp_path / "vae", "--model", "vae", "--epochs", "1")
+def test_a_learned_prior_begins_at_pictures_and_goes_on(tmp_path, trained):
     still = ["--learning-rate", "1e-12", "--epochs", "1", "--prior", "vamp", "--components", "20"]
-    start = ["--start", str(tmp_path / "vae")]
+    start = ["--start", str(trained)]
     model = run("vae", tmp_path / "vamp", "--model", "vae", *still, *start)
     pseudo_inputs = model.prior.pseudo_inputs.numpy()
     assert ((pseudo_inputs < 1e-6) | (pseudo_inputs > 1 - 1e-6)).all()  # binarised pictures
@@ -95,8 +103,8 @@ def test_a_learned_prior_begins_at_pictures_and_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("model", "options"),
     [
-        ("dense", []),
-        ("dense", ["--prior", "mixture"]),
+        pytest.param("dense", [], marks=pytest.mark.slow),  # what `.ci/run` runs
+        pytest.param("dense", ["--prior", "mixture"], marks=pytest.mark.slow),
         ("dense", ["--prior", "vamp", "--components", "20", "--likelihood", "logistic_mixture"]),
         pytest.param("conv", [], marks=pytest.mark.slow),
     ],
@@ -114,8 +122,12 @@ def test_vqvae(tmp_path):
         assert (tmp_path / file).stat().st_size > 1000
 
 
-def test_diffusion_begins_with_the_weights_of_a_preset(tmp_path):
-    few = ["--epochs", "1", "--num-steps", "2"]
+def test_diffusion_begins_with_the_weights_of_a_preset(tmp_path, monkeypatch):
+    """On the plane; what is drawn and measured after a training, `.ci/run` runs."""
+    diffusion = __import__("diffusion")
+    for name in ("draw_plane", "evaluate"):
+        monkeypatch.setattr(diffusion, name, lambda *args: None)
+    few = ["--data", "spirals", "--epochs", "1", "--width", "16", "--blocks", "1"]
     run("diffusion", tmp_path / "one", *few)
     start = ["--start", str(tmp_path / "one"), "--weighting", "sigmoid", "--steps-per-epoch", "1"]
     model = run("diffusion", tmp_path / "other", *few, *start)  # its one step has the rate 0
@@ -123,4 +135,4 @@ def test_diffusion_begins_with_the_weights_of_a_preset(tmp_path):
     trained = kgen.from_preset(tmp_path / "one")
     for one, other in zip(model.trainable_variables, trained.trainable_variables, strict=True):
         np.testing.assert_array_equal(one, other)
-    assert (tmp_path / "other" / "samples.png").stat().st_size > 1000
+    assert (tmp_path / "other" / "curves.png").stat().st_size > 1000
