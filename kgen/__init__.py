@@ -6,6 +6,7 @@ them is used, so that `kgen --help` does not wait for TensorFlow.
 """
 
 import importlib
+import importlib.util
 import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,9 @@ def _runs_the_command() -> bool:
 if not TYPE_CHECKING and _runs_the_command():
 
     def __getattr__(name: str) -> Any:
+        # A module is imported alone: it may be a part of what `kgen.api` is about to import.
+        if importlib.util.find_spec(f"kgen.{name}"):
+            return importlib.import_module(f"kgen.{name}")
         return getattr(importlib.import_module("kgen.api"), name)
 
 else:

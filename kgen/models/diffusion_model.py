@@ -12,7 +12,7 @@ likelihood for the quality of samples. `levels=T` is the model with T latents, `
 limit for infinitely many.
 
 DDPM, improved DDPM, DDIM, VDM, EDM and flow matching are choices of the schedule, the scaling, the
-prediction, the weighting and the solver; the README has a table.
+prediction, the weighting and the solver; station 5 of the documentation has a table.
 
 References:
   Kingma et al. (2021), https://arxiv.org/abs/2107.00630, eq. 11-19.
@@ -65,8 +65,9 @@ class DiffusionModel(DensityModel):
             `kgen.from_diffusers` opened; `kgen.to_diffusers` needs it.
         **kwargs: `name` and `dtype` of a Keras model.
 
-    A batch is `x`, `[B, *data_shape]`; with a conditioner `{"images": x, "labels": int [B]}` or
-    `{"images": x, "prompts": string [B]}`.
+    A batch is `x`, `[B, *data_shape]`; with a conditioner `{"images": x, KEY: values}` with the
+    conditioner's `batch_key`: `"labels"` (int `[B]`), `"vectors"` (`[B, D]`), `"prompts"` (string
+    `[B]`) and so on. `fit(x, values)` is the same.
 
     Raises:
         TypeError: if an option is not a number.

@@ -160,7 +160,7 @@ class VAE(EncoderDecoder):
     def loss_terms(
         self, batch: Batch, training: bool = False, seed: tf.Tensor | None = None
     ) -> dict[str, tf.Tensor]:
-        """Returns `reconstruction` and `kl` (or `iwae`), `[B]`, in nats."""
+        """Returns `reconstruction` and the weighted `kl` (or `iwae`), `[B]`, in nats."""
         seed = self.seeds.next() if seed is None else seed
         if self.objective == "iwae":
             x, cond = images_of(batch), self.condition_of(batch, training)

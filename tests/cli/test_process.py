@@ -41,6 +41,16 @@ def test_every_name_of_the_library_is_there_in_the_command_too():
     assert run.stdout.split() == ["VAE", "kgen.data.folder"]
 
 
+def test_a_module_of_the_library_can_be_the_first_that_the_command_imports():
+    code = (
+        "import sys; sys.argv = ['/usr/bin/kgen'];"
+        "from kgen.serving.http.local import LocalModel; import kgen;"
+        "print(LocalModel.__name__, kgen.VAE.__name__, kgen.likelihoods.__name__)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["LocalModel", "VAE", "kgen.likelihoods"]
+
+
 @pytest.mark.slow
 def test_help_takes_less_than_a_second_and_codes_are_those_of_a_process(tmp_path):
     times = []
