@@ -114,8 +114,8 @@ def make_plain():
     def make(**options):
         keras.utils.set_random_seed(1)
         return kgen.Autoencoder(
-            encoder((16, 16, 3), 4, channels=(8, 16), name="encoder"),
-            decoder((8, 8, 8), channels=(8, 16), name="decoder"),
+            mlp((16, 16, 3), (8,), hidden=(32,), name="encoder"),
+            mlp((8,), (16, 16, 3), hidden=(32,), name="decoder"),
             **{"seed": 0, "corruption": kgen.corruption.GaussianNoise(0.3), **options},
         )
 
@@ -160,8 +160,8 @@ def make_vqvae():
     def make(**options):
         keras.utils.set_random_seed(1)
         return kgen.VQVAE(
-            encoder((16, 16, 3), 4, channels=(8, 16), name="encoder"),
-            decoder((8, 8, 8), channels=(8, 16), name="decoder"),
+            mlp((16, 16, 3), (4, 4, 8), hidden=(32,), name="encoder"),
+            mlp((4, 4, 8), (16, 16, 3), hidden=(32,), name="decoder"),
             16,
             **{"seed": 0, **options},
         )

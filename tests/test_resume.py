@@ -1,7 +1,9 @@
 """A training that is interrupted ends where one that is not would have ended."""
 
+import functools
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,6 +67,29 @@ def train(directory, kind, interrupt=None, compile_options=None, **options):
     return model, history
 
 
+EAGERLY = {"run_eagerly": True}  # for a few steps, of which a trace takes longer
+
+
+@pytest.fixture(scope="module")
+def whole_training(tmp_path_factory):
+    """The training that nothing interrupts, once for each kind of data."""
+    return functools.cache(lambda kind: train(tmp_path_factory.mktemp("whole"), kind))
+
+
+@pytest.fixture(scope="module")
+def two_epochs(tmp_path_factory):
+    """The saves of a training that ended in its third epoch."""
+    directory = tmp_path_factory.mktemp("broken")
+    train(directory, "dataset", interrupt=15)
+    return directory
+
+
+@pytest.fixture
+def broken(two_epochs, tmp_path):
+    """A copy of those saves."""
+    return pathlib.Path(shutil.copytree(two_epochs, tmp_path / "broken"))
+
+
 def assert_equal(model, other):
     for v, w in zip(model.weights, other.weights, strict=True):
         np.testing.assert_array_equal(v, w)
@@ -75,8 +100,8 @@ def assert_equal(model, other):
 @pytest.mark.parametrize(
     ("kind", "stop"), [("arrays", 7), ("dataset", 3), ("dataset", 12), ("repeated", 7)]
 )
-def test_interrupted_training_ends_with_the_same_weights(kind, stop, tmp_path):
-    whole, history = train(tmp_path / "whole", kind)
+def test_interrupted_training_ends_with_the_same_weights(kind, stop, whole_training, tmp_path):
+    whole, history = whole_training(kind)
     broken, _ = train(tmp_path / "broken", kind, interrupt=stop, save_steps=1)
     assert any(np.any(v != w) for v, w in zip(whole.weights, broken.weights))
     resumed, again = train(tmp_path / "broken", kind, save_steps=1)
@@ -86,9 +111,9 @@ def test_interrupted_training_ends_with_the_same_weights(kind, stop, tmp_path):
     np.testing.assert_allclose(again["loss"], expected, rtol=1e-4)
 
 
-def test_another_order_would_be_seen(tmp_path):
+def test_another_order_would_be_seen(whole_training):
     """What the comparison above can see: the same steps with the data of other places."""
-    whole, _ = train(tmp_path / "whole", "dataset")
+    whole, _ = whole_training("dataset")
     model = make()
     model.fit(X, epochs=4, batch_size=16, verbose=0, shuffle=False)
     assert max(np.abs(v - w.numpy()).max() for v, w in zip(whole.weights, model.weights)) > 1e-3
@@ -96,7 +121,7 @@ def test_another_order_would_be_seen(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")  # Keras, of any such data set
 def test_data_of_unknown_length_are_warned_of(tmp_path):
-    model, dataset = make(), data("dataset")[0].filter(lambda x: True)
+    model, dataset = make(**EAGERLY), data("dataset")[0].filter(lambda x: True)
     with pytest.warns(UserWarning, match="`x` has no known length"):
         model.fit(dataset, verbose=0, callbacks=[Resume(tmp_path)])
 
@@ -125,7 +150,7 @@ def test_parts_of_the_same_shuffled_data_are_warned_of():
     numbers = tf.data.Dataset.from_tensor_slices(X)
     shuffled = numbers.shuffle(96, seed=1)
     fixed = numbers.shuffle(96, seed=1, reshuffle_each_iteration=False)
-    model = make()
+    model = make(**EAGERLY)
     with pytest.warns(UserWarning, match="a part of the same shuffled data set"):
         model.fit(
             shuffled.skip(32).batch(16), validation_data=shuffled.take(32).batch(16), verbose=0
@@ -137,7 +162,7 @@ def test_parts_of_the_same_shuffled_data_are_warned_of():
 
 def test_a_part_of_the_arrays_is_kept_for_validation(tmp_path):
     """The last quarter, as Keras does without `Resume`."""
-    model, seen = make(), []
+    model, seen = make(**EAGERLY), []
     test_step = model.test_step
 
     def watch(x):
@@ -154,10 +179,10 @@ def test_a_part_of_the_arrays_is_kept_for_validation(tmp_path):
 
 def test_an_error_in_fit_gives_back_what_was_taken(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
-    train(tmp_path, "dataset", interrupt=9, save_steps=1)
+    train(tmp_path, "dataset", interrupt=9, compile_options=EAGERLY, save_steps=1)
     assert signal.getsignal(signal.SIGTERM) is before
     # The error comes while the third step of the second epoch is still being looked for.
-    model, callbacks = make(), [Resume(tmp_path, save_steps=1), Interrupt(1)]
+    model, callbacks = make(**EAGERLY), [Resume(tmp_path, save_steps=1), Interrupt(1)]
     with pytest.raises(KeyboardInterrupt):
         model.fit(data("dataset")[0], epochs=4, callbacks=callbacks, verbose=0)
     assert signal.getsignal(signal.SIGTERM) is before
@@ -167,7 +192,11 @@ def test_an_error_in_fit_gives_back_what_was_taken(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{"steps_per_execution": 2}, {"accumulate": 4, "steps_per_execution": 2}]
+    "options",
+    [
+        pytest.param({"steps_per_execution": 2}, marks=pytest.mark.slow),
+        {"accumulate": 4, "steps_per_execution": 2},
+    ],
 )
 def test_several_steps_in_one_execution_or_one_update(options, tmp_path):
     options = {"compile_options": options}
@@ -177,19 +206,17 @@ def test_several_steps_in_one_execution_or_one_update(options, tmp_path):
     assert_equal(whole, resumed)
 
 
-def test_without_saves_within_an_epoch_the_epoch_is_repeated(tmp_path):
-    whole, _ = train(tmp_path / "whole", "dataset")
-    train(tmp_path / "broken", "dataset", interrupt=16)
-    resumed, history = train(tmp_path / "broken", "dataset")
+def test_without_saves_within_an_epoch_the_epoch_is_repeated(whole_training, broken):
+    whole, _ = whole_training("dataset")
+    resumed, history = train(broken, "dataset")
     assert len(history["loss"]) == 2
     assert_equal(whole, resumed)
 
 
 @pytest.mark.parametrize("damage", ["truncate", "overwrite", "index", "callbacks"])
-def test_a_damaged_newest_save_is_passed_over(damage, tmp_path):
-    whole, _ = train(tmp_path / "whole", "dataset")
-    train(tmp_path / "broken", "dataset", interrupt=15)
-    newest = sorted((tmp_path / "broken").glob("ckpt-*.data*"))[-1]
+def test_a_damaged_newest_save_is_passed_over(damage, whole_training, broken):
+    whole, _ = whole_training("dataset")
+    newest = sorted(broken.glob("ckpt-*.data*"))[-1]
     file = {
         "index": newest.with_suffix(".index"),
         "callbacks": newest.with_suffix(".callbacks.json"),
@@ -201,33 +228,31 @@ def test_a_damaged_newest_save_is_passed_over(damage, tmp_path):
     else:
         file.write_bytes(content[: len(content) // 3])
     with pytest.warns(UserWarning, match="cannot be read .* The previous save is tried"):
-        resumed, _ = train(tmp_path / "broken", "dataset")
+        resumed, _ = train(broken, "dataset")
     assert_equal(whole, resumed)
 
 
-def test_only_damaged_saves_are_an_error(tmp_path):
-    train(tmp_path, "dataset", interrupt=7)
-    for file in tmp_path.glob("ckpt-*"):
+def test_only_damaged_saves_are_an_error(broken):
+    for file in broken.glob("ckpt-*"):
         file.write_bytes(b"no")
     with (
         pytest.warns(UserWarning, match="cannot be read"),
         pytest.raises(ValueError, match="must hold a save that can be read"),
     ):
-        train(tmp_path, "dataset")
+        train(broken, "dataset")
 
 
-def test_a_full_disk_does_not_stop_the_training(tmp_path, monkeypatch):
-    train(tmp_path, "dataset", interrupt=7)
-    before = {file.name: file.read_bytes() for file in tmp_path.glob("ckpt-*")}
+def test_a_full_disk_does_not_stop_the_training(broken, monkeypatch):
+    before = {file.name: file.read_bytes() for file in broken.glob("ckpt-*")}
 
     def full(*arguments, **options):
         raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
 
     monkeypatch.setattr(tf.train.Checkpoint, "write", full)
     with pytest.warns(UserWarning, match="could not be saved .* No space left on device"):
-        _, history = train(tmp_path, "dataset")
-    assert len(history["loss"]) == 3
-    assert {file.name: file.read_bytes() for file in tmp_path.glob("ckpt-*")} == before
+        _, history = train(broken, "dataset")
+    assert len(history["loss"]) == 2
+    assert {file.name: file.read_bytes() for file in broken.glob("ckpt-*")} == before
 
 
 SCRIPT = """

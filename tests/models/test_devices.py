@@ -20,11 +20,11 @@ def make_score(**options):
 
 SLOW = [
     pytest.param(kind, marks=pytest.mark.slow)  # half a minute each, to trace convolutions twice
-    for kind in ("vqvae", "autoencoder", "adversarial", "diffusion")
+    for kind in ("autoencoder", "adversarial", "diffusion")
 ]
 
 
-@pytest.mark.parametrize("kind", ["plain", "vae", "hvae", "score", *SLOW])
+@pytest.mark.parametrize("kind", ["plain", "vae", "vqvae", "hvae", "score", *SLOW])
 def test_an_epoch_with_an_uneven_batch(kind, request, pictures, strategies):
     few = {"images": pictures["images"][:19], "prompts": pictures["prompts"][:19].astype(str)}
     few = few["images"].reshape(19, 768) if kind == "score" else few

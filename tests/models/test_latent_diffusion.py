@@ -310,8 +310,8 @@ class TestLatentCache:
 
     def test_a_cache_of_other_encoders_is_refused(self, make_diffusion, dataset, tmp_path):
         make_diffusion().precompute(dataset(), tmp_path)
-        make_diffusion().precompute(dataset(), tmp_path)  # the same weights
         other = make_diffusion()
+        other.precompute(dataset(), tmp_path)  # the same weights
         weight = other.autoencoder.encoder.weights[0]
         weight.assign(weight + 1e-3)
         with pytest.raises(ValueError, match="`directory` must hold latents of this autoencoder"):
@@ -390,14 +390,13 @@ def test_wrong_arguments_of_generate(model, arguments, error, message):
         ({"times": "never"}, "`times` must be one of"),
     ],
 )
-def test_wrong_options(make_diffusion, options, message):
+def test_wrong_options(model, options, message):
     with pytest.raises(ValueError, match=message):
-        make_diffusion(**options)
+        model.with_settings(**options)
 
 
-def test_a_learned_schedule_is_refused(make_diffusion):
+def test_a_learned_schedule_is_refused(model):
     """It would be neither trained nor saved."""
-    model = make_diffusion()
     process = kgen.diffusion.GaussianDiffusion(kgen.diffusion.LearnedLogSNR())
     with pytest.raises(ValueError, match="A learned schedule needs a DiffusionModel"):
         kgen.LatentDiffusion(model.autoencoder, model.network, process, model.conditioner)

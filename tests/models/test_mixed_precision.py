@@ -37,7 +37,7 @@ def make(kind, dtype, classes=None):
         SHAPE,
         channels=(16, 32),
         blocks=1,
-        attention=(False, True),
+        attention=(False, False),  # the middle has it
         heads=2,
         pooled=None if classes is None else 8,
         dtype=dtype,
@@ -130,7 +130,7 @@ def test_a_model_of_classes_trains_and_is_guided_as_in_float32(x):
     (full, clear), (half, rounded) = results
     assert half == pytest.approx(full, rel=0.02)
     assert np.abs(rounded - clear).mean() < 3 * 0.014 * 128 * np.sqrt(5)  # 3 = |1 - s| + |s|
-    model.compile(keras.optimizers.Adam(1e-3))
+    model.compile(keras.optimizers.Adam(1e-3), run_eagerly=True)
     assert np.isfinite(model.fit(batch, batch_size=32, verbose=0).history["loss"]).all()
 
 
@@ -160,6 +160,6 @@ def test_nan_is_never_silent(x):
     assert np.isnan(model.loss_terms(x, seed=SEED)["weighted_denoising"]).all()
     with pytest.raises(tf.errors.InvalidArgumentError, match="The samples are not finite"):
         model.generate(num_samples=2, num_steps=2, seed=0)
-    model.compile("adam", skip_above=float("inf"))
+    model.compile("sgd", skip_above=float("inf"))
     with pytest.raises(FloatingPointError, match="weighted_denoising"):
         model.fit(x, epochs=6, batch_size=32, verbose=0, callbacks=[kgen.callbacks.Guard()])
