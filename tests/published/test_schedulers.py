@@ -217,7 +217,7 @@ def test_one_compiled_function_serves_every_number_of_steps():
 
 
 # Published classes with what numpy makes of their formulas at N = 7, which does not divide 1000.
-LEVELS = {
+TIMESTEPS = {
     ("DDIMScheduler", "leading"): np.arange(7) * 142,
     ("DDIMScheduler", "linspace"): np.linspace(0, 999, 7).round(),
     ("DDIMScheduler", "trailing"): np.round(np.arange(1000, 0, -1000 / 7))[::-1] - 1,
@@ -231,11 +231,11 @@ LEVELS = {
 }
 
 
-@pytest.mark.parametrize(("name", "spacing"), LEVELS)
-def test_levels_of_an_odd_number_of_steps(name, spacing):
+@pytest.mark.parametrize(("name", "spacing"), TIMESTEPS)
+def test_timesteps_of_an_odd_number_of_steps(name, spacing):
     config = {"_class_name": name, "timestep_spacing": spacing, "steps_offset": 0}
     steps, _ = read_scheduler(config, "scheduler_config.json")
-    np.testing.assert_allclose(steps.levels(7), LEVELS[name, spacing][::-1], atol=1e-9)
+    np.testing.assert_allclose(steps.timesteps(7), TIMESTEPS[name, spacing][::-1], atol=1e-9)
 
 
 def test_what_a_configuration_leaves_out_is_its_classs_own():
