@@ -20,7 +20,7 @@ NAMES = {**vars(kgen.diffusion), **vars(kgen.solvers), "generate": dict}
 def settings():
     """Model, process, options and arguments of `generate` of each row, for each "or" in it."""
     found = []
-    for table in re.findall(r"^\| method .*\n(?:\|.*\n)*", TEXT, re.MULTILINE):
+    for table in re.findall(r"^\| method \| process .*\n(?:\|.*\n)*", TEXT, re.MULTILINE):
         head, _, *rows = table.splitlines()
         model, cell = re.search(r"options of `(\w+)`", head)[1], ""
         for row in rows:
