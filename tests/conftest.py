@@ -20,6 +20,9 @@ from kgen.tensors import expand_to
 
 pytest_plugins = ["small_models"]  # fixtures of small models on real pictures
 collect_ignore = ["killed.py"]  # what test_kills.py runs, in processes of their own
+# Two processes share the cores, and a small graph costs more to optimise than to run.
+tf.config.threading.set_intra_op_parallelism_threads(1)
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
