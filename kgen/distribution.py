@@ -167,8 +167,40 @@ def fuses() -> bool:
         _FUSED.get()
         and not tf.executing_eagerly()
         and tf.distribute.get_strategy().num_replicas_in_sync == 1
-        and all(device.device_type == "CPU" for device in tf.config.get_visible_devices())
+        and _only_cpus()
     )
+
+
+@contextlib.contextmanager
+def without_graph_optimizers() -> Iterator[None]:
+    """Lets a `tf.function` that is first called in this context run without graph optimisation.
+
+    On CPUs TensorFlow's graph optimisers take a third of the time of the first call of `generate`,
+    and later calls are not faster for it. On accelerators they choose the layout of convolutions:
+    there, and while a graph is traced, the context has no effect.
+
+    Example:
+        >>> with without_graph_optimizers():
+        ...     print(tf.config.optimizer.get_experimental_options()["disable_meta_optimizer"])
+        True
+    """
+    off = "disable_meta_optimizer"
+    if (
+        not tf.executing_eagerly()
+        or not _only_cpus()
+        or tf.config.optimizer.get_experimental_options().get(off)
+    ):
+        yield
+        return
+    tf.config.optimizer.set_experimental_options({off: True})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({off: False})
+
+
+def _only_cpus() -> bool:
+    return all(device.device_type == "CPU" for device in tf.config.get_visible_devices())
 
 
 def _strategy_of_workers() -> tf.distribute.Strategy:

@@ -39,9 +39,13 @@ class Compiled:
     def __init__(self, packer: Packer, encode: Callable[..., dict[str, tf.Tensor]]) -> None:
         self.packer = packer
         self.tokenize = tf.function(
-            packer.__call__, input_signature=[tf.TensorSpec([None], tf.string)]
+            packer.__call__,
+            input_signature=[tf.TensorSpec([None], tf.string)],
+            autograph=False,
         )
         row = [None, None]
         self.encode = tf.function(
-            encode, input_signature=[tf.TensorSpec(row, tf.int32), tf.TensorSpec(row, tf.bool)]
+            encode,
+            input_signature=[tf.TensorSpec(row, tf.int32), tf.TensorSpec(row, tf.bool)],
+            autograph=False,
         )

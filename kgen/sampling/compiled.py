@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from kgen.distribution import fused
+from kgen.distribution import fused, without_graph_optimizers
 
 
 class Compiled:
@@ -91,7 +91,8 @@ def any_batch(function: Callable) -> Callable:
                 return function(*tf.nest.pack_sequence_as(arguments, leaves))
 
             compiled[key] = tf.function(flat, input_signature=specs, autograph=False)
-        return compiled[key](*tensors)
+        with without_graph_optimizers():
+            return compiled[key](*tensors)
 
     return call
 

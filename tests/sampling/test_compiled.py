@@ -41,6 +41,30 @@ def test_another_structure_type_or_shape_is_another_trace(counted):
     assert len(traces) == 4
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_graphs_are_not_optimised_and_the_option_of_the_process_stays(fails):
+    def is_off():
+        return tf.config.optimizer.get_experimental_options()["disable_meta_optimizer"]
+
+    seen = []
+
+    def function(x):
+        seen.append(is_off())
+        tf.debugging.Assert(not fails, ["fails"])
+        return x
+
+    before = is_off()
+    try:
+        for off in (False, True):
+            tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": off})
+            with pytest.raises(tf.errors.OpError) if fails else contextlib.nullcontext():
+                any_batch(function)(tf.ones([2]))
+            assert is_off() == off
+    finally:
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": before})
+    assert seen == [True, True]
+
+
 def test_a_key_has_one_function():
     made = Compiled(lambda factor, x: factor * x, contextlib.nullcontext)
     assert made(2) is made(2)
