@@ -83,18 +83,33 @@ def any_batch(function: Callable) -> Callable:
         specs = [_open(tensor) for tensor in tensors]
         key = (_structure(arguments), tuple(specs))
         if key not in compiled:
-            given = [leaf is not None for leaf in leaves]
-
-            def flat(*tensors: tf.Tensor) -> Any:
-                values = iter(tensors)
-                leaves = [next(values) if there else None for there in given]
-                return function(*tf.nest.pack_sequence_as(arguments, leaves))
-
+            flat = _OfLeaves(function, tf.nest.map_structure(lambda v: v is not None, arguments))
             compiled[key] = tf.function(flat, input_signature=specs, autograph=False)
         with without_graph_optimizers():
             return compiled[key](*tensors)
 
     return call
+
+
+class _OfLeaves:
+    """A function of nested arguments as a function of their tensors.
+
+    TensorFlow counts the traces of all functions that are made by one `def`, and warns of
+    retracing after a few; an object is counted alone.
+
+    Args:
+        function: the function.
+        given: the structure of its arguments, with True for a tensor and False for None.
+    """
+
+    def __init__(self, function: Callable, given: tuple) -> None:
+        self.function = function
+        self.given = given
+
+    def __call__(self, *tensors: tf.Tensor) -> Any:
+        values = iter(tensors)
+        fill = tf.nest.map_structure(lambda there: next(values) if there else None, self.given)
+        return self.function(*fill)
 
 
 def _open(tensor: tf.Tensor) -> tf.TensorSpec:

@@ -1,4 +1,4 @@
-"""Runs the Python code of a page of the documentation, as a reader would, at quick sizes.
+"""Runs the Python code of a page or a notebook, as a reader would, at quick sizes.
 
 The blocks of a page run in order in one namespace, in a folder of their own in which the
 repository's `saved_models` and `examples` can be reached. What stands in an HTML comment is not
@@ -16,6 +16,7 @@ MNIST and Fashion-MNIST, which would be downloaded, are the emoji of `kgen.data.
 
 import contextlib
 import inspect
+import json
 import pathlib
 import re
 import traceback
@@ -45,7 +46,14 @@ STEPS, BATCHES, ROWS = 3, 2, 16
 
 
 def blocks(page):
-    """The code of a page: `(line, source, whether it runs in full)`, and the blocks not run."""
+    """The code of a page: `(line, source, whether it runs in full)`, and the blocks not run.
+
+    A notebook's code is that of its cells; the line of a cell is its number.
+    """
+    if page.suffix == ".ipynb":
+        cells = json.loads(page.read_text())["cells"]
+        codes = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        return [(number, code, False) for number, code in enumerate(codes, 1)], []
     text, found, left_out, directive = page.read_text(), [], [], None
     for match in PATTERN.finditer(text):
         line = text.count("\n", 0, match.start()) + 2

@@ -30,6 +30,18 @@ def test_one_trace_serves_every_number_of_rows(counted):
     assert len(traces) == 1
 
 
+def test_many_solvers_are_no_retracing(caplog):
+    logger = tf.get_logger()
+    logger.addHandler(caplog.handler)
+    try:
+        made = Compiled(lambda factor, x: factor * x, contextlib.nullcontext)
+        for factor in range(20):
+            np.testing.assert_array_equal(made(factor)(tf.ones([2])), [factor, factor])
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "retracing" not in caplog.text
+
+
 def test_another_structure_type_or_shape_is_another_trace(counted):
     call, traces = counted
     scale = {"scale": tf.constant(2.0)}
