@@ -11,7 +11,8 @@ number of parameters.
 
 `train` is a step of DDPM: noise and times are drawn, the network predicts the noise, Adam updates
 it. In kgen it is `DiffusionModel.train_step` in a `tf.function`, of which XLA compiles the
-normalisations alone, in PyTorch the loop of diffusers' tutorial in eager mode, with its fused Adam.
+normalisations alone, in PyTorch the loop of diffusers' tutorial with its fused Adam, in eager mode
+or, with `--compile`, with the network compiled by `torch.compile`.
 `sample` is the whole of DDIM from noise to pictures with `--num-steps` evaluations of the network:
 `DiffusionModel.generate`, whose last evaluation is the final x_hat, and `DDIMPipeline`.
 
@@ -104,6 +105,7 @@ def torch_side(args):
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bfloat16")
     if args.task == "sample":
         pipeline = diffusers.DDIMPipeline(network.eval(), diffusers.DDIMScheduler())
+        pipeline.unet = turns.compiled(network, args)
         pipeline.set_progress_bar_config(disable=True)
 
         def sample():
@@ -114,6 +116,7 @@ def torch_side(args):
         return sample, parameters
     scheduler = diffusers.DDPMScheduler()
     optimizer = torch.optim.Adam(network.train().parameters(), LEARNING_RATE, fused=True)
+    network = turns.compiled(network, args)
     x = torch.rand(args.batch_size, SHAPE[-1], *SHAPE[:2]) * 2 - 1
     x = x.contiguous(memory_format=layout)
 

@@ -19,7 +19,7 @@ import sys
 import time
 
 WARM_UP = 2
-HIDDEN = ("torch_python", "worker")
+HIDDEN = ("torch_python", "worker", "json")
 INSTALL = (
     "The other side of this benchmark needs PyTorch and diffusers: "
     "`python -m venv venv_torch && venv_torch/bin/pip install torch diffusers`, "
@@ -55,6 +55,10 @@ def run(parser, sides, argv=None):
         default="contiguous",
         help="memory layout of PyTorch's images: its default, or that of TensorFlow",
     )
+    parser.add_argument(
+        "--compile", action="store_true", help="compile PyTorch's side by torch.compile"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the figures to a file")
     parser.add_argument("--worker", choices=tuple(sides), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if shutil.which(args.torch_python) is None:
@@ -65,6 +69,13 @@ def run(parser, sides, argv=None):
         serve(sides[args.worker], args)
     else:
         compare(args, [sys.argv[0], *argv])
+
+
+def compiled(module, args):
+    """Returns a module of PyTorch, compiled by inductor if the command line asks for it."""
+    import torch
+
+    return torch.compile(module) if args.compile else module
 
 
 def set_threads(args):
@@ -190,12 +201,22 @@ def compare(args, options):
             f"{sides[side].peak:>12,.0f}"
         )
     # Processor time counts what a side does itself, whatever else the machine does meanwhile.
+    found = {"peak": {side: worker.peak for side, worker in sides.items()}}
     for i, name in enumerate(("time", "processor time")):
         ratios = [a[i] / b[i] for a, b in zip(times["kgen"], times["torch"])]
+        found[name] = {
+            "median": statistics.median(ratios),
+            "min": min(ratios),
+            "max": max(ratios),
+            **{f"{side} seconds": [block[i] for block in times[side]] for side in times},
+        }
         print(
             f"{name} of kgen / {name} of torch, round by round: median "
-            f"{statistics.median(ratios):.3f}, min {min(ratios):.3f}, max {max(ratios):.3f}"
+            f"{found[name]['median']:.3f}, min {min(ratios):.3f}, max {max(ratios):.3f}"
         )
+    if args.json:
+        with open(args.json, "w", encoding="utf-8") as file:
+            json.dump(found, file)
 
 
 def processors():

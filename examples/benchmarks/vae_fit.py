@@ -6,8 +6,8 @@
 The network is the VAE 200-200-50 of `examples/vae.py`, with tanh, batches of 100, Adam, float32, on
 random pictures in memory, binarised beforehand. `keras` is the way of the tutorials: a subclass of
 `keras.Model` whose `train_step` is a tape and `apply_gradients`, with `fit` and its defaults.
-`torch` is a loop over a shuffled tensor. The interpreter given needs torch and numpy; nothing of
-PyTorch is needed otherwise.
+`torch` is a loop over a shuffled tensor, and `compiled` the same with `torch.compile`. The
+interpreter given needs torch and numpy; nothing of PyTorch is needed otherwise.
 
 Each candidate is a process of its own, which warms up and then times several epochs. The candidates
 take turns, `--rounds` times, so that what else the machine does meets all of them. Printed are
@@ -15,7 +15,10 @@ images per second, and the ratio of kgen to each other one: its median and its r
 """
 
 import argparse
+import functools
 import itertools
+import json
+import pathlib
 import statistics
 import subprocess
 import sys
@@ -95,7 +98,7 @@ def run_keras(epochs):
     return timed(lambda: model.fit(x, batch_size=BATCH, verbose=0), epochs)
 
 
-def run_torch(epochs):
+def run_torch(epochs, compiled=False):
     """A plain PyTorch loop."""
     import torch
     from torch import nn
@@ -109,15 +112,20 @@ def run_torch(epochs):
     x = torch.from_numpy(pictures())
     bce = nn.functional.binary_cross_entropy_with_logits
 
+    def loss_of(batch):
+        mean, log_std = encoder(batch).chunk(2, -1)
+        z = mean + log_std.exp() * torch.randn_like(mean)
+        reconstruction = bce(decoder(z), batch, reduction="sum") / BATCH
+        kl = 0.5 * ((2 * log_std).exp() + mean**2 - 1 - 2 * log_std).sum(-1).mean()
+        return reconstruction + kl
+
+    if compiled:
+        loss_of = torch.compile(loss_of)
+
     def epoch():
         for rows in torch.randperm(NUM).split(BATCH):
-            batch = x[rows]
-            mean, log_std = encoder(batch).chunk(2, -1)
-            z = mean + log_std.exp() * torch.randn_like(mean)
-            reconstruction = bce(decoder(z), batch, reduction="sum") / BATCH
-            kl = 0.5 * ((2 * log_std).exp() + mean**2 - 1 - 2 * log_std).sum(-1).mean()
             optimizer.zero_grad()
-            (reconstruction + kl).backward()
+            loss_of(x[rows]).backward()
             optimizer.step()
 
     return timed(epoch, epochs)
@@ -131,15 +139,19 @@ def main(argv=None):
     parser.add_argument("--torch-python", help="an interpreter that has torch")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=3, help="timed in each round")
-    parser.add_argument("--only", choices=("kgen", "keras", "torch"), help=argparse.SUPPRESS)
+    parser.add_argument("--json", metavar="FILE", help="write the figures to a file")
+    parser.add_argument(
+        "--only", choices=("kgen", "keras", "torch", "compiled"), help=argparse.SUPPRESS
+    )
     args = parser.parse_args(argv)
     if args.only:
-        run = {"kgen": run_kgen, "keras": run_keras, "torch": run_torch}[args.only]
-        print(run(args.epochs))
+        sides = {"kgen": run_kgen, "keras": run_keras, "torch": run_torch}
+        sides["compiled"] = functools.partial(run_torch, compiled=True)
+        print(sides[args.only](args.epochs))
         return
     interpreters = {"kgen": sys.executable, "keras": sys.executable}
     if args.torch_python:
-        interpreters["torch"] = args.torch_python
+        interpreters["torch"] = interpreters["compiled"] = args.torch_python
     rates = {name: [] for name in interpreters}
     for i in range(args.rounds):
         for name, python in interpreters.items():
@@ -149,12 +161,14 @@ def main(argv=None):
         print(f"round {i + 1}: " + ", ".join(f"{n} {r[-1]:,.0f}" for n, r in rates.items()))
     for name, values in rates.items():
         print(f"{name}: {statistics.median(values):,.0f} images/s")
+    found = {"rates": rates}
     for name in list(rates)[1:]:
         ratios = [a / b for a, b in zip(rates["kgen"], rates[name])]
-        print(
-            f"kgen / {name}: {statistics.median(ratios):.2f} "
-            f"({min(ratios):.2f} to {max(ratios):.2f})"
-        )
+        median, least, most = statistics.median(ratios), min(ratios), max(ratios)
+        found[name] = {"median": median, "min": least, "max": most}
+        print(f"kgen / {name}: {median:.2f} ({least:.2f} to {most:.2f})")
+    if args.json:
+        pathlib.Path(args.json).write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
