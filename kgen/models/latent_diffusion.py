@@ -174,7 +174,7 @@ class LatentDiffusion(DenoiserModel):
             seed: integer seed of the order of the examples.
 
         Returns:
-            A `tf.data.Dataset` for `fit`, shuffled anew every epoch.
+            A `tf.data.Dataset` for `fit`, shuffled again in each epoch.
 
         Raises:
             TypeError: if the data have the wrong type.

@@ -162,7 +162,7 @@ class LatentCache:
 
         Args:
             batch_size: size of a batch; at most the number of examples is used.
-            shuffle: whether to shuffle the examples anew every epoch and drop an incomplete last
+            shuffle: whether to shuffle the examples again in each epoch and drop an incomplete last
                 batch.
             seed: integer seed of the order.
         """
