@@ -12,8 +12,8 @@
 | k-sparse | the 8 largest values of the code are kept |
 
 Training is resumable: start the same command again. `--output` gets the preset, the training
-curves, and a sheet of rows: pictures, what the encoder is given, what comes back; below it what
-each of the first 40 units of the code stands for, the change that one more of it makes.
+curves, a sheet of pictures, inputs of the encoder and reconstructions, and below it, for each of
+the first 40 units of the code, the change of the picture when the unit increases by one.
 """
 
 import argparse
@@ -37,7 +37,7 @@ KINDS = ("plain", "denoising", "sparse", "contractive", "k-sparse")
 
 
 def build(kind="plain", **options):
-    """An autoencoder of dense networks over grey pictures in [0, 1]."""
+    """Returns an autoencoder of dense networks for grey pictures in [0, 1]."""
     encoder = mlp(SHAPE, CODE, hidden=(256,), activation="relu", name="encoder")
     parts = {
         "plain": {},
@@ -61,7 +61,7 @@ def train(args):
     data = grey.load(args.data, values="unit", batch_size=100, seed=args.seed)
     if args.steps_per_epoch:
         data = data.take(args.steps_per_epoch)
-    # XLA is good for dense networks; the Jacobian is not worth its compilation.
+    # XLA is faster for dense networks; for the Jacobian, its compilation takes too long.
     model.compile(keras.optimizers.Adam(1e-3), jit_compile=args.kind != "contractive")
     log = keras.callbacks.CSVLogger(args.output / "log.csv", append=True)
     model.fit(data, epochs=args.epochs, callbacks=[Resume(args.output / "resume"), log])
@@ -71,7 +71,7 @@ def train(args):
 
 
 def draw(model, data, output):
-    """Draws reconstructions, and what the units of the code stand for."""
+    """Draws reconstructions, and the effect of the units of the code."""
     x = next(iter(grey.load(data, "test", values="unit", batch_size=20)))
     given = x if model.corruption is None else model.corruption(x, as_seed(0))
     code = model.encode(x)
@@ -85,7 +85,7 @@ def draw(model, data, output):
 
 
 def denoised(model, data):
-    """Mean binary cross-entropy, in nats, of what comes back from corrupted pictures."""
+    """Returns the mean binary cross-entropy of reconstructions of corrupted pictures, in nats."""
     errors = []
     for i, x in enumerate(data):
         code = model.encode(model.corruption(x, as_seed(i)))
@@ -100,10 +100,12 @@ def main(argv=None):
     )
     parser.add_argument("--kind", choices=KINDS, default="plain")
     parser.add_argument("--data", choices=grey.NAMES, default="mnist")
-    parser.add_argument("--output", type=pathlib.Path, help="default: runs/KIND")
+    parser.add_argument("--output", type=pathlib.Path, help="output folder; default: runs/KIND")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps-per-epoch", type=int, help="fewer than the whole data set")
+    parser.add_argument(
+        "--steps-per-epoch", type=int, help="number of steps per epoch; default: the whole data set"
+    )
     args = parser.parse_args(argv)
     args.output = args.output or pathlib.Path("runs") / args.kind
     args.output.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ STD = 0.3
 
 
 def mixture_denoiser(process):
-    """The exact E[x given z_t = z] of the mixture."""
+    """Returns the exact denoiser of the mixture, E[x given z_t = z]."""
 
     def denoise(z, t):
         means, weights = (tf.constant(a, z.dtype) for a in (MEANS, WEIGHTS))
@@ -45,7 +45,7 @@ def mixture_denoiser(process):
 
 
 def solution(solver, process, num_points=200):
-    """A compiled function from a number of steps to the solver's points at t = 0, `[B, 2]`."""
+    """Returns a compiled function from a number of steps to the samples at t = 0, `[B, 2]`."""
     denoise = mixture_denoiser(process)
     z = process.prior(tf.zeros([num_points, 2], tf.float64)).sample(tf.constant([1, 2]))
 
@@ -57,7 +57,7 @@ def solution(solver, process, num_points=200):
 
 
 def errors(solver, process, exact, evaluations):
-    """Root mean square distances from `exact`, and the evaluations that they really took."""
+    """Returns the root mean square errors, and the numbers of evaluations that were made."""
     end = solution(solver, process)
     counts, values = [], []
     for budget in evaluations:
@@ -74,7 +74,9 @@ def main(argv=None):
     )
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/solvers.png"))
     parser.add_argument("--scaling", choices=sorted(SCALINGS), default="vp")
-    parser.add_argument("--most", type=int, default=320, help="most evaluations of a run")
+    parser.add_argument(
+        "--most", type=int, default=320, help="largest number of evaluations of a run"
+    )
     args = parser.parse_args(argv)
     import matplotlib
 

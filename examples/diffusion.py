@@ -9,9 +9,9 @@ On pictures a U-Net learns the bound, conditional on the class; `evaluate` print
 dimension and its three terms in nats, and `--output` gets samples of every class at several scales
 of the guidance.
 
-Training is resumable: start the same command again. `--evaluate DIR` only measures a preset.
-`--start DIR` begins with the weights of a preset, and `--weighting` says what counts: the bound of
-the pictures (`elbo`) looks most at noise that no eye sees, `sigmoid` more at their shapes.
+Training is resumable: start the same command again. `--evaluate DIR` only evaluates a preset.
+`--start DIR` starts from the weights of a preset. `--weighting elbo` trains on the bound, most of
+which is due to low noise levels that are not visible; `sigmoid` gives more weight to shapes.
 """
 
 import argparse
@@ -34,7 +34,7 @@ SCALES = (0.0, 1.0, 2.0, 4.0)
 
 
 def spirals(num, seed=0):
-    """Points on two spirals with a little noise, float32 `[num, 2]`, of about unit variance."""
+    """Returns points on two spirals with a little noise, float32 `[num, 2]`, of unit variance."""
     rng = np.random.default_rng(seed)
     turn = 3 * np.pi * np.sqrt(rng.uniform(0.05, 1, num))
     side = rng.choice([-1, 1], num)
@@ -43,7 +43,7 @@ def spirals(num, seed=0):
 
 
 def build(data, width=128, blocks=3, **options):
-    """A diffusion model of points or of 28 x 28 pictures with ten (of emoji: seven) classes."""
+    """Returns a diffusion model of points, or of 28 x 28 pictures with classes."""
     if data == "spirals":
         network = TimeMLP(2, width=width, blocks=blocks)
         process = GaussianDiffusion(CosineLogSNR(9.0, -9.0))
@@ -119,7 +119,7 @@ def draw_plane(model, output, side=60):
 
 
 def draw_pictures(model, output, num_steps):
-    """Draws every class at several scales of the guidance, from the same noise."""
+    """Generates every class at several scales of the guidance, from the same noise."""
     classes = np.repeat(np.arange(model.conditioner.num_classes), 2)
     rows = [
         model.generate(classes, num_steps=num_steps, guidance_scale=scale, seed=0)
@@ -148,21 +148,38 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", choices=("spirals", *grey.NAMES), default="spirals")
-    parser.add_argument("--output", type=pathlib.Path, help="default: runs/diffusion-DATA")
-    parser.add_argument("--epochs", type=int, help="default: 60 on the plane, 16 on pictures")
-    parser.add_argument("--start", type=pathlib.Path, metavar="DIR", help="begin with a preset")
+    parser.add_argument(
+        "--output", type=pathlib.Path, help="output folder; default: runs/diffusion-DATA"
+    )
+    parser.add_argument(
+        "--epochs", type=int, help="number of epochs; default: 60 on the plane, 16 on pictures"
+    )
+    parser.add_argument("--start", type=pathlib.Path, metavar="DIR", help="preset to start from")
     parser.add_argument(
         "--weighting",
         choices=sorted(WEIGHTINGS),
         help="default: snr_plus_one on the plane, elbo on pictures",
     )
-    parser.add_argument("--width", type=int, default=128, help="of the network of the plane")
-    parser.add_argument("--blocks", type=int, default=3, help="of the network of the plane")
+    parser.add_argument("--width", type=int, default=128, help="width of the network of the plane")
+    parser.add_argument(
+        "--blocks", type=int, default=3, help="number of blocks of the network of the plane"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--num-steps", type=int, default=50, help="solver steps of the samples")
-    parser.add_argument("--steps-per-epoch", type=int, help="fewer than the whole data set")
-    parser.add_argument("--verbose", type=int, default=1, help="2 for a line an epoch")
-    parser.add_argument("--evaluate", type=pathlib.Path, metavar="DIR", help="measure a preset")
+    parser.add_argument(
+        "--num-steps", type=int, default=50, help="number of solver steps of the samples"
+    )
+    parser.add_argument(
+        "--steps-per-epoch", type=int, help="number of steps per epoch; default: the whole data set"
+    )
+    parser.add_argument(
+        "--verbose", type=int, default=1, help="1 for a progress bar, 2 for one line per epoch"
+    )
+    parser.add_argument(
+        "--evaluate",
+        type=pathlib.Path,
+        metavar="DIR",
+        help="evaluate this preset instead of training",
+    )
     args = parser.parse_args(argv)
     if args.evaluate is not None:
         return evaluate(kgen.from_preset(args.evaluate), args.data)

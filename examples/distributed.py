@@ -2,18 +2,18 @@
 
     python examples/distributed.py --workers 2 --output runs/distributed          # on this machine
 
-starts that many local processes, which find each other on the loopback device, and waits for them.
-On a cluster start this script once on each machine with `TF_CONFIG` in its environment (README,
+starts local processes, which connect over the loopback device, and waits for them. On a cluster,
+start this script once on each machine with `TF_CONFIG` in its environment (README,
 "From one GPU to many machines") and without `--workers`:
 
     TF_CONFIG='{"cluster": {"worker": ["host1:2222", "host2:2222"]},
                 "task": {"type": "worker", "index": 0}}' python examples/distributed.py
 
-The model is a diffusion model of points in the plane; what makes it distributed are the lines with
-`strategy`. `--batch-size` is that of all workers together. A worker that is killed takes the others
-with it after a moment; with `--restarts N`, or when the same command is given again, all of them go
-on from the last save, which has to be in a directory that they share. On SIGTERM to any of them all
-save after the same step and end.
+The model is a diffusion model of points in the plane; only the lines with `strategy` are for
+distribution. `--batch-size` is the global batch size. If a worker is killed, the others end soon
+after; with `--restarts N`, or when the same command is started again, all workers resume from the
+last save, which must be in a shared directory. After SIGTERM to any worker, all of them save after
+the same step and end.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from kgen.networks import TimeMLP
 
 
 def train(args):
-    """What every worker does."""
+    """Trains the model, on every worker."""
     strategy = kgen.distribution.strategy()  # before anything else of TensorFlow
     if args.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -84,7 +84,7 @@ def _index():
 
 
 def start_local(num, argv, restarts=0):
-    """Starts local workers and waits; if one fails the others are ended, and all start again."""
+    """Starts local workers and waits for them; if one fails, ends the others and restarts all."""
     for left in range(restarts, -1, -1):
         status = _run_local(num, argv)
         if status in (0, 128 + signal.SIGTERM) or not left:
@@ -140,15 +140,28 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--workers", type=int, help="start that many local processes")
-    parser.add_argument("--restarts", type=int, default=0, help="of local workers, if one fails")
+    parser.add_argument("--workers", type=int, help="number of local processes to start")
+    parser.add_argument(
+        "--restarts",
+        type=int,
+        default=0,
+        help="largest number of restarts of the local workers, if one fails",
+    )
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/distributed"))
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--num-points", type=int, default=20_000)
-    parser.add_argument("--batch-size", type=int, default=500, help="of all workers together")
-    parser.add_argument("--save-steps", type=int, default=20, help="steps between two saves")
+    parser.add_argument(
+        "--batch-size", type=int, default=500, help="global batch size, over all workers"
+    )
+    parser.add_argument(
+        "--save-steps", type=int, default=20, help="number of steps between two saves"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--deterministic", action="store_true", help="bit-equal, and slower")
+    parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="make results equal bit for bit, which is slower",
+    )
     args = parser.parse_args(argv)
     if args.workers is None:
         return train(args)

@@ -1,16 +1,16 @@
-"""DreamBooth: teach the shipped model one character from ten pictures, and keep all other cats.
+"""DreamBooth: fine-tune the shipped model on ten pictures of one character, a cat.
 
     python examples/dreambooth.py --output runs/dreambooth
 
 The subject is the cat of Streamline Emojis (`examples/pictures/cat`), called "sks cat", where "sks"
-means nothing to the model. So that not every cat becomes that one, the model first draws pictures
-of "cat" as it is (`class/`, once), and trains on these too. The sheet `after.png` has, row by row,
-the subject by its name, the subject in prompts that no picture shows, and cats without the name;
-`before.png` is the same of the model untouched. With `--no-prior` the last row shows what the
-pictures of the class are for.
+is a rare word. So that other cats do not become that one, the model first generates pictures of
+"cat" (`class/`), and is trained on these too. The rows of the sheet `after.png` are the subject by
+its name, the subject in prompts without a training picture, and cats without the name;
+`before.png` is the same before the training. With `--no-prior` the last row shows the effect of
+training without the pictures of the class.
 
-A LoRA is trained (`--everything` trains all weights). The same functions serve Stable Diffusion,
-opened by `kgen.from_diffusers`.
+A LoRA is trained (`--everything` trains all weights). The same functions can be used with Stable
+Diffusion, opened by `kgen.from_diffusers`.
 """
 
 import argparse
@@ -39,16 +39,22 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/dreambooth"))
-    parser.add_argument("--start", type=pathlib.Path, default=SHIPPED, help="preset")
+    parser.add_argument("--start", type=pathlib.Path, default=SHIPPED, help="preset to start from")
     parser.add_argument("--folder", type=pathlib.Path, default=HERE / "pictures" / "cat")
     parser.add_argument("--rank", type=int, default=8)
-    parser.add_argument("--everything", action="store_true", help="train all weights, no LoRA")
-    parser.add_argument("--no-prior", action="store_true", help="without pictures of the class")
-    parser.add_argument("--number", type=int, default=36, help="pictures of the class")
+    parser.add_argument(
+        "--everything", action="store_true", help="train all weights instead of a LoRA"
+    )
+    parser.add_argument(
+        "--no-prior", action="store_true", help="train without pictures of the class"
+    )
+    parser.add_argument("--number", type=int, default=36, help="number of pictures of the class")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch-size", type=int, default=18)
-    parser.add_argument("--learning-rate", type=float, help="its peak (LoRA 1e-3, all 1e-4)")
-    parser.add_argument("--num-steps", type=int, default=20, help="solver steps")
+    parser.add_argument(
+        "--learning-rate", type=float, help="peak learning rate (LoRA 1e-3, all weights 1e-4)"
+    )
+    parser.add_argument("--num-steps", type=int, default=20, help="number of solver steps")
     args = parser.parse_args(argv)
     precision = kgen.distribution.default_precision()
     model = kgen.from_preset(args.start, dtype=precision).with_settings(ema_decay=0.99)

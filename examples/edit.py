@@ -2,12 +2,12 @@
 
     python examples/edit.py --output edit.png                             # about 1 minute
 
-The sheet has four rows. Image to image: a picture of the data set, redrawn after another sentence
-from later and later in the process, so that less and less is kept. Inpainting: the half of a
-picture that is grey in the second tile is painted anew, after several sentences; the other half
-stays to the pixel. Inversion: a picture, what the autoencoder keeps of it, and what comes back from
-the noise that was found for it, with more and more steps. Interpolation: from the noise of one
-picture to that of another along the great circle; half-way the sentence changes.
+The sheet has four rows. Image to image: a picture of the data set, redrawn to match another prompt
+at increasing strength. Inpainting: the half of a picture that is grey in the second tile is
+generated for several prompts; the pixels of the other half are kept. Inversion: a picture, its
+reconstruction by the autoencoder, and pictures generated from its inverted noise, with increasing
+numbers of steps. Interpolation: from the noise of one picture to that of another along the great
+circle; the prompt changes in the middle.
 """
 
 import argparse
@@ -26,7 +26,7 @@ WEIGHTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 def pictures(names, style="noto"):
-    """Pictures of the data set by their label, uint8 `[N, 64, 64, 3]`."""
+    """Returns pictures of the data set by their labels, uint8 `[N, 64, 64, 3]`."""
     found = {}
     for batch in emoji.load("train", batch_size=256, styles=(style,), captions="label"):
         for image, label in zip(batch["images"].numpy(), batch["prompts"].numpy()):
@@ -38,7 +38,7 @@ def pictures(names, style="noto"):
 
 
 def rows(model, num_steps, seed):
-    """The labelled rows of the sheet."""
+    """Returns the labelled rows of the sheet."""
     heart, dog, apple = pictures(["red heart", "dog face", "red apple"])
 
     def one(prompt, **options):

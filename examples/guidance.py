@@ -37,7 +37,7 @@ SHIPPED = pathlib.Path(__file__).parents[1] / "saved_models" / "diffusion_fashio
 
 
 def small_classifier(classes):
-    """A small convolutional classifier of pictures in [-1, 1], with a layer named "features"."""
+    """Returns a small convolutional classifier of pictures in [-1, 1], with a layer "features"."""
     x = keras.Input((28, 28, 1))
     h = layers.Conv2D(32, 3, 2, "same", activation="relu")(x)
     h = layers.Conv2D(64, 3, 2, "same", activation="relu")(h)
@@ -47,7 +47,7 @@ def small_classifier(classes):
 
 
 def guide(classes):
-    """A classifier of noisy pictures, conditional on their log-SNR."""
+    """Returns a classifier of noisy pictures, conditional on their log-SNR."""
     x, log_snr = keras.Input((28, 28, 1)), keras.Input(())
     level = layers.Dense(64, activation="silu")(layers.Reshape((1,))(log_snr / 10))
     h = layers.Conv2D(32, 3, 2, "same")(x) + layers.Reshape((1, 1, 32))(layers.Dense(32)(level))
@@ -90,24 +90,24 @@ def train_guide(model, args):
 
 
 def with_features(network):
-    """A classifier that returns its features and its logits."""
+    """Returns a model with the features and the logits of a classifier as outputs."""
     return keras.Model(network.inputs, [network.get_layer("features").output, network.output])
 
 
 def by_classifier(process, network, labels):
-    """The guidance of a classifier of noisy pictures toward one label per example."""
+    """Returns the guidance by a classifier of noisy pictures, toward one label per example."""
 
     def log_prob(z, t, labels):
         log_snr = tf.broadcast_to(process.log_snr(t), tf.shape(z)[:1])
         log_p = tf.nn.log_softmax(network([z, log_snr], training=False))
         return tf.gather(log_p, labels, batch_dims=1)
 
-    # On top of the conditional model, so that 0 is that model.
+    # Applied to the conditional model, so that the scale 0 is that model.
     return classifier_guidance(process, log_prob, labels)
 
 
 def measure(model, classifier, labels, real_features, scale, args, **options):
-    """Draws a picture for each label at one scale of the guidance.
+    """Generates a picture for each label at one scale of the guidance.
 
     Returns:
         The pictures; the share of them that show their class; precision and recall with respect to
@@ -134,9 +134,13 @@ def main(argv=None):
     parser.add_argument("--preset", type=pathlib.Path, default=SHIPPED)
     parser.add_argument("--data", choices=grey.NAMES, default="fashion_mnist")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/guidance"))
-    parser.add_argument("--epochs", type=int, default=8, help="of the classifiers")
-    parser.add_argument("--steps-per-epoch", type=int, help="fewer than the whole data set")
-    parser.add_argument("--num-samples", type=int, default=1000, help="pictures at each scale")
+    parser.add_argument("--epochs", type=int, default=8, help="number of epochs of the classifiers")
+    parser.add_argument(
+        "--steps-per-epoch", type=int, help="number of steps per epoch; default: the whole data set"
+    )
+    parser.add_argument(
+        "--num-samples", type=int, default=1000, help="number of pictures at each scale"
+    )
     parser.add_argument("--num-steps", type=int, default=20)
     parser.add_argument("--solver", choices=SOLVERS, default="dpm")
     parser.add_argument("--scales", type=float, nargs="+", default=[0.0, 1.0, 1.5, 2.0, 3.0])
@@ -180,7 +184,7 @@ def main(argv=None):
 
 
 def draw(curves, scales, accuracy, path):
-    """Draws strength against accuracy, precision and recall."""
+    """Plots accuracy, precision and recall against the guidance scale."""
     import matplotlib
 
     matplotlib.use("Agg")

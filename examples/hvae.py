@@ -8,11 +8,11 @@
 | dense | 40 and 40 latents | 300-300, gated linear units |
 | conv | 6 on 7 x 7 with 8 channels, 6 on 14 x 14 with 4 | residual, state of 64 and 32 channels |
 
-As `vae.py`, whose options it shares: pictures are binarised anew each epoch or keep their grey
+As `vae.py`, whose options it shares: pictures are binarised again in each epoch or keep their grey
 levels, training is resumable, and `--output` gets the preset and the pictures: training curves with
 the KL of each level, reconstructions from the top k levels, samples, and samples at temperatures
-from 0.4 to 1. `--evaluate DIR` measures a preset on the test pictures, if binarised then once.
-saved_models/README.md holds the figures that these commands gave.
+from 0.4 to 1. `--evaluate DIR` evaluates a preset on the test pictures (if binarised, once).
+saved_models/README.md has the figures of these commands.
 """
 
 import functools
@@ -35,7 +35,7 @@ TEMPERATURES = (0.4, 0.6, 0.8, 1.0)
 
 
 def build(kind="dense", *, likelihood="bernoulli", prior=None, warm_up=10_000, **options):
-    """A hierarchical VAE over small grey pictures; `prior` makes p(z_0) for a shape of z_0."""
+    """Returns a hierarchical VAE of small grey pictures; `prior` maps a shape of z_0 to p(z_0)."""
     channels = likelihoods.get(likelihood).parameter_channels(1)
     if kind == "dense":
         encoder, levels, decoder = dense_hierarchy(SHAPE, (40, 40), channels)

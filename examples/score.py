@@ -1,13 +1,13 @@
-"""Train score models of points in the plane and draw what they know and how they sample.
+"""Train score models of points in the plane, and plot their scores and samples.
 
     python examples/score.py --output runs/score                          # about 2 minutes
     python examples/score.py --objective sliced_vr --output runs/sliced
 
-A score is an arrow: where to go for more density. `--output` gets two pictures. `field.png` shows
-the arrows at three noise levels over noisy data. `samples.png` shows, from one trained model,
-Langevin dynamics, the predictor-corrector sampler and the ordinary differential equation side by
-side, with the number of evaluations and the distance of each cloud to the data (the energy
-distance, in units of the plane; two sets of data points of this size are about 0.002 apart).
+A score is a vector in the direction in which the density increases. `--output` gets two pictures.
+`field.png` shows the scores at three noise levels over noisy data. `samples.png` shows samples of
+one model by Langevin dynamics, the predictor-corrector sampler and the ordinary differential
+equation, with the number of evaluations and the energy distance of the samples to the data (in
+units of the plane; that of two sets of data points of this size is about 0.002).
 
 `--scaling` chooses the stochastic differential equation (VP, VE or sub-VP), `--levels 10` discrete
 noise levels instead of continuous time (NCSN).
@@ -69,7 +69,7 @@ def train(args):
 
 
 def energy_distance(a, b):
-    """The energy distance of two clouds of points, `[N, D]` each."""
+    """Returns the energy distance of two sets of points, `[N, D]` each."""
 
     def mean_distance(p, q):
         return np.sqrt(((p[:, None] - q[None]) ** 2).sum(-1)).mean()
@@ -78,7 +78,7 @@ def energy_distance(a, b):
 
 
 def draw_field(model, output):
-    """Draws the score as arrows over noisy data, at three noise levels."""
+    """Plots the score as arrows over noisy data, at three noise levels."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 3, figsize=(10, 3.6))
@@ -102,7 +102,7 @@ def draw_field(model, output):
 
 
 def draw_samples(model, output, num):
-    """Draws samples of several methods side by side, and prints how far they are from the data."""
+    """Plots samples of several methods side by side, and prints their distance to the data."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, len(SAMPLERS) + 1, figsize=(13, 3.8))
@@ -137,9 +137,13 @@ def main(argv=None):
     )
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps-per-epoch", type=int, help="fewer than the whole data set")
+    parser.add_argument(
+        "--steps-per-epoch", type=int, help="number of steps per epoch; default: the whole data set"
+    )
     parser.add_argument("--num-samples", type=int, default=3000)
-    parser.add_argument("--verbose", type=int, default=1, help="2 for a line an epoch")
+    parser.add_argument(
+        "--verbose", type=int, default=1, help="1 for a progress bar, 2 for one line per epoch"
+    )
     args = parser.parse_args(argv)
     import matplotlib
 

@@ -1,13 +1,13 @@
-"""Draw with published weights of Stable Diffusion: a folder, a single file, or a name on the hub.
+"""Generate with published weights of Stable Diffusion: a folder, a file, or a name on the hub.
 
     python examples/stable_diffusion.py "a red heart" --model FOLDER --output heart.png
     python examples/stable_diffusion.py "a red heart" --model owner/name --dtype bfloat16
     python examples/stable_diffusion.py "a red heart" --model model.safetensors --config FOLDER
 
-It says what was opened, with which solver it is drawn and which licence the folder states, and
-shows a progress bar of the steps. A name on the Hugging Face hub needs the network and
-`pip install -e ".[hub]"`, and only the files that are needed are fetched. kgen does not check what
-is drawn: a safety checker is no part of the model.
+It prints the pipeline, the solver and the licence that the folder states, and shows a progress bar
+of the steps. A name on the Hugging Face hub needs the network and `pip install -e ".[hub]"`, and
+only the files that are needed are downloaded. kgen does not check the content of pictures: a safety
+checker is not part of the model.
 """
 
 import argparse
@@ -23,15 +23,15 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("prompts", nargs="+")
-    parser.add_argument("--model", required=True, help="a folder, a file, or owner/name")
-    parser.add_argument("--config", help="of a single file: a folder of the same kind of model")
-    parser.add_argument("--variant", help="of the weights, such as fp16")
-    parser.add_argument("--dtype", help="such as bfloat16; float32 if not given")
+    parser.add_argument("--model", required=True, help="folder, file, or owner/name")
+    parser.add_argument("--config", help="for a single file: folder of a model of the same kind")
+    parser.add_argument("--variant", help="variant of the weights, such as fp16")
+    parser.add_argument("--dtype", help="dtype policy, such as bfloat16; default: float32")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("pictures.png"))
     parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--negative", help="what to move away from")
-    parser.add_argument("--num-steps", type=int, help="20 if not given")
-    parser.add_argument("--guidance-scale", type=float, help="that of the pipeline if not given")
+    parser.add_argument("--negative", help="negative prompt")
+    parser.add_argument("--num-steps", type=int, help="number of solver steps; default: 20")
+    parser.add_argument("--guidance-scale", type=float, help="default: that of the pipeline")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
 

@@ -3,12 +3,12 @@
     python examples/super_resolution.py --output runs/super_resolution           # 40 minutes
 
 The low-resolution picture is the condition (`kgen.conditioning.Picture`): it is enlarged and
-concatenated to the noisy picture. What 16 x 16 pixels leave open is drawn by the model, another way
-each time, so that a sample is sharp and the mean of several is close to the truth. Printed is the
-peak signal-to-noise ratio on held-out pictures, in dB, of bicubic interpolation, of one sample and
-of the mean of several; `--output` gets a sheet of the four and the truth.
+concatenated to the noisy picture. The model generates the details that 16 x 16 pixels do not
+determine, differently in each sample, so that a sample is sharp and the mean of several is close to
+the true picture. The output is the peak signal-to-noise ratio on held-out pictures, in dB, of
+bicubic interpolation, of one sample and of the mean of several; `--output` gets a sheet of them.
 
-Training is resumable: start the same command again. `--evaluate DIR` only measures a preset.
+Training is resumable: start the same command again. `--evaluate DIR` only evaluates a preset.
 
 References:
   Saharia et al. (2021), https://arxiv.org/abs/2104.07636.
@@ -33,12 +33,12 @@ LOW, HIGH = 16, 64
 
 
 def shrink(images):
-    """Pictures `[B, 64, 64, 3]` at 16 x 16, each pixel the mean of those it stands for."""
+    """Reduces pictures `[B, 64, 64, 3]` to 16 x 16 by the mean of each 4 x 4 pixels."""
     return tf.image.resize(images, (LOW, LOW), method="area")
 
 
 def build(channels, **options):
-    """A diffusion model of pictures that is given a smaller one."""
+    """Returns a diffusion model of pictures that is conditional on low-resolution ones."""
     network = UNet(
         (HIGH, HIGH, 3),
         channels=channels,
@@ -63,7 +63,7 @@ def build(channels, **options):
 
 
 def load(split, batch_size, seed=0):
-    """Batches of pictures with their small versions."""
+    """Returns batches of pictures with their low-resolution versions."""
     data = emoji.load(split, batch_size=batch_size, captions="label", seed=seed)
     return data.map(lambda batch: {"images": batch["images"], "source": shrink(batch["images"])})
 
@@ -88,13 +88,13 @@ def train(args):
 
 
 def psnr(images, truth):
-    """Peak signal-to-noise ratio of pictures beside the truth, in dB, the mean over pictures."""
+    """Returns the mean peak signal-to-noise ratio of pictures to the true ones, in dB."""
     error = np.mean((np.asarray(images, "float64") - truth) ** 2, axis=(1, 2, 3))
     return float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-9))))
 
 
 def evaluate(model, args):
-    """Measures a model on held-out pictures and draws the first of them."""
+    """Evaluates a model on held-out pictures, and writes a sheet of the first ones."""
     truth = emoji.load_arrays("test", styles=args.styles)["images"]
     rng = np.random.default_rng(args.seed)
     truth = truth[rng.permutation(len(truth))[: args.num_pictures]]
@@ -128,13 +128,28 @@ def main(argv=None):
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--channels", type=int, nargs="+", default=(64, 96, 128))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--num-steps", type=int, default=20, help="solver steps of the samples")
-    parser.add_argument("--num-samples", type=int, default=8, help="samples of each picture")
-    parser.add_argument("--num-pictures", type=int, default=100, help="held-out pictures")
-    parser.add_argument("--styles", nargs="+", choices=emoji.STYLES, help="of these; default: all")
-    parser.add_argument("--steps-per-epoch", type=int, help="fewer than the whole data set")
-    parser.add_argument("--verbose", type=int, default=1, help="2 for a line an epoch")
-    parser.add_argument("--evaluate", type=pathlib.Path, metavar="DIR", help="measure a preset")
+    parser.add_argument(
+        "--num-steps", type=int, default=20, help="number of solver steps of the samples"
+    )
+    parser.add_argument(
+        "--num-samples", type=int, default=8, help="number of samples of each picture"
+    )
+    parser.add_argument("--num-pictures", type=int, default=100, help="number of held-out pictures")
+    parser.add_argument(
+        "--styles", nargs="+", choices=emoji.STYLES, help="styles to train on; default: all"
+    )
+    parser.add_argument(
+        "--steps-per-epoch", type=int, help="number of steps per epoch; default: the whole data set"
+    )
+    parser.add_argument(
+        "--verbose", type=int, default=1, help="1 for a progress bar, 2 for one line per epoch"
+    )
+    parser.add_argument(
+        "--evaluate",
+        type=pathlib.Path,
+        metavar="DIR",
+        help="evaluate this preset instead of training",
+    )
     args = parser.parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
     model = train(args) if args.evaluate is None else kgen.from_preset(args.evaluate)

@@ -1,11 +1,11 @@
-"""How does a machine understand a text? Ask it which emoji captions are nearest to a sentence.
+"""Find the emoji captions that are most similar to a sentence, with a text encoder.
 
     python examples/text_encoder.py "a ripe fruit" --output similarity.png
 
-The sentence and every caption of the emoji data become one vector of length 1 each, and captions
-are ranked by the cosine with the sentence. No word needs to be shared: the encoder has learned
-which texts mean alike. Then the empty prompt, the text that says nothing: a text-to-image model
-sees it in training in place of some captions, and guidance steps away from what it predicts for it.
+The sentence and every caption of the emoji data are encoded as vectors of length 1, and captions
+are ranked by their cosine similarity to the sentence. They need not share a word, since the encoder
+has learned which texts have similar meanings. The script also prints the captions nearest to the
+empty prompt, the null condition of text-to-image models.
 With `--output` the script draws the cosines of the sentence, its nearest captions and the empty
 prompt.
 
@@ -34,26 +34,26 @@ from kgen.data import emoji
 
 
 def captions():
-    """Every distinct caption of the emoji data, sorted."""
+    """Returns all distinct captions of the emoji data, sorted."""
     rows = [emoji.load_arrays(split)["captions"] for split in ("train", "test")]
     return sorted(set(np.concatenate(rows).tolist()))
 
 
 def nearest(encoder, prompt, texts, count):
-    """The `count` texts of highest cosine with `prompt`: pairs of text and cosine, best first."""
+    """Returns the `count` texts most similar to `prompt`: pairs of text and cosine, best first."""
     cosines = encoder.embed(texts)["pooled"] @ encoder.embed([prompt])["pooled"][0]
     return [(texts[i], float(cosines[i])) for i in np.argsort(-cosines)[:count]]
 
 
 def pieces(encoder, prompt):
-    """The pieces that the tokenizer makes of `prompt`, its marks included."""
+    """Returns the tokens of `prompt`, special tokens included."""
     rows = encoder.tokenize([prompt])
     ids = rows["token_ids"].numpy()[rows["padding_mask"].numpy()]
     return [encoder.parts.tokenizer.id_to_token(int(i)) for i in ids]
 
 
 def draw(path, labels, cosines):
-    """Draws the matrix of cosines."""
+    """Plots the matrix of cosines."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 7), layout="constrained")
@@ -75,7 +75,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("prompt", nargs="?", default="a ripe fruit", help="any text")
     parser.add_argument("--preset", default="saved_models/minilm_l6_v2", help="text encoder")
-    parser.add_argument("--count", type=int, default=8, help="captions to print")
+    parser.add_argument("--count", type=int, default=8, help="number of captions to print")
     parser.add_argument("--output", help="PNG file for the matrix of cosines (needs matplotlib)")
     args = parser.parse_args(argv)
 

@@ -1,17 +1,17 @@
-"""A sentence becomes a picture.
+"""Generate pictures from texts with the shipped model, or train such a model.
 
     python examples/text_to_image.py "a red heart" --output heart.png
 
 uses the model in `saved_models/text_to_image` (8 x 8 x 12 latents of 64 x 64 emoji, a sentence
-encoder, a U-Net with cross-attention). Several sentences make one labelled sheet. To train one:
+encoder, a U-Net with cross-attention). Several prompts give one labelled sheet. To train a model:
 
     python examples/text_to_image.py --train --output runs/text_to_image     about 2 hours, 2 cores
     python examples/text_to_image.py --quick --output runs/quick             about 7 minutes
 
-`--train` goes on where it stopped when it is started again. `--quick` trains on the pictures of one
-style and one group, a few hundred, and draws its sheet from them. Both precompute latents and
-embeddings once, write a sheet of samples after every few epochs, and end with a preset in
-`--output`, which `--preset` reads.
+`--train` is resumable: start the same command again. `--quick` trains on a few hundred pictures of
+one style and one group, whose captions are the prompts of its sheets. Both precompute latents and
+embeddings once, write a sheet of samples after every few epochs, and write a preset to `--output`,
+which `--preset` reads.
 """
 
 import argparse
@@ -41,7 +41,7 @@ SEQUENCE_LENGTH = 24
 
 
 def build(autoencoder, *, channels=(96, 192), precision=None, ema_decay=0.9995):
-    """The latent diffusion model of this example, around a trained autoencoder."""
+    """Returns the latent diffusion model of this example, with a trained autoencoder."""
     text_encoder = kgen.TextEncoder.from_preset(
         str(SAVED / "minilm_l6_v2"), sequence_length=SEQUENCE_LENGTH
     )
@@ -82,17 +82,17 @@ def train(
     Args:
         output: folder of the preset, of `resume/`, `samples/` and `latents/`.
         autoencoder: preset of a trained `KLAutoencoder`; None for the shipped model's.
-        start: preset of a trained model to go on from, with its own autoencoder; None from scratch.
-        epochs: passes over the pictures in all, those before an interruption included.
-        batch_size: pictures per step.
-        passes: how many times the captions, which are composed on the fly, are drawn beforehand.
+        start: preset of a trained model to start from, with its autoencoder; None from scratch.
+        epochs: total number of epochs, including those before an interruption.
+        batch_size: number of pictures per step.
+        passes: number of epochs of composed captions that are precomputed.
         learning_rate: peak of the schedule (linear warm-up, then cosine to 0).
-        sheet_every: epochs between two sheets of samples.
-        steps_per_epoch: fewer than a whole epoch, for tests.
-        data: None for the whole training split, or a function of `batch_size` that makes the data.
+        sheet_every: number of epochs between two sheets of samples.
+        steps_per_epoch: number of steps per epoch; None for the whole data set.
+        data: None for the whole training split, or a function from `batch_size` to the data.
         prompts: prompts of the sheets.
-        num_steps: solver steps of the sheets.
-        **options: of `build`, or with `start` the settings that change.
+        num_steps: number of solver steps of the sheets.
+        **options: options of `build`; with `start`, the settings to change.
     """
     output = pathlib.Path(output)
     if start is not None:
@@ -131,7 +131,7 @@ def _everything(batch_size):
 
 
 def _few(batch_size):
-    """The pictures of one style: what `--quick` learns by heart in minutes."""
+    """Returns the pictures of one style and group, the data of `--quick`."""
     data = emoji.load("train", batch_size=batch_size, styles=("twemoji",), captions="label")
     return (
         data.unbatch()
@@ -149,25 +149,33 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("prompts", nargs="*", help="one sentence, or several for a sheet")
+    parser.add_argument("prompts", nargs="*", help="one prompt, or several for a sheet")
     parser.add_argument(
-        "--output", type=pathlib.Path, help="a PNG file, or a folder with --train and --quick"
+        "--output", type=pathlib.Path, help="PNG file; with --train and --quick, folder"
     )
     parser.add_argument("--preset", type=pathlib.Path, default=SAVED / "text_to_image")
     parser.add_argument("--num-steps", type=int, default=20, help="solver steps (default 20)")
-    parser.add_argument("--guidance-scale", type=float, default=3.0, help="1 is off (default 3)")
-    parser.add_argument("--negative-prompt", help="what to move away from")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same picture (default 0)")
+    parser.add_argument(
+        "--guidance-scale", type=float, default=3.0, help="guidance scale; 1 is off (default 3)"
+    )
+    parser.add_argument("--negative-prompt", help="negative prompt")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default 0)")
     parser.add_argument("--train", action="store_true", help="train from scratch, resumable")
-    parser.add_argument("--quick", action="store_true", help="train a small one in minutes")
+    parser.add_argument("--quick", action="store_true", help="train a small model in minutes")
     parser.add_argument(
-        "--autoencoder", type=pathlib.Path, help="preset for training (default: the shipped one)"
+        "--autoencoder",
+        type=pathlib.Path,
+        help="preset of the autoencoder (default: that of the shipped model)",
+    )
+    parser.add_argument("--start", type=pathlib.Path, help="preset to start from")
+    parser.add_argument(
+        "--epochs", type=int, help="number of epochs (default: --train 100, --quick 120)"
     )
     parser.add_argument(
-        "--start", type=pathlib.Path, help="train this preset further, not from scratch"
+        "--steps-per-epoch",
+        type=int,
+        help="number of steps per epoch (default: the whole data set)",
     )
-    parser.add_argument("--epochs", type=int, help="with --train (100) or --quick (120)")
-    parser.add_argument("--steps-per-epoch", type=int, help="fewer than a whole epoch, for a try")
     args = parser.parse_args(argv)
     if args.train or args.quick:
         if args.prompts:

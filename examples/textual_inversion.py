@@ -1,15 +1,16 @@
-"""Textual inversion: a new word for a style, learned by the text encoder alone.
+"""Textual inversion: learn the embeddings of a new word for a style, with all weights frozen.
 
     python examples/textual_inversion.py --output runs/word
 
 adds the word "<streamline>" to the vocabulary of the shipped model and trains its vectors (4 x 384
-numbers), nothing else, on 30 pictures of that style (`examples/pictures/streamline`). What the
-word says is all that the model can draw already: expect the manner that comes nearest, not a new
-one; `lora.py` teaches that. The word is a file of a few kilobytes, `word.safetensors`, which
-`model.load_word` reads, also of Stable Diffusion (`kgen.from_diffusers`).
+numbers) on 30 pictures of that style (`examples/pictures/streamline`). A word can only select from
+what the model can generate already: expect the most similar of its styles, not a new one; for that,
+train a LoRA (`lora.py`). The word is written to a file of a few kilobytes, `word.safetensors`,
+which `model.load_word` reads, also for Stable Diffusion (`kgen.from_diffusers`).
 
 `before.png` and `after.png` show 12 held-out captions from the same noise below the real pictures;
-the last line says the loss on all 30 held-out pictures, with the same noise, before and after.
+the last line of the output is the loss on all 30 held-out pictures before and after, with the same
+noise.
 """
 
 import argparse
@@ -30,14 +31,16 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/word"))
-    parser.add_argument("--start", type=pathlib.Path, default=SHIPPED, help="preset")
+    parser.add_argument("--start", type=pathlib.Path, default=SHIPPED, help="preset to start from")
     parser.add_argument("--folder", type=pathlib.Path, default=HERE / "pictures" / "streamline")
     parser.add_argument("--vectors", type=int, default=4)
-    parser.add_argument("--like", default="outline", help="the word that the new one begins at")
+    parser.add_argument(
+        "--like", default="outline", help="word whose embedding is the initial value"
+    )
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch-size", type=int, default=15)
-    parser.add_argument("--learning-rate", type=float, default=5e-3, help="its peak")
-    parser.add_argument("--num-steps", type=int, default=20, help="solver steps")
+    parser.add_argument("--learning-rate", type=float, default=5e-3, help="peak learning rate")
+    parser.add_argument("--num-steps", type=int, default=20, help="number of solver steps")
     args = parser.parse_args(argv)
     model = kgen.from_preset(args.start).with_settings(ema_decay=0.95)
     number = model.learn_word(WORD, like=args.like, vectors=args.vectors)

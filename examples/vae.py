@@ -11,18 +11,18 @@
 | iwae-5, iwae-50 | the same | the bound of 5 or 50 samples, doubly reparameterised gradient |
 | gated | 300-300-40, gated linear units | ELBO, KL warm-up |
 
-`--start DIR` begins with the networks of a preset: the bound of an IWAE has no KL that could be
-warmed up, and a VAE that had its warm-up uses more of its code. `--prior mixture` and
-`--prior vamp` learn p(z), in a model begun with a preset from the posteriors of pictures.
+`--start DIR` starts from the networks of a preset. This is useful for an IWAE, whose bound has no
+KL term to warm up: a VAE that was trained with a warm-up uses more units of its code. `--prior
+mixture` and `--prior vamp` learn p(z), with `--start` initialised at the posteriors of pictures.
 
-Pictures are binarised anew each epoch (`--data mnist`, `fashion_mnist`, or `emoji`, which needs no
-download), or keep their 256 grey levels under `--likelihood logistic_mixture`, then without a
+Pictures are binarised again in each epoch (`--data mnist`, `fashion_mnist`, or `emoji`, which needs
+no download), or keep their 256 grey levels with `--likelihood logistic_mixture`, then without a
 warm-up. Training is resumable: start the same command again. `--output` gets the preset, the
 training curves, reconstructions, samples, and for a 2-D code the manifold, else traversals.
 
-`--evaluate DIR` measures a preset on the test pictures, if binarised then once: every term of the
-bound in nats, and the log likelihood by `--num-samples` importance samples for each picture.
-saved_models/README.md holds the figures that these commands gave.
+`--evaluate DIR` evaluates a preset on the test pictures (if binarised, then once): the terms of the
+bound in nats, and the log likelihood by `--num-samples` importance samples per picture.
+saved_models/README.md has the figures of these commands.
 """
 
 import argparse
@@ -55,7 +55,7 @@ MODELS = {  # the networks, and what they learn
 
 
 def build(hidden, latent, activation="tanh", gated=False, likelihood="bernoulli", **settings):
-    """A VAE of dense networks over small grey pictures."""
+    """Returns a VAE of dense networks for small grey pictures."""
     network = {"activation": activation, "gated": gated}
     channels = likelihoods.get(likelihood).parameter_channels(1)
     return kgen.VAE(
@@ -101,7 +101,7 @@ def train(args):
 
 
 def learning_rate(peak, steps):
-    """Up to `peak` over the first steps, at most 500, then down to zero along a cosine."""
+    """Returns a schedule: a linear warm-up of at most 500 steps, then a cosine decay to zero."""
     warm_up = max(1, min(500, steps // 10))
     return keras.optimizers.schedules.CosineDecay(
         0.0, max(1, steps - warm_up), warmup_target=peak, warmup_steps=warm_up
@@ -109,21 +109,21 @@ def learning_rate(peak, steps):
 
 
 def warm_up_of(likelihood):
-    """The warm-up of the KL as the model has it, or none for pictures with grey levels.
+    """Returns arguments of `VAE` that disable the KL warm-up for pictures with grey levels.
 
-    Their thousands of nats of reconstruction keep the code in use from the first step, and would
-    drive it out of all bounds while the KL is free.
+    Their reconstruction term is thousands of nats, so that the code is used from the first step;
+    without the KL, its posterior means would diverge.
     """
     return {} if likelihood == "bernoulli" else {"warm_up": 0}
 
 
 def values_of(model):
-    """The pictures that a model learns from, as `grey.load` calls them."""
+    """Returns the argument `values` of `grey.load` for a model."""
     return "binary" if isinstance(model.likelihood, likelihoods.Bernoulli) else "signed"
 
 
 def learned_prior(args, latent_shape):
-    """The prior that the command line asks for, or None for N(0, I)."""
+    """Returns the prior that the command line selects, or None for N(0, I)."""
     if args.prior == "mixture":
         return GaussianMixture(args.components, latent_shape, seed=args.seed)
     if args.prior == "vamp":
@@ -133,7 +133,7 @@ def learned_prior(args, latent_shape):
 
 
 def trained_on(args, **settings):
-    """The model of the preset `args.start`, whose KL is warm, with other settings."""
+    """Returns the model of the preset `args.start` with other settings, without a warm-up."""
     settings |= {"warm_up": 0}
     trained = kgen.from_preset(args.start)
     if args.prior is None:
@@ -150,7 +150,7 @@ def trained_on(args, **settings):
 
 
 def draw(model, data, output):
-    """Draws what a VAE has learned."""
+    """Draws reconstructions, samples, and the manifold or traversals of the code."""
     test = functools.partial(grey.load, data, "test", values=values_of(model))
     x = next(iter(test(batch_size=20)))
     pairs = tf.reshape(tf.stack([x, model.reconstruct(x)], axis=1), [-1, *SHAPE])
@@ -176,7 +176,7 @@ def draw(model, data, output):
 
 
 def pixels(model, x):
-    """Data of a model as uint8 pictures."""
+    """Converts data of a model to uint8 pictures."""
     return likelihoods.to_uint8(model.likelihood, x).numpy()
 
 
@@ -197,7 +197,7 @@ def evaluate(model, args):
 
 
 def arguments(description, models, default, rate, epochs, output):
-    """The command line that the examples of the VAEs share; the last two say their defaults."""
+    """Returns the parser that the examples of VAEs share; the last two arguments are help texts."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -206,21 +206,43 @@ def arguments(description, models, default, rate, epochs, output):
     parser.add_argument(
         "--likelihood", choices=("bernoulli", "logistic_mixture"), default="bernoulli"
     )
-    parser.add_argument("--output", type=pathlib.Path, help=f"default: {output}")
-    parser.add_argument("--epochs", type=int, help=f"default: {epochs}")
-    parser.add_argument("--start", type=pathlib.Path, metavar="DIR", help="begin with a preset")
+    parser.add_argument("--output", type=pathlib.Path, help=f"output folder; default: {output}")
+    parser.add_argument("--epochs", type=int, help=f"number of epochs; default: {epochs}")
+    parser.add_argument("--start", type=pathlib.Path, metavar="DIR", help="preset to start from")
     parser.add_argument(
-        "--prior", choices=("normal", "mixture", "vamp"), help="default: normal, or of the preset"
+        "--prior",
+        choices=("normal", "mixture", "vamp"),
+        help="default: normal, or that of the preset",
     )
-    parser.add_argument("--components", type=int, default=500, help="of a learned prior")
+    parser.add_argument(
+        "--components", type=int, default=500, help="number of components of a learned prior"
+    )
     parser.add_argument("--learning-rate", type=float, default=rate)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save-every", type=int, default=10, help="epochs between two saves")
-    parser.add_argument("--steps-per-epoch", type=int, help="fewer than the whole data set")
-    parser.add_argument("--verbose", type=int, default=1, help="2 for a line an epoch")
-    parser.add_argument("--evaluate", type=pathlib.Path, metavar="DIR", help="measure a preset")
-    parser.add_argument("--num-samples", type=int, default=5000, help="for --evaluate")
-    parser.add_argument("--num-test", type=int, help="pictures for --evaluate, default: all")
+    parser.add_argument(
+        "--save-every", type=int, default=10, help="number of epochs between two saves"
+    )
+    parser.add_argument(
+        "--steps-per-epoch", type=int, help="number of steps per epoch; default: the whole data set"
+    )
+    parser.add_argument(
+        "--verbose", type=int, default=1, help="1 for a progress bar, 2 for one line per epoch"
+    )
+    parser.add_argument(
+        "--evaluate",
+        type=pathlib.Path,
+        metavar="DIR",
+        help="evaluate this preset instead of training",
+    )
+    parser.add_argument(
+        "--num-samples",
+        type=int,
+        default=5000,
+        help="number of importance samples per picture for --evaluate",
+    )
+    parser.add_argument(
+        "--num-test", type=int, help="number of pictures for --evaluate; default: all"
+    )
     return parser
 
 

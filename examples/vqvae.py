@@ -1,9 +1,9 @@
-"""Train a VQ-VAE on small grey pictures, and a language model of its codes that draws new ones.
+"""Train a VQ-VAE on small grey pictures, and an autoregressive prior of its codes.
 
     python examples/vqvae.py --output runs/vqvae              # 10 minutes
 
-A picture of 28 x 28 becomes 7 x 7 whole numbers below 64. Read row by row they are a sentence of 49
-words, so a recurrent network that predicts the next word is a prior:
+A picture of 28 x 28 pixels is encoded as 7 x 7 codes, integers below 64. The prior is a recurrent
+network that predicts the next of the 49 codes, row by row:
 
     p(k_1 ... k_49) = prod_i p(k_i | k_1 ... k_i-1)
 
@@ -29,7 +29,7 @@ SHAPE, WIDTH = (28, 28, 1), 16
 
 
 def build(num_codes=64, **options):
-    """A convolutional VQ-VAE, 28 x 28 to 7 x 7."""
+    """Returns a convolutional VQ-VAE, 28 x 28 to 7 x 7."""
     x = keras.Input(SHAPE)
     h = layers.Conv2D(32, 4, 2, "same", activation="relu")(x)
     h = layers.Conv2D(64, 4, 2, "same", activation="relu")(h)
@@ -44,9 +44,9 @@ def build(num_codes=64, **options):
 
 
 def build_prior(num_codes, length):
-    """A recurrent language model: logits `[B, length, num_codes]` of the next code.
+    """Returns a recurrent network with logits `[B, length, num_codes]` of the next code.
 
-    The code `num_codes` stands for the start.
+    The code `num_codes` is the start token.
     """
     codes = keras.Input((length,), dtype="int32")
     h = layers.Embedding(num_codes + 1, 64)(codes)
@@ -55,7 +55,7 @@ def build_prior(num_codes, length):
 
 
 def sample(prior, num_samples, num_codes, seed=0):
-    """Draws sentences of codes, int32 `[num_samples, length]`, word by word."""
+    """Samples sequences of codes, int32 `[num_samples, length]`, one code after the other."""
     length, seed = prior.input_shape[1], as_seed(seed)
 
     @tf.function
@@ -125,7 +125,9 @@ def main(argv=None):
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--prior-epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps-per-epoch", type=int, help="fewer than the whole data set")
+    parser.add_argument(
+        "--steps-per-epoch", type=int, help="number of steps per epoch; default: the whole data set"
+    )
     args = parser.parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
     model, prior = train(args)

@@ -149,7 +149,7 @@ def check_data(name: str, x: Any, shape: Shape, likelihood: Any = None) -> None:
         raise ValueError(f"`{name}` must have shape [N, {_list(shape)}]. Received: {x.shape}.")
     x = np.asarray(x)
     if not len(x):
-        raise ValueError(f"`{name}` must hold at least one example. Received: none.")
+        raise ValueError(f"`{name}` must hold at least one example. Received: an empty array.")
     low, high = x.min(), x.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError(f"`{name}` must be finite. Received: NaN or infinite values.")
@@ -178,9 +178,9 @@ def warn_of_range(x: np.ndarray, shape: Shape, likelihood: Any = None) -> None:
         low, high = float(x.min()), float(x.max())
         if likelihood.low < 0 <= low < high and len(shape) == 3:
             warnings.warn(
-                f"The pictures have no value below 0 and the model takes them in "
-                f"[{likelihood.low:g}, {likelihood.high:g}], with black at {likelihood.low:g}: "
-                "those in [0, 1] are put there by `2 * x - 1`. "
+                "The pictures have no value below 0 although the model expects pictures in "
+                f"[{likelihood.low:g}, {likelihood.high:g}], where {likelihood.low:g} is black: "
+                "convert pictures in [0, 1] by `2 * x - 1`. "
                 f"Received: values in [{low:g}, {high:g}].",
                 stacklevel=2,
             )
@@ -189,8 +189,8 @@ def warn_of_range(x: np.ndarray, shape: Shape, likelihood: Any = None) -> None:
     if size.max() > 100:
         warnings.warn(
             f"The data have values of the order of {size.max():.3g} (root mean square of channel "
-            f"{int(size.argmax())}), for which networks and learning rates are not made: subtract "
-            "the mean of each channel and divide by its standard deviation.",
+            f"{int(size.argmax())}), which is too large for training: subtract the mean of each "
+            "channel and divide by its standard deviation.",
             stacklevel=2,
         )
 

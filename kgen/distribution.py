@@ -35,18 +35,18 @@ def strategy() -> tf.distribute.Strategy:
     """Returns the distribution strategy for the available devices.
 
     That is `MultiWorkerMirroredStrategy` if the environment variable `TF_CONFIG` names more than
-    one worker: call this before any other use of TensorFlow then; it waits two minutes for the
-    other workers. It is `MirroredStrategy` with more than one GPU or, without GPUs, more than one
-    logical CPU; else the default strategy.
+    one worker. In that case, call this function before any other use of TensorFlow; it waits two
+    minutes for the other workers. It is `MirroredStrategy` with more than one GPU or, without GPUs,
+    more than one logical CPU; else the default strategy.
 
     Returns:
-        A `tf.distribute.Strategy`; the same one at every call. (Two instances of
-        `MirroredStrategy` over the same devices disturb each other in TensorFlow: both number
-        their collective operations from the same start.)
+        A `tf.distribute.Strategy`; the same one at every call, since two instances of
+        `MirroredStrategy` over the same devices give their collective operations the same keys.
 
     Raises:
         ValueError: if `TF_CONFIG` does not have the form that TensorFlow reads.
-        RuntimeError: or an error of TensorFlow, if a worker does not start; a note names it.
+        RuntimeError: or another error of TensorFlow, if a worker does not start; a note in the
+            error names the worker.
 
     Example:
         >>> strategy().num_replicas_in_sync >= 1
@@ -251,7 +251,7 @@ def _config() -> dict[str, Any]:
 
 
 def _problem_of(config: Any) -> str | None:
-    """What a TF_CONFIG must have and has not, or None."""
+    """Returns what a TF_CONFIG must have but lacks, for a message, or None."""
     if not isinstance(config, dict):
         return 'the form {"cluster": {"worker": ["host:port", ...]}, "task": {...}}'
     cluster, task = config.get("cluster", {}), config.get("task", {})
@@ -272,14 +272,14 @@ def _problem_of(config: Any) -> str | None:
 
 
 def _addresses() -> dict[tuple[str, int], str]:
-    """The addresses of all workers by (type, index)."""
+    """Returns the addresses of all workers by (type, index)."""
     cluster = _config().get("cluster", {})
     kinds = ("chief", "worker")
     return {(kind, i): at for kind in kinds for i, at in enumerate(cluster.get(kind, []))}
 
 
 def _task() -> tuple[str | None, int | None]:
-    """The type and index of this process."""
+    """Returns the type and index of this process."""
     task = _config().get("task", {})
     return task.get("type"), task.get("index")
 

@@ -102,8 +102,8 @@ def export_saved_model(
     if parts:
         if warm_up or (max_steps, max_batch) != (1000, 64):
             raise ValueError(
-                "`parts` must be False with `warm_up`, `max_steps` or `max_batch`, which are of a "
-                f"SavedModel. Received: parts={parts!r}."
+                "`parts` must be False with `warm_up`, `max_steps` or `max_batch`, which are "
+                f"options of a SavedModel. Received: parts={parts!r}."
             )
         runtimes = {} if parts is True else {"runtimes": parts}
         export_parts(model, directory, dtype=dtype, **runtimes, **options)

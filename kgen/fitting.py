@@ -1,10 +1,10 @@
-"""Any picture fitted to a model, and put back.
+"""Resizing a picture of any size for a model, and the edited picture back to the original size.
 
-A picture is turned as its camera says, and its colours are parted from its alpha channel. To fit,
-its edges are repeated until it has the proportions of the model's pictures, and it is resized
-(Lanczos). To put back, the edit is resized, the added edges are cut off, and what a mask keeps is
-taken from the picture as it was. It has its alpha channel and its mode again, where the format of
-the file can hold that mode.
+A picture is rotated by its EXIF orientation, and its alpha channel is separated. `fitted` pads it
+to the aspect ratio of the model's pictures by repeating its edges, and resizes it (Lanczos).
+`put_back` resizes the edited picture, crops the padding, restores the pixels that a mask keeps, and
+adds the alpha channel. `in_mode` converts the result to the original mode, if the file format
+supports it.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-MODES = {  # what the formats can hold
+MODES = {  # modes of Pillow that a format supports
     "PNG": ("1", "L", "LA", "P", "RGB", "RGBA"),
     "JPEG": ("L", "CMYK", "RGB"),
     "WEBP": ("RGB", "RGBA"),
@@ -23,7 +23,7 @@ MODES = {  # what the formats can hold
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A picture as it was, and what an edit needs of it.
+    """An original picture: its pixels, its alpha channel and its mode.
 
     Attributes:
         pixels: uint8 `[H, W, 3]`.
@@ -42,7 +42,7 @@ class Picture:
 
 
 def upright(file: "Image.Image") -> Picture:
-    """Returns a Pillow image of any mode as a `Picture`, turned as its camera says."""
+    """Returns a Pillow image of any mode as a `Picture`, rotated by its EXIF orientation."""
     import numpy as np
     from PIL import Image, ImageOps
 
@@ -61,7 +61,7 @@ def upright(file: "Image.Image") -> Picture:
 
 
 def brightness(picture: Picture, size: tuple[int, int]) -> "np.ndarray":
-    """Returns a mask of a size, float32 `[H, W]` in [0, 1]: how bright a `Picture` is."""
+    """Returns the brightness of a `Picture`, resized to a size, float32 `[H, W]` in [0, 1]."""
     import numpy as np
     from PIL import Image
 
@@ -72,7 +72,7 @@ def brightness(picture: Picture, size: tuple[int, int]) -> "np.ndarray":
 
 
 def fitted(pixels: "np.ndarray", shape: tuple[int, ...]) -> "np.ndarray":
-    """Returns pixels `[H, W, C]` in the shape `(h, w, c)`, the edges repeated where they lack."""
+    """Pads pixels `[H, W, C]` by repeating the edges, and resizes them to the shape `(h, w, c)`."""
     import numpy as np
     from PIL import Image
 
@@ -87,7 +87,7 @@ def fitted(pixels: "np.ndarray", shape: tuple[int, ...]) -> "np.ndarray":
 
 
 def mask_for(mask: "np.ndarray", shape: tuple[int, ...]) -> "np.ndarray":
-    """Returns a mask `[H, W]` as `[h, w, 1]` of a model: 1 where any of it is to be painted."""
+    """Resizes a mask `[H, W]` to `[h, w, 1]`; a value is 1 if any part of its pixel is masked."""
     import numpy as np
 
     large = np.repeat((mask > 0)[..., None], 3, axis=-1).astype("uint8") * 255
@@ -97,12 +97,15 @@ def mask_for(mask: "np.ndarray", shape: tuple[int, ...]) -> "np.ndarray":
 def put_back(
     edited: "np.ndarray", picture: Picture, mask: "np.ndarray | None" = None
 ) -> "np.ndarray":
-    """Returns an edited picture `[h, w, c]` at the size of the one that it was, `[H, W, 3 or 4]`.
+    """Resizes an edited picture to the size of the original.
 
     Args:
-        edited: uint8.
-        picture: the `Picture`.
-        mask: None, or float32 `[H, W]`: where it is 0, the picture is kept to the pixel.
+        edited: the edited picture, uint8 `[h, w, c]`.
+        picture: the original `Picture`, of size `(H, W)`.
+        mask: None, or float32 `[H, W]` in [0, 1]; where it is 0, the original pixels are kept.
+
+    Returns:
+        uint8 `[H, W, 3]`, or `[H, W, 4]` if the original has an alpha channel.
     """
     import numpy as np
     from PIL import Image
@@ -122,7 +125,13 @@ def put_back(
 
 
 def in_mode(pixels: "np.ndarray", mode: str, kind: str) -> "Image.Image":
-    """Returns pixels `[H, W, 3 or 4]` as a Pillow image of a mode, where `kind` can hold it."""
+    """Converts pixels to a Pillow image of a mode, or of a similar one that a format supports.
+
+    Args:
+        pixels: uint8 `[H, W, 3 or 4]`.
+        mode: a mode of Pillow.
+        kind: the format, a key of `MODES`.
+    """
     from PIL import Image
 
     image = Image.fromarray(pixels)
@@ -138,7 +147,7 @@ def in_mode(pixels: "np.ndarray", mode: str, kind: str) -> "Image.Image":
 
 
 def _frame(height: int, width: int, shape: tuple[int, ...]) -> tuple:
-    """Where a picture lies in the frame of the shape's proportions: top, left and the frame."""
+    """Returns top, left and size of the padded picture that has the aspect ratio of a shape."""
     ratio = shape[0] / shape[1]
     frame = max(height, round(width * ratio)), max(width, round(height / ratio))
     return (frame[0] - height) // 2, (frame[1] - width) // 2, frame

@@ -84,8 +84,8 @@ def check_savable(root: keras.Layer) -> None:
     names = [v.name for v in layers_of(root) if getattr(v, "quantization_mode", None)]
     if names:
         raise ValueError(
-            "Quantised layers cannot be saved, as such files are not read: save the model before "
-            f"`quantize`, or `export` it. Received: {', '.join(names[:5])}."
+            "A model with quantised layers cannot be saved, since it could not be loaded: save it "
+            f"before `quantize`, or `export` it. Received: {', '.join(names[:5])}."
         )
 
 

@@ -65,7 +65,7 @@ def words(seeds: tf.Tensor, num: int | tf.Tensor) -> tf.Tensor:
     autograph=False,
 )
 def _words(seeds: tf.Tensor, num: int | tf.Tensor) -> tf.Tensor:
-    """A function of its own, so that its many operations are traced once."""
+    """Implements `words`; a separate `tf.function`, so that its operations are traced once."""
     seed_0, seed_1 = (tf.cast(tf.cast(v, tf.int64), tf.uint64) for v in tf.unstack(seeds, axis=1))
     scrambled = philox(
         (_low(seed_0), _high(seed_0), _low(seed_1), _high(seed_1)),

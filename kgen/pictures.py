@@ -185,7 +185,7 @@ def save_animation(
         check_interval(name, value, "(0, 60]")
     frames = list(frames)
     if not frames:
-        raise ValueError("`frames` must have at least one picture. Received: none.")
+        raise ValueError("`frames` must have at least one picture. Received: an empty sequence.")
     times = [round(1000 * seconds)] * (len(frames) - 1) + [round(1000 * last)]
     _write(path, frames, _format(path, ANIMATIONS), metadata, times)
 

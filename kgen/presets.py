@@ -307,7 +307,7 @@ def _rebuild(config: dict[str, Any], path: pathlib.Path) -> keras.Model:
 
 
 def _stored_variables(model: keras.Model) -> list[keras.Variable]:
-    """Returns the variables of a model but averages, which replace the weights, and seeds."""
+    """Returns the variables of a model, without its averages and seeds."""
     left_out = set()
     for part in _generative_models(model):
         left_out.update(id(v) for v in [*part.averages.weights, *part.seeds.weights])

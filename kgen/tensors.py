@@ -29,7 +29,7 @@ _ALGORITHM = "philox"  # the default depends on the device and on XLA
 def expand_to(t: TensorLike, like: tf.Tensor) -> tf.Tensor:
     """Reshapes `t`, a scalar or `[B]`, so that it broadcasts against `like`, `[B, ...]`.
 
-    What has as many axes as `like` already, `[B, 1, ...]`, stays as it is.
+    A tensor that already has as many axes as `like`, `[B, 1, ...]`, is returned unchanged.
 
     Example:
         >>> expand_to(tf.zeros([5]), tf.zeros([5, 8, 8, 3])).shape

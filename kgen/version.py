@@ -1,3 +1,3 @@
-"""The version of kgen, which files that it writes name."""
+"""The version of kgen, which is stored in the files that it writes."""
 
 __version__ = "0.1.0"

@@ -19,7 +19,7 @@ def test_pictures_of_a_class_are_drawn_once(make_diffusion, tmp_path, monkeypatc
     monkeypatch.setattr(model, "generate", refuse)
     np.testing.assert_array_equal(class_pictures(model, "a cat", 2, tmp_path, num_steps=1), drawn)
     for change in ({"num_steps": 2}, {"num_steps": 1, "seed": 1}):
-        with pytest.raises(ValueError, match="holds others; name another folder"):
+        with pytest.raises(ValueError, match="holds others; pass another folder"):
             class_pictures(model, "a cat", 2, tmp_path, **change)
     model.network.weights[0].assign_add(np.ones(model.network.weights[0].shape))
     model.averages.reset()
@@ -55,7 +55,7 @@ def test_precomputed_batches_keep_the_weights(make_diffusion, pictures, tmp_path
 
 def test_wrong_arguments():
     images = np.zeros((2, 4, 4, 3), "uint8")
-    with pytest.raises(ValueError, match="`prompts` must be one or 2"):
+    with pytest.raises(ValueError, match="`prompts` must be one string, or 2"):
         subject_batches(images, ["a"])
     with pytest.raises(ValueError, match="must be given together"):
         subject_batches(images, "a", images)

@@ -1,1 +1,1 @@
-"""What builds data sets and converts weights; no user of the library needs it."""
+"""Tools that build data sets and convert weights; no user of the library needs them."""

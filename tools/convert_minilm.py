@@ -1,11 +1,10 @@
 """Converts the sentence encoder all-MiniLM-L6-v2 to the KerasHub preset that this repository ships.
 
 The encoder (22.7 M parameters, Apache-2.0) is published as a folder in the Hugging Face layout:
-config.json, vocab.txt, model.safetensors. KerasHub reads that folder; what it does not read are two
-settings that matter: accents are stripped from the text, and the feed-forward blocks use the exact
-GELU. The first goes into the tokenizer, the second into `kgen_text_encoder.json`. The weights are
-written as float16, which halves the file to 45 MB, and the script reports how far that moves the
-embeddings.
+config.json, vocab.txt, model.safetensors. KerasHub reads that folder except for two settings:
+accents are stripped from the text, and the feed-forward blocks use the exact GELU. The first is
+written to the tokenizer, the second to `kgen_text_encoder.json`. The weights are written as
+float16, which halves the file to 45 MB, and the script prints the change of the embeddings.
 
     python tools/convert_minilm.py --model-folder FOLDER --output saved_models/minilm_l6_v2
 

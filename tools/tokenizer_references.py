@@ -1,15 +1,15 @@
-"""Sentences with the ids that `transformers` gives them, for the tests of kgen's tokenisation.
+"""Writes sentences with their ids by `transformers`, for the tests of kgen's tokenizers.
 
     python -m tools.tokenizer_references
 
 It needs `transformers` (5.24, with tokenizers 0.23) and writes tests/conditioning/token_ids.json:
 
-    sentences   500 of them: hand-written ones, then words of many scripts between separators of
-                many kinds, drawn from a fixed seed
-    bert        for each the ids of `BertTokenizer` with the vocabulary of MiniLM
-    merges      of a small vocabulary of CLIP's kind, learnt from the sentences; the vocabulary is
-                CLIP's order: bytes, bytes at the end of a word, merges, the two marks
-    clip        for each the ids of `CLIPTokenizer` with that vocabulary
+    sentences   500 sentences: hand-written ones, then random words of many scripts between many
+                kinds of separators, drawn from a fixed seed
+    bert        the ids of each by `BertTokenizer` with the vocabulary of MiniLM
+    merges      the merges of a small vocabulary, learnt from the sentences; the vocabulary has the
+                order of CLIP: bytes, bytes at the end of a word, merges, start and end token
+    clip        the ids of each by `CLIPTokenizer` with that vocabulary
 
 `--clip MERGES` compares the words of kgen with the published vocabulary of CLIP, whose merges (a
 text file, 49,152 lines of it used) are too large to lie in the repository.
@@ -126,7 +126,7 @@ SEPARATORS = (
 
 
 def sentences(seed=0):
-    """The 500 sentences; the same for the same seed."""
+    """Returns the 500 sentences of a seed."""
     rng = random.Random(seed)
     found = list(SENTENCES)
     while len(found) < COUNT:
@@ -137,7 +137,7 @@ def sentences(seed=0):
 
 
 def bert_ids(texts):
-    """Ids without the marks around, by transformers."""
+    """Returns the ids of texts by transformers, without start and end tokens."""
     from transformers import BertTokenizer
 
     names = VOCABULARY.read_text(encoding="utf-8").splitlines()
@@ -146,7 +146,7 @@ def bert_ids(texts):
 
 
 def clip_vocabulary(merges):
-    """CLIP's vocabulary: bytes as characters, these at the end of a word, merges, marks."""
+    """Returns a vocabulary in the order of CLIP, from tokens to ids."""
     plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in plain]
     signs = [chr(byte) for byte in plain] + [chr(256 + i) for i in range(len(others))]
@@ -155,7 +155,7 @@ def clip_vocabulary(merges):
 
 
 def clip_ids(texts, merges):
-    """Ids without the marks around, by transformers."""
+    """Returns the ids of texts by transformers, without start and end tokens."""
     from transformers import CLIPTokenizer
 
     tokenizer = CLIPTokenizer(vocab=clip_vocabulary(merges), merges=merges)
@@ -163,7 +163,7 @@ def clip_ids(texts, merges):
 
 
 def learnt_merges(texts):
-    """Byte pairs that stand often in the words of CLIP's tokenizer."""
+    """Learns the merges of a byte-pair encoding from the words of CLIP's tokenizer."""
     import collections
 
     from transformers import CLIPTokenizer
@@ -187,7 +187,7 @@ def learnt_merges(texts):
 
 
 def merged(word, pair):
-    """A word, a tuple of pieces, with all of a pair merged."""
+    """Returns a word, a tuple of tokens, with all occurrences of a pair merged."""
     pieces, i = [], 0
     while i < len(word):
         if word[i : i + 2] == pair:
@@ -198,11 +198,11 @@ def merged(word, pair):
 
 
 def main(argv=None):
-    """Writes the file of the tests."""
+    """Writes the file for the tests."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=pathlib.Path, default=TARGET)
     parser.add_argument(
-        "--clip", type=pathlib.Path, help="published merges of CLIP, for ids of them"
+        "--clip", type=pathlib.Path, help="file of the published merges of CLIP to use instead"
     )
     args = parser.parse_args(argv)
     texts = sentences()

@@ -1,16 +1,16 @@
-"""What spreading a step over devices costs: several virtual ones beside one, on the same cores.
+"""Measure the cost of distributing a training step: several virtual devices against one.
 
     python examples/benchmarks/devices.py
     python examples/benchmarks/devices.py --devices 4
 
-The same diffusion model of Fashion-MNIST takes steps on the same global batch, without a strategy
-and under `MirroredStrategy` with virtual CPU devices. All of them share the cores of this machine,
-so nothing can become faster; what is measured is the price of splitting the batch, summing the
-gradients and updating several copies. It is a simulation: on GPUs each device brings its own cores.
+A diffusion model of Fashion-MNIST makes steps on the same global batch, without a strategy and
+under `MirroredStrategy` with virtual CPU devices. All of them share the cores of this machine, so
+no configuration can be faster than one device; the difference is the cost of splitting the batch,
+summing the gradients and updating several copies. On GPUs each device has its own cores.
 
-Configurations take turns of a few steps, since other programs may be running, and each turn is
-compared with the turn of one device beside it. The time that a step waits for its input is that of
-drawing batches alone from the same data, in turns too.
+The configurations alternate every few steps, since other programs may be running, and each block of
+steps is compared with the adjacent block of one device. The input time of a step is measured by
+reading batches of the same data without training.
 """
 
 import argparse
@@ -26,14 +26,14 @@ from kgen.data import grey
 
 
 class StepTimer(keras.callbacks.Callback):
-    """Seconds of each step of the last `fit`."""
+    """A callback that measures the seconds of each step of the last `fit`."""
 
     def on_train_begin(self, logs=None):
-        """Forgets the last turn."""
+        """Discards the measurements of the previous `fit`."""
         self.seconds, self.last = [], None
 
     def on_train_batch_end(self, batch, logs=None):
-        """Measures from the end of one step to that of the next, the input included."""
+        """Measures the time since the end of the previous step, including the input."""
         now = time.perf_counter()
         if self.last is not None:
             self.seconds.append(now - self.last)
@@ -41,7 +41,7 @@ class StepTimer(keras.callbacks.Callback):
 
 
 class Contestant:
-    """The model on so many devices."""
+    """The model on a number of devices."""
 
     def __init__(self, num, args):
         devices = [f"CPU:{i}" for i in range(num)]
@@ -62,12 +62,12 @@ class Contestant:
         self.timer = StepTimer()
 
     def step_seconds(self):
-        """The median time of a step in one turn."""
+        """Returns the median time of a step in one block, in seconds."""
         self.model.fit(self.data, steps_per_epoch=self.steps, callbacks=[self.timer], verbose=0)
         return statistics.median(self.timer.seconds)
 
     def input_seconds(self):
-        """The median time of drawing a batch for the devices."""
+        """Returns the median time of reading a batch for the devices, in seconds."""
         iterator = iter(self.strategy.experimental_distribute_dataset(self.data))
         next(iterator)
         seconds = []
@@ -83,10 +83,10 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--devices", type=int, default=2, help="beside one")
+    parser.add_argument("--devices", type=int, default=2, help="number of virtual devices")
     parser.add_argument("--channels", type=int, nargs="+", default=[32, 64])
     parser.add_argument("--batch-size", type=int, default=128, help="of all devices together")
-    parser.add_argument("--steps", type=int, default=10, help="of a turn")
+    parser.add_argument("--steps", type=int, default=10, help="number of steps of a block")
     parser.add_argument("--turns", type=int, default=9)
     args = parser.parse_args(argv)
     cpu = tf.config.list_physical_devices("CPU")[0]

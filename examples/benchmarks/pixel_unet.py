@@ -1,4 +1,4 @@
-"""Time a diffusion model of pixels beside diffusers: a training step, or a whole trajectory.
+"""Compare the speed of a pixel diffusion model with diffusers: a training step, or sampling.
 
     python -m venv venv_torch && venv_torch/bin/pip install torch diffusers
     python examples/benchmarks/pixel_unet.py train --torch-python venv_torch/bin/python
@@ -16,7 +16,7 @@ or, with `--compile`, with the network compiled by `torch.compile`.
 `sample` is the whole of DDIM from noise to pictures with `--num-steps` evaluations of the network:
 `DiffusionModel.generate`, whose last evaluation is the final x_hat, and `DDIMPipeline`.
 
-The two sides take turns (`turns.py`). A ratio below 1 says that kgen is faster.
+The two sides alternate (`turns.py`). A ratio below 1 means that kgen is faster.
 """
 
 import argparse
@@ -32,7 +32,7 @@ LEARNING_RATE = 1e-4
 
 
 def kgen_side(args):
-    """Returns what kgen does, and the number of parameters."""
+    """Returns the timed function of kgen, and the number of parameters."""
     import keras
     import numpy as np
     import tensorflow as tf
@@ -74,7 +74,7 @@ def kgen_side(args):
 
 
 def torch_side(args):
-    """Returns what diffusers does, and the number of parameters."""
+    """Returns the timed function of diffusers, and the number of parameters."""
     import diffusers
     import torch
     from diffusers.models.attention_processor import Attention
@@ -142,7 +142,10 @@ def main(argv=None):
     parser.add_argument("task", choices=("train", "sample"))
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument(
-        "--num-steps", type=turns.positive, default=20, help="evaluations of a trajectory"
+        "--num-steps",
+        type=turns.positive,
+        default=20,
+        help="number of network evaluations of `sample`",
     )
     turns.run(parser, {"kgen": kgen_side, "torch": torch_side}, argv)
 

@@ -6,11 +6,11 @@ starts `kgen serve` on this machine, asks it from threads, and prints
 
     opening     seconds from the start of the process until /ready
     first       seconds of the first picture after /ready, and of one when all is warm
-    alone       pictures a second of one client that asks for one after the other
-    together    the same of many clients at once; median and 95th percentile of the latency, errors
+    alone       pictures per second of one client that sends one request after the other
+    together    the same for many clients at once; median and 95th percentile of latency, errors
     memory      resident megabytes before and after `--minutes` of that load
 
-Requests end at the number or the minutes that are given, and go to this machine alone.
+Requests are sent to this machine only.
 """
 
 import argparse
@@ -28,7 +28,7 @@ import numpy as np
 
 
 def ask(url, seed, steps):
-    """Draws one picture; returns the seconds that it took, or None for an error."""
+    """Requests one picture; returns the seconds until the response, or None for an error."""
     body = {"prompt": "a red heart", "seed": seed, "steps": steps}
     request = urllib.request.Request(
         f"{url}/v1/images/generations",
@@ -45,14 +45,14 @@ def ask(url, seed, steps):
 
 
 def megabytes(url):
-    """Resident memory of the server."""
+    """Returns the resident memory of the server in megabytes."""
     with urllib.request.urlopen(f"{url}/metrics", timeout=60) as answer:
         text = answer.read().decode()
     return float(re.search(r"^process_resident_memory_bytes (\S+)", text, re.MULTILINE)[1]) / 1e6
 
 
 def together(url, clients, steps, requests=None, minutes=None):
-    """Many clients at once; returns the seconds in all and those of each request."""
+    """Runs many clients at once; returns the total seconds and those of each request."""
     until = None if minutes is None else time.monotonic() + 60 * minutes
     numbers = iter(range(10**9 if requests is None else requests))
     lock, latencies = threading.Lock(), []
@@ -110,8 +110,8 @@ def main(argv=None):
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--requests", type=int, default=64)
-    parser.add_argument("--alone", type=int, default=8, help="requests one after the other")
-    parser.add_argument("--minutes", type=float, default=0.0, help="of load, for memory")
+    parser.add_argument("--alone", type=int, default=8, help="number of requests of `alone`")
+    parser.add_argument("--minutes", type=float, default=0.0, help="minutes of load for `memory`")
     args = parser.parse_args(argv)
     command = [sys.executable, "-m", "kgen", "serve", args.model, "--port", "0"]
     began = time.monotonic()

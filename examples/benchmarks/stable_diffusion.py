@@ -1,4 +1,4 @@
-"""Stable Diffusion beside diffusers: whether pictures are equal; time and memory.
+"""Compare Stable Diffusion in kgen with diffusers: equality of pictures, time and memory.
 
     python -m venv venv_torch && venv_torch/bin/pip install torch diffusers transformers
     python examples/benchmarks/stable_diffusion.py evaluate --torch-python venv_torch/bin/python
@@ -7,16 +7,16 @@
         --torch-python venv_torch/bin/python
     python examples/benchmarks/stable_diffusion.py memory --precision bfloat16
 
-Without `--folder` a pipeline of the sizes of Stable Diffusion 1.5 is written first, of random
-weights in half precision (2.1 GB, removed afterwards): what a step costs does not depend on what
-the weights are. Its tokens are those of the tiny pipeline of the tests.
+Without `--folder` a pipeline of the sizes of Stable Diffusion 1.5 is written first, with random
+weights in half precision (2.1 GB, removed afterwards), since the time of a step does not depend on
+the values of the weights. Its vocabulary is that of the tiny pipeline of the tests.
 
 `evaluate` is an evaluation of the U-Net with text, `decode` a decoding of the autoencoder, both at
-`--size` pixels. The two sides take turns (`turns.py`); a ratio below 1 says that kgen is faster.
-`equal` opens the folder in kgen, writes it by `to_diffusers`, draws with that in diffusers and with
+`--size` pixels. The two sides alternate (`turns.py`); a ratio below 1 means that kgen is faster.
+`equal` opens the folder in kgen, writes it by `to_diffusers`, generates with diffusers and with
 kgen from the same noise, and fails if pictures in [-1, 1] differ by more than `--tolerance`.
-`memory` opens the folder and draws in a process of its own, and states the most memory that each
-takes beyond the imports, beside the bytes of the weights. It needs kgen alone.
+`memory` opens the folder and generates in a separate process, and prints the peak memory of each
+beyond the imports, and the size of the weights. It needs kgen only.
 """
 
 import argparse
@@ -107,7 +107,7 @@ def write_pipeline(folder):
 
 
 def open_in_kgen(args):
-    """The model."""
+    """Opens the model."""
     import kgen
 
     turns.set_threads(args)
@@ -116,7 +116,7 @@ def open_in_kgen(args):
 
 
 def kgen_side(args):
-    """Returns what kgen does, and the number of parameters of its network."""
+    """Returns the timed function of kgen, and the number of parameters of its network."""
     import numpy as np
     import tensorflow as tf
 
@@ -132,7 +132,7 @@ def kgen_side(args):
 
 
 def torch_side(args):
-    """Returns what diffusers does, and the number of parameters of its network."""
+    """Returns the timed function of diffusers, and the number of parameters of its network."""
     import diffusers
     import torch
 
@@ -167,7 +167,7 @@ np.save(output, 2 * images - 1)
 
 
 def equal(args):
-    """Draws the same picture on both sides, and compares."""
+    """Generates the same pictures with kgen and with diffusers, and compares them."""
     import numpy as np
     import tensorflow as tf
 
@@ -198,7 +198,7 @@ def equal(args):
 
 
 def memory(args):
-    """Opens a folder and draws, and states the most memory that was held."""
+    """Opens a folder, generates a picture, and prints the peak memory."""
     import numpy as np
     import tensorflow as tf
 
@@ -223,13 +223,15 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("task", choices=("evaluate", "decode", "equal", "memory"))
-    parser.add_argument("--folder", help="a pipeline; none writes one of random weights")
+    parser.add_argument("--folder", help="folder of a pipeline; default: random weights")
     parser.add_argument(
-        "--size", type=turns.positive, help="of a side, in pixels; 512 if not given"
+        "--size", type=turns.positive, help="side of a picture in pixels; default: 512"
     )
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--num-steps", type=turns.positive, default=2, help="of a picture")
-    parser.add_argument("--tolerance", type=float, default=1e-4, help="of `equal`")
+    parser.add_argument(
+        "--num-steps", type=turns.positive, default=2, help="number of solver steps"
+    )
+    parser.add_argument("--tolerance", type=float, default=1e-4, help="tolerance of `equal`")
     argv = sys.argv[1:] if argv is None else argv
     args, _ = parser.parse_known_args(argv)
     if args.folder is not None or "--help" in argv:

@@ -1,4 +1,4 @@
-"""Time a training step beside the same network in PyTorch.
+"""Compare the speed of a training step with the same network in PyTorch.
 
     python -m venv venv_torch && venv_torch/bin/pip install torch diffusers
     python examples/benchmarks/training_step.py unet --torch-python venv_torch/bin/python
@@ -10,7 +10,7 @@ precision. A step is forward, backward and an Adam update on fixed random data: 
 without XLA, and PyTorch with its fused Adam, in eager mode or, with `--compile`, by
 `torch.compile`. Data, text encoder and averaged weights are left out on both sides.
 
-The two sides take turns (`turns.py`). A ratio below 1 says that kgen is faster.
+The two sides alternate (`turns.py`). A ratio below 1 means that kgen is faster.
 
 The U-Net is that of the shipped model without the pooled sentence vector, the autoencoder that of
 the shipped model with `patch=1`; diffusers has neither option. Its number of groups in each

@@ -1,10 +1,10 @@
-"""Two sides of a benchmark take turns: kgen in this interpreter, PyTorch in another one.
+"""Alternating benchmark of two sides: kgen in this interpreter, PyTorch in another one.
 
-Two processes live as long as the benchmark. A round is one block of `--steps` calls on each side,
-the first side changing from round to round, so a machine that slows down slows both; the ratio is
-taken round by round. PyTorch is no requirement of kgen, so it may live in an interpreter of its own
-(`--torch-python`). Each side runs on the same processors with the same number of threads, and says
-at the end how much memory it has held at most.
+Each side is a process for the whole benchmark. A round is one block of `--steps` calls of each
+side; the order changes from round to round, so that a slower machine affects both. The ratio is
+computed per round. PyTorch, which kgen does not require, may be in another interpreter
+(`--torch-python`). Both sides use the same processors and number of threads, and report their peak
+memory.
 """
 
 import argparse
@@ -28,26 +28,26 @@ INSTALL = (
 
 
 def run(parser, sides, argv=None):
-    """Adds the common options to a benchmark's, and runs it or, in a process of its own, a side.
+    """Adds the common options to a parser, and runs the benchmark or one of its sides.
 
     Args:
-        parser: an `ArgumentParser` that has the benchmark's own options.
-        sides: the functions of the arguments, "kgen" and "torch", that return what is timed and
-            the number of parameters.
+        parser: an `ArgumentParser` with the options of the benchmark.
+        sides: two functions of the arguments, "kgen" and "torch", which return the function to time
+            and the number of parameters.
         argv: the command line, or None.
     """
     argv = sys.argv[1:] if argv is None else argv
     parser.add_argument("--batch-size", type=positive, default=64)
-    parser.add_argument("--rounds", type=positive, default=7, help="pairs of blocks")
-    parser.add_argument("--steps", type=positive, default=3, help="steps of a block")
+    parser.add_argument("--rounds", type=positive, default=7, help="number of rounds")
+    parser.add_argument("--steps", type=positive, default=3, help="number of calls in a block")
     parser.add_argument(
-        "--threads", type=positive, default=processors(), help="threads of each side"
+        "--threads", type=positive, default=processors(), help="number of threads of each side"
     )
     parser.add_argument(
         "--torch-python",
         default=sys.executable,
         metavar="PATH",
-        help="interpreter with torch and diffusers; this one if not given",
+        help="interpreter with torch and diffusers; default: this one",
     )
     parser.add_argument(
         "--torch-layout",
@@ -79,7 +79,7 @@ def compiled(module, args):
 
 
 def set_threads(args):
-    """Gives TensorFlow its threads."""
+    """Sets the number of threads of TensorFlow."""
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(args.threads)
@@ -87,9 +87,9 @@ def set_threads(args):
 
 
 def serve(make, args):
-    """Runs one side: a line in asks for a block of steps, a line of JSON out holds its seconds."""
+    """Runs one side: reads a line per block of steps, and writes its seconds as a line of JSON."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not mix with the answers
+    os.dup2(2, 1)  # separates the output of libraries from the results
 
     def answer(**values):
         print(json.dumps(values), file=answers, flush=True)
@@ -113,7 +113,7 @@ def serve(make, args):
 
 
 class Worker:
-    """A process that runs one side and waits between its turns.
+    """A process that runs one side and waits between its blocks.
 
     Args:
         side: "kgen" or "torch".
@@ -153,7 +153,7 @@ class Worker:
         self.parameters = started["parameters"]
 
     def time_block(self):
-        """Seconds and processor seconds per step of one block; `peak` is the most MiB so far."""
+        """Returns seconds and processor seconds per step of a block; updates `peak`, in MiB."""
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         answer = self._read()
@@ -161,7 +161,7 @@ class Worker:
         return answer["seconds"], answer["busy"]
 
     def close(self):
-        """Lets the process end."""
+        """Ends the process."""
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
         self.process.wait()
@@ -200,7 +200,7 @@ def compare(args, options):
             f"{side:8}{parameters[side]:>14,}{1e3 * step:>12.1f}{args.batch_size / step:>12.1f}"
             f"{sides[side].peak:>12,.0f}"
         )
-    # Processor time counts what a side does itself, whatever else the machine does meanwhile.
+    # Processor time does not include other programs on the machine.
     found = {"peak": {side: worker.peak for side, worker in sides.items()}}
     for i, name in enumerate(("time", "processor time")):
         ratios = [a[i] / b[i] for a, b in zip(times["kgen"], times["torch"])]
@@ -220,12 +220,12 @@ def compare(args, options):
 
 
 def processors():
-    """The number of processors that this process may use."""
+    """Returns the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def positive(text):
-    """A positive integer of the command line."""
+    """Converts an argument of the command line to a positive integer."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1. Received: {value}")

@@ -9,9 +9,9 @@ random pictures in memory, binarised beforehand. `keras` is the way of the tutor
 `torch` is a loop over a shuffled tensor, and `compiled` the same with `torch.compile`. The
 interpreter given needs torch and numpy; nothing of PyTorch is needed otherwise.
 
-Each candidate is a process of its own, which warms up and then times several epochs. The candidates
-take turns, `--rounds` times, so that what else the machine does meets all of them. Printed are
-images per second, and the ratio of kgen to each other one: its median and its range over rounds.
+Each candidate is a separate process, which warms up and then times several epochs. The candidates
+alternate for `--rounds` rounds, so that other programs affect all of them. The output is images per
+second, and the ratio of kgen to each other candidate: median and range over the rounds.
 """
 
 import argparse
@@ -28,14 +28,14 @@ NUM, BATCH = 50_000, 100
 
 
 def pictures():
-    """Binary pictures, float32 `[NUM, 784]`."""
+    """Returns random binary pictures, float32 `[NUM, 784]`."""
     import numpy as np
 
     return (np.random.default_rng(0).random((NUM, 784)) < 0.13).astype("float32")
 
 
 def timed(epoch, epochs):
-    """Images per second of `epoch()`, after one to warm up."""
+    """Returns the images per second of `epoch()`, after a first call to warm up."""
     epoch()
     start = time.perf_counter()
     for _ in range(epochs):
@@ -44,7 +44,7 @@ def timed(epoch, epochs):
 
 
 def run_kgen(epochs):
-    """kgen, as in `examples/vae.py`."""
+    """Times kgen, as in `examples/vae.py`."""
     import keras
 
     import kgen
@@ -59,7 +59,7 @@ def run_kgen(epochs):
 
 
 def run_keras(epochs):
-    """A Keras model with its own `train_step`, in the manner of the tutorials."""
+    """Times a Keras model with its own `train_step`, as in the tutorials."""
     import keras
     import tensorflow as tf
     from keras import layers
@@ -99,7 +99,7 @@ def run_keras(epochs):
 
 
 def run_torch(epochs, compiled=False):
-    """A plain PyTorch loop."""
+    """Times a plain PyTorch loop."""
     import torch
     from torch import nn
 
@@ -136,10 +136,10 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--torch-python", help="an interpreter that has torch")
+    parser.add_argument("--torch-python", help="interpreter with torch")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=3, help="timed in each round")
-    parser.add_argument("--json", metavar="FILE", help="write the figures to a file")
+    parser.add_argument("--epochs", type=int, default=3, help="number of timed epochs per round")
+    parser.add_argument("--json", metavar="FILE", help="file to write the figures to")
     parser.add_argument(
         "--only", choices=("kgen", "keras", "torch", "compiled"), help=argparse.SUPPRESS
     )

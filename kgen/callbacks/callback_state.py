@@ -21,7 +21,7 @@ from kgen.files.text import read_json
 PLAIN = (bool, int, float, str, type(None))
 NUMBERS = (bool, int, float, type(None))
 IGNORED = ("_model", "params")
-# Their state is that of a file: whether it has a header, say.
+# The state of these depends on their files, such as whether the header has been written.
 WRITERS = keras.callbacks.CSVLogger, keras.callbacks.TensorBoard
 
 
@@ -67,7 +67,7 @@ def read(directory: pathlib.Path, number: int) -> tuple[list, dict] | None:
         return None
     texts = read_json(files["json"])
     if not isinstance(texts, list) or not all(_is_entry(entry) for entry in texts):
-        raise ValueError(f"{files['json']} is damaged: it must hold what callbacks remember.")
+        raise ValueError(f"{files['json']} is damaged: it must hold the state of callbacks.")
     arrays = {}
     if files["npz"].is_file():
         with ArrayArchive(files["npz"]) as archive:

@@ -36,7 +36,8 @@ class Guard(keras.callbacks.Callback):
         if self.model.skip_above is None:
             raise ValueError(
                 "`Guard` needs a model compiled with `skip_above`, for example "
-                "`compile(skip_above=float('inf'))`, which skips what is not finite."
+                "`compile(skip_above=float('inf'))`, which skips steps with a gradient that is not "
+                "finite."
             )
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:

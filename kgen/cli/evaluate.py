@@ -181,7 +181,7 @@ def _generate(
 def _retrieval(
     features: Features, images: np.ndarray, pictures: folders.Pictures
 ) -> dict[str, float]:
-    """Returns the shares of generated pictures whose real one is the closest, or among five."""
+    """Returns the shares of queries whose match is first, and among the first five."""
     import numpy as np
 
     from kgen.metrics import retrieval_ranks

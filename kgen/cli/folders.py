@@ -25,7 +25,7 @@ MAX_HELD_OUT = 200
 MIN_PICTURES = 2
 
 CaptionSource: TypeAlias = Literal["csv", "jsonl", "txt", "folders", "one for all"] | None
-"""Where captions come from: the kinds of `kgen.data.folder.CAPTIONS`, one caption for all, none."""
+"""The source of captions: a key of `kgen.data.folder.CAPTIONS`, one caption for all, or None."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,8 +19,8 @@ which are in no published vocabulary, have other ids here:
     * newer punctuation splits words here, but not in the reference;
     * letters whose lower case TensorFlow does not know (Vithkuqi, and some of Latin phonetics).
 
-So have the vowel sign U+1734, which only the reference treats as an accent, and U+166D and U+111C9,
-which only the reference treats as punctuation.
+The ids also differ for the vowel sign U+1734, which only the reference treats as an accent, and for
+U+166D and U+111C9, which only the reference treats as punctuation.
 
 References:
   Devlin et al. (2018), https://arxiv.org/abs/1810.04805; the tokenizer is that of

@@ -7,8 +7,8 @@ tensors, with which a graph can compute (ids instead of strings). The condition 
 tensors, with one or several of the keys
 
     pooled    [B, D]        added to the embedding of the noise level
-    tokens    [B, L, D]     the keys and values of cross-attention, where
-    mask      [B, L]        is true
+    tokens    [B, L, D]     the keys and values of cross-attention
+    mask      [B, L]        true for the tokens that are attended to
     picture   [B, h, w, c]  concatenated to the input
 
 Every conditioner also has a null condition. Classifier-free guidance uses it in training, in place

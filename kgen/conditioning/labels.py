@@ -114,7 +114,7 @@ class Labels(Conditioner):
         values = [v.decode() if isinstance(v, bytes) else str(v) for v in values]
         unknown = sorted(set(values) - set(self.names or ()))
         if unknown:
-            expected = "numbers of classes" if self.names is None else f"among {self.names}"
+            expected = "numbers of classes" if self.names is None else f"some of {self.names}"
             raise ValueError(f"`labels` must be {expected}. Received: {unknown[:5]}.")
         return [self.names.index(value) for value in values]
 

@@ -55,7 +55,7 @@ def warn_of_unknown(
         return
     words = packer.words(tf.gather(prompts, [i for i, _ in lost])).to_list()
     words = [[word.decode("utf-8", "replace") for word in row] for row in words]
-    # A text without words (of control characters, which are removed) is named by the text.
+    # The message shows a text without words (only of control characters) as it is.
     found = dict.fromkeys(word for row, (_, text) in zip(words, lost) for word in row or [text])
     named = [_named(word) for word in list(found)[:5]]
     more = f" and {len(found) - 5} more" if len(found) > 5 else ""

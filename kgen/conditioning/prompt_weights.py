@@ -145,7 +145,7 @@ def _encoded(
 def _num_tokens(conditioner: Conditioner, text: str) -> int:
     """Returns the number of tokens of a text, with the start token, without the end token."""
     text = text.strip()
-    # Of the empty text this is the start token, the common beginning of two words.
+    # The ids that a text and its extension share; for the empty text, those of two other words.
     pair = [text, f"{text} a"] if text else ["a", "b"]
     rows = conditioner.prepare(pair)
     for ids in rows.values() if isinstance(rows, dict) else [rows]:

@@ -338,7 +338,7 @@ class TextEncoder(Conditioner):
             return self.tokenize(values)
         if set(values) != {"token_ids", "padding_mask"}:
             raise ValueError(
-                "`inputs` must be prompts, or a dictionary of token_ids and padding_mask, or a "
+                "`values` must be prompts, or a dictionary of token_ids and padding_mask, or a "
                 f"condition (tokens, mask, pooled). Received: a dictionary of {sorted(values)}."
             )
         return {key: tf.convert_to_tensor(value) for key, value in values.items()}

@@ -212,8 +212,8 @@ def _check_dtypes(
     for shape, kind in arrays:
         if len(shape) and kind not in kinds.get(tuple(shape), {kind}):
             raise ValueError(
-                f"{folder} is damaged: its arrays must be of the types of the weights that they "
-                f"fill. Received: {kind} of shape {shape}."
+                f"{folder} is damaged: its arrays must have the dtypes of the weights. "
+                f"Received: {kind} of shape {shape}."
             )
 
 

@@ -51,15 +51,16 @@ def read(folder: pathlib.Path) -> tuple[type, dict[str, Any], dict[str, Any]]:
     cls, kind = _listed(name)
     if cls is None or config.get("registered_name") not in (None, f"keras_hub>{name}"):
         raise ValueError(
-            f"{path} is unsafe to load: it must name a tokenizer of KerasHub that kgen lists. "
+            f"{path} is unsafe to load: it must name one of the tokenizers of KerasHub that "
+            "`kgen.conditioning.tokenizers.LISTED` contains. "
             f"Received: class_name={name!r:.200}."
         )
     options = options if isinstance(options, dict) else {"config": {}}
     for key, value in options.items():
         if not _is_plain(value):
             raise ValueError(
-                f"{path} is unsafe to load: the options of a tokenizer must be numbers and texts. "
-                f"Received: {key}={value!r:.200}."
+                f"{path} is unsafe to load: the options of a tokenizer must be numbers and "
+                f"strings. Received: {key}={value!r:.200}."
             )
     options = {key: _policy(value) for key, value in options.items()}
     for key in ("vocabulary", "merges", "proto", "config_file"):
@@ -103,7 +104,7 @@ def write(tokenizer: keras.layers.Layer, folder: pathlib.Path) -> dict[str, Any]
     _, kind = _listed(type(tokenizer).__name__)
     if kind is None:
         raise ValueError(
-            "`tokenizer` must be of a class of KerasHub, for its vocabulary to be written. "
+            "`tokenizer` must be one of `kgen.conditioning.tokenizers.LISTED` to be written. "
             f"Received: a {type(tokenizer).__name__}."
         )
     folder.mkdir(parents=True)

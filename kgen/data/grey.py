@@ -119,8 +119,8 @@ def _tfds(
     except Exception as error:  # downloads fail in many ways
         raise RuntimeError(
             f"`{name}` is not in the cache of TensorFlow Datasets and could not be downloaded. "
-            f"`python -m tools.grey_offline {name}` gets it another way; `name='emoji'` needs no "
-            "download."
+            f"`python -m tools.grey_offline {name}` prepares it from a package instead; "
+            "`name='emoji'` needs no download."
         ) from error
     return tensors["image"].numpy(), tensors["label"].numpy().astype("int32")
 

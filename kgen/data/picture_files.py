@@ -118,7 +118,7 @@ def _checked_kind(data: bytes) -> str:
     kind = _kind(data)
     others = _OTHERS[kind](data)
     if others > MAX_OTHER_BYTES:
-        raise ValueError(f"it has {others} bytes besides its pixels")
+        raise ValueError(f"it has {others} bytes besides its pixels, more than {MAX_OTHER_BYTES}")
     return kind
 
 
@@ -136,7 +136,7 @@ def _kind(data: bytes) -> str:
     if kind is None and other is not None:
         raise ValueError(f"it is a picture of the format {other}: convert it to PNG or JPEG first")
     if kind is None:
-        raise ValueError("it is no BMP, GIF, JPEG, PNG, TIFF or WebP picture")
+        raise ValueError("it is not a BMP, GIF, JPEG, PNG, TIFF or WebP picture")
     return kind
 
 
@@ -156,7 +156,7 @@ def _avif(data: bytes) -> int:
         elif length == 0:
             length = len(data) - place
         if length < 8 or place + length > len(data):
-            raise ValueError("its parts are not whole")
+            raise ValueError("its boxes are incomplete")
         others += 8 if name == b"mdat" else length
         place += length
     return others
@@ -170,7 +170,7 @@ def _png(data: bytes) -> int:
         place, left = place + 12 + length, left - 1
         others += 0 if name == b"IDAT" else length
         if not left:
-            raise ValueError("it is cut into too many chunks")
+            raise ValueError("it has too many chunks")
         if name == b"IEND":
             break
     return others
@@ -185,7 +185,7 @@ def _jpeg(data: bytes) -> int:
         raise ValueError(f"it has more than {MAX_SCANS} scans")
     place = 2
     while 0 <= place <= len(data) - 4 and place <= MAX_OTHER_BYTES:
-        if data[place] != 0xFF:  # Pillow passes over what is between, byte by byte
+        if data[place] != 0xFF:  # Pillow skips bytes between segments one by one
             place = data.find(b"\xff", place)
             if place < 0:
                 break
@@ -237,7 +237,7 @@ def _tiff(data: bytes) -> int:
     for i in range(min(count, MAX_OTHER_BYTES // width)):
         part = data[place + i * width : place + i * width + struct.calcsize(order + entry)]
         if len(part) < struct.calcsize(order + entry):
-            raise ValueError("its directory is not whole")
+            raise ValueError("its directory is incomplete")
         _, kind, values = struct.unpack(order + entry, part)
         others += values * (_TIFF_BYTES[kind] if kind < len(_TIFF_BYTES) else 1)
     return others

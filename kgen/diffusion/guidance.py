@@ -78,13 +78,14 @@ def classifier_free(
             deviation of the conditional one; avoids overexposed pictures at large scales.
         interval: None, or a pair of times (low, high) outside of which there is no guidance.
         threshold: None, or the quantile of `dynamic_threshold`, which is applied to the guided
-            estimate; not without guidance, at a scale of 1 or outside of `interval`.
+            estimate, but not where there is no guidance: at a scale of 1 or outside of `interval`.
 
     Returns:
         A function `denoise(z, t) -> x_hat`.
 
     Raises:
-        ValueError: if `rescale`, `interval` or `threshold` is not as above.
+        ValueError: if `rescale` or `threshold` is out of range, or `interval` is not two times in
+            ascending order.
 
     Example:
         >>> guided = classifier_free(lambda z, t, cond: z + cond, 2.0, 1.0, scale=3.0)

@@ -184,7 +184,7 @@ class NoiseLevels:
         return process.log_snr(t), process.schedule.slope(t), density
 
 
-# What a `Denoiser` draws its training times by.
+# The argument `times` of `Denoiser.loss`.
 TrainingTimes: TypeAlias = TimeSampler | BoundSteps | NoiseLevels
 
 

@@ -109,8 +109,8 @@ class Archive:
         tail = self._at(max(self.size - 22, 0), 22)
         if self._at(0, 4) != b"PK\3\4" or len(tail) < 22 or tail[:4] != b"PK\5\6":
             raise ValueError(
-                f"{self.path} is damaged or not an archive: it must be a zip file, with nothing "
-                "before and behind it."
+                f"{self.path} is damaged or not an archive: it must be a zip file, without other "
+                "bytes before or after it."
             )
         count, size, start, comment = struct.unpack("<2xHLLH", tail[8:])
         end = self.size - 22
@@ -119,11 +119,13 @@ class Archive:
             end = struct.unpack("<8xQ4x", locator)[0]
             record = self._at(min(end, self.size), 56)
             if len(record) < 56 or record[:4] != b"PK\6\6":
-                raise ValueError(f"{self.path} is damaged: its directory is not where it says.")
+                raise ValueError(
+                    f"{self.path} is damaged: its directory is not at the declared offset."
+                )
             count, size, start = struct.unpack("<32xQQQ", record)
         if start + size != end or comment or 46 * count > size:
             raise ValueError(
-                f"{self.path} is damaged or not an archive: bytes of it belong to no entry."
+                f"{self.path} is damaged or not an archive: some bytes belong to no entry."
             )
         if count > MAX_ENTRIES or size > 1024 * count:
             raise ValueError(
@@ -146,7 +148,7 @@ class Archive:
                 raise ValueError(f"{self.path} is damaged: {info.filename} has two sizes.")
             header = self._at(info.header_offset, 30)
             if info.header_offset < end or len(header) < 30 or header[:4] != b"PK\3\4":
-                raise ValueError(f"{self.path} is damaged: {info.filename} begins inside another.")
+                raise ValueError(f"{self.path} is damaged: {info.filename} overlaps another entry.")
             if info.header_offset > end + descriptor:
                 raise ValueError(
                     f"{self.path} is damaged: bytes before {info.filename} belong to no entry."
@@ -160,7 +162,7 @@ class Archive:
             inflated += info.file_size
             descriptor = 24 if info.flag_bits & 8 else 0  # the sizes may follow the entry
         if not end <= start <= end + descriptor:
-            raise ValueError(f"{self.path} is damaged: its entries do not end at its directory.")
+            raise ValueError(f"{self.path} is damaged: the directory does not follow the entries.")
         if inflated > max(_FREE_BYTES, MAX_EXPANSION * self.size):
             raise ValueError(
                 f"{self.path} is refused: its {self.size} bytes would inflate to {inflated}."
@@ -237,6 +239,6 @@ class ArrayArchive(Archive):
         declared, held = math.prod(shape) * dtype.itemsize + skipped, self.entries[name].file_size
         if declared != held:
             raise ValueError(
-                f"{self.path} is damaged: {name} declares {declared} bytes and holds {held}."
+                f"{self.path} is damaged: {name} declares {declared} bytes, but holds {held}."
             )
         return shape, dtype, found["order"] == b"True", skipped

@@ -66,8 +66,8 @@ def budget(
             rest -= math.prod(shape)
         else:
             raise ValueError(
-                f"{source} does not fit its configuration, which asks for another weight of shape "
-                f"{shape} than the file holds."
+                f"{source} does not fit its configuration, which has more weights of shape {shape} "
+                "than the file has arrays."
             )
         return next_creator(**kwargs)
 

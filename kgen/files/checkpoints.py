@@ -49,7 +49,7 @@ def check_checkpoint(prefix: str, variables: Sequence[tuple]) -> None:
         dtype = types[name]
         if dtype == tf.string:
             if shape:
-                raise ValueError(f"{prefix} is refused: {name:.200} holds texts.")
+                raise ValueError(f"{prefix} is refused: {name:.200} holds strings.")
             continue
         if shape and (tuple(shape), dtype) not in known:
             raise ValueError(
@@ -59,7 +59,7 @@ def check_checkpoint(prefix: str, variables: Sequence[tuple]) -> None:
         total += math.prod(shape) * dtype.size
     held = sum(os.path.getsize(path) for path in files)
     if not total <= held <= total + MAX_TEXT_BYTES:
-        raise ValueError(f"{prefix} is damaged: it declares {total} bytes and holds {held}.")
+        raise ValueError(f"{prefix} is damaged: it declares {total} bytes, but holds {held}.")
     most = sum(math.prod(shape) * tf.as_dtype(dtype).size for shape, dtype in variables)
     if total > most + 2**20:
         raise ValueError(f"{prefix} is refused: it holds more than the variables of this training.")

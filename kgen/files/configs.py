@@ -141,21 +141,21 @@ def _repeats(key: object) -> bool:
 
 
 def check_no_code(config: Any, source: object) -> None:
-    """Checks that a configuration which kgen does not use itself brings no code to other readers.
+    """Checks that a configuration that only other programs use contains no code.
 
     Args:
         config: the parsed content of a JSON file.
         source: the file, for messages.
 
     Raises:
-        ValueError: if the configuration names a class that brings code.
+        ValueError: if the configuration names a class that contains code.
     """
     waiting = [config]
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict) and str(value.get("class_name")) in ("__lambda__", *LEFT_OUT):
             raise ValueError(
-                f"{source} is unsafe to load: it must bring no code. "
+                f"{source} is unsafe to load: it must not contain code. "
                 f"Received: class_name={value['class_name']!r}."
             )
         if isinstance(value, (dict, list)):
@@ -207,8 +207,8 @@ def _check_node(node: dict, source: object, known: dict[int, bool]) -> Any:
         known[id(found)] = allowed(found)
     if not known[id(found)] or "spec_name" in node:
         raise ValueError(
-            f"{source} is unsafe to load: it must name classes of {', '.join(PACKAGES)} or such as "
-            "are registered with Keras, of which models are made, and no code. "
+            f"{source} is unsafe to load: it must name only parts of models, of the packages "
+            f"{', '.join(PACKAGES)} or registered with Keras, and contain no code. "
             f"Received: class_name={name!r:.200}, module={module!r:.200}."
         )
     return found
@@ -244,7 +244,9 @@ def _check_value(node: dict, source: object) -> None:
     if node["class_name"] in ("__numpy__", "__tensor__", "__keras_tensor__") and (
         not isinstance(inner, dict) or inner.get("dtype") not in DTYPES
     ):
-        raise ValueError(f"{source} is refused: {node['class_name']} must have one of {DTYPES}.")
+        raise ValueError(
+            f"{source} is refused: {node['class_name']} must have a dtype of {DTYPES}."
+        )
 
 
 def _check_text(text: str, source: object) -> None:

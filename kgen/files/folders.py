@@ -69,14 +69,14 @@ def named_folder(name: object, place: Opened) -> pathlib.Path:
             if folder.is_dir() and folder.resolve() == pathlib.Path(root).resolve() / plain:
                 return folder
     raise ValueError(
-        f"{place.source} names the folder {name!r:.200}, which must lie in the folder of the file "
-        "or beside it, under a plain name; `text_encoder` of `kgen.from_preset` and "
-        "`kgen.load_model` allows another one."
+        f"{place.source} names the folder {name!r:.200}, which must be a plain name of a folder in "
+        "the folder of the file or beside it; for another folder, pass `text_encoder` to "
+        "`kgen.from_preset` or `kgen.load_model`."
     )
 
 
 def inside(folder: Path, name: str) -> pathlib.Path:
-    """Returns the path of a file in a folder, and checks that it is not a link to the outside.
+    """Returns the path of a file, and checks that it is not a link that leads out of the folder.
 
     Raises:
         FileNotFoundError: if there is no such file.

@@ -113,12 +113,12 @@ def _arrays(
                 dataset = group[name]
                 address = h5py.h5o.get_info(dataset.id).addr
                 if address in seen:
-                    raise ValueError(f"{source} is refused: {path} is there under two names.")
+                    raise ValueError(f"{source} is refused: {path} has two names.")
                 seen.add(address)
                 held += _check_layout(dataset, path, source)
                 if held > size:  # arrays share their bytes
                     raise ValueError(
-                        f"{source} is refused: {path} declares more than the file holds."
+                        f"{source} is refused: {path} declares more bytes than the file holds."
                     )
                 _check_attributes(dataset, path, source)
                 yield path[1:], (dataset.shape, _check_values(dataset, path, source))
@@ -148,13 +148,13 @@ def _check_layout(dataset: "h5py.Dataset", path: str, source: object) -> int:
     if dataset.shape is None or dataset.dtype.kind not in "biufV" or dataset.dtype.hasobject:
         raise ValueError(f"{source} is refused: {path} must be an array of numbers.")
     if dataset.is_virtual or dataset.external:
-        raise ValueError(f"{source} is refused: {path} has its numbers in another file.")
+        raise ValueError(f"{source} is refused: {path} stores its numbers in another file.")
     layout = dataset.id.get_create_plist()
     if layout.get_layout() not in (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT) or layout.get_nfilters():
-        raise ValueError(f"{source} is refused: {path} must be in one piece, not compressed.")
+        raise ValueError(f"{source} is refused: {path} must be contiguous and not compressed.")
     if dataset.id.get_storage_size() != dataset.nbytes:
         raise ValueError(
-            f"{source} is damaged: {path} declares {dataset.nbytes} bytes and holds "
+            f"{source} is damaged: {path} declares {dataset.nbytes} bytes, but holds "
             f"{dataset.id.get_storage_size()}."
         )
     return dataset.nbytes

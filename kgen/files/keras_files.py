@@ -65,7 +65,7 @@ def load_model(
         others = sorted(set(archive.entries) - set(_PARTS))
         if others:
             raise ValueError(
-                f"{path} is refused: it must hold {', '.join(_PARTS)} and no more. "
+                f"{path} is refused: it must hold only {', '.join(_PARTS)}. "
                 f"Received: {others[0]!r:.200}."
             )
         text = archive.read("config.json", max_config_bytes)
@@ -109,8 +109,8 @@ def _check_kinds(
     for name, (shape, kind) in arrays.items():
         if shape and shape in kinds and kind not in kinds[shape]:
             raise ValueError(
-                f"{path} is damaged: its arrays must be of the types of the weights that they "
-                f"fill. Received: {name} of {kind}."
+                f"{path} is damaged: its arrays must have the dtypes of the weights. "
+                f"Received: {name} of {kind}."
             )
         of_training = not optimizers and name.partition("/")[0].endswith("optimizer")
         counts[shape] -= not of_training

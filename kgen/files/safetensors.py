@@ -1,12 +1,11 @@
-"""The header of a `.safetensors` file, checked before anything that it describes is allocated.
+"""Validation of the header of a `.safetensors` file, before memory for its tensors is allocated.
 
     8 bytes   length of the header, little endian
     header    JSON: {name: {"dtype": "F16", "shape": [...], "data_offsets": [start, end]}, ...}
     values    one after the other, without a gap
 
-A header is trusted when every tensor has as many bytes as its type and shape need, and the tensors
-cover the rest of the file exactly. So no number in a header can make memory be taken: a tensor is
-never larger than the file.
+A header is valid if every tensor has as many bytes as its type and shape need, and the tensors
+cover the rest of the file exactly. So no tensor is larger than the file.
 
 Reference:
   The format: https://huggingface.co/docs/safetensors/index#format.
@@ -21,21 +20,21 @@ from typing import Any
 from kgen.files.text import check_regular, parse_json
 from kgen.types import Path
 
-MAX_HEADER = 25_000_000  # bytes; that of Stable Diffusion XL in one file has 350,000
+MAX_HEADER = 25_000_000  # bytes; the header of Stable Diffusion XL in one file has 350,000
 MAX_RANK = 8
 METADATA = "__metadata__"
-# Bytes of a number. Integers appear as buffers (`position_ids`) and in the files of merged models.
+# Bytes per number. Integers occur in buffers (`position_ids`) and in files of merged models.
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E5M2": 1, "F8_E4M3": 1, "BOOL": 1}
 BYTES |= {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1}
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """What a header says of one tensor.
+    """The type and the shape of a tensor in a header.
 
     Args:
-        dtype: type of its numbers, a key of `BYTES`.
-        shape: its shape.
+        dtype: type of the numbers, a key of `BYTES`.
+        shape: the shape.
     """
 
     dtype: str
@@ -53,8 +52,8 @@ def read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no regular file, or the header is damaged or does not fit the file;
-            names the entry.
+        ValueError: if it is not a regular file, or the header is damaged or does not fit the file;
+            the message names the entry.
 
     Example:
         >>> import tempfile
@@ -78,7 +77,7 @@ def read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if length > min(size - 8, MAX_HEADER):
             raise _damaged(
                 path,
-                f"its header must be no longer than the file and {MAX_HEADER:,} bytes. "
+                f"its header must fit into the file and have at most {MAX_HEADER:,} bytes. "
                 f"Received: a header of {length:,} bytes in a file of {size:,}",
             )
         text = file.read(length)
@@ -97,7 +96,7 @@ def read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _tensor(path: Path, name: str, entry: Any) -> tuple[Tensor, list[int]]:
-    """The tensor of an entry, and the bytes it takes."""
+    """Returns the tensor of an entry, and the offsets of its first byte and after its last."""
     keys = {"dtype", "shape", "data_offsets"}
     if not isinstance(entry, dict) or set(entry) != keys:
         raise _damaged(path, f"the entry {name!r} must have the keys {sorted(keys)}")
@@ -109,8 +108,8 @@ def _tensor(path: Path, name: str, entry: Any) -> tuple[Tensor, list[int]]:
     if not _naturals(shape, MAX_RANK) or not _naturals(span, 2) or len(span) != 2:
         raise _damaged(
             path,
-            f"the shape and the offsets of {name!r} must be lists of integers of at least 0, at "
-            f"most {MAX_RANK} and 2 of them. "
+            f"the shape of {name!r} must be a list of at most {MAX_RANK} integers, and its offsets "
+            "a list of 2, none of them negative. "
             f"Received: shape={shape!s:.80}, data_offsets={span!s:.80}",
         )
     needed = math.prod(shape) * BYTES[dtype]
@@ -136,7 +135,7 @@ def _check_cover(path: Path, spans: list[tuple[int, int, str]], size: int) -> No
         what = "is truncated" if end > size else "has bytes that belong to no tensor"
         raise ValueError(
             f"{path} {what}: its values must have {end:,} bytes"
-            + (f", the last of them of {before!r}" if before is not None else "")
+            + (f", of which the last belong to {before!r}" if before is not None else "")
             + f". Received: {size:,} bytes."
         )
 

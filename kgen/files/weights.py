@@ -50,8 +50,8 @@ def _checked(array: np.ndarray, dtype: Any, path: Path, name: str) -> np.ndarray
     dtype = tf.as_dtype(dtype)
     if array.dtype.kind != "f" if dtype.is_floating else array.dtype != dtype.as_numpy_dtype:
         raise ValueError(
-            f"{path} is damaged: its arrays must be of the types of the weights that they fill. "
-            f"Received: {name} of {array.dtype} for {dtype.name}."
+            f"{path} is damaged: its arrays must have the dtypes of the weights. "
+            f"Received: {name} of {array.dtype} for a weight of {dtype.name}."
         )
     array = cast(array, dtype.as_numpy_dtype)
     if dtype.is_floating and not np.isfinite(array).all():

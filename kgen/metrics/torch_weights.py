@@ -66,7 +66,7 @@ class _Tensor:
     def array(self, buffers: dict[str, bytes]) -> np.ndarray:
         """Copies the tensor out of its storage; numpy rejects a view beyond its buffer."""
         if not all(type(n) is int and n >= 0 for n in (*self.size, *self.stride, self.offset)):
-            raise ValueError("sizes and strides must be whole numbers")
+            raise ValueError("sizes and strides must be integers of at least 0")
         dtype = self.storage.dtype
         strides = tuple(step * dtype.itemsize for step in self.stride)
         offset = self.offset * dtype.itemsize
@@ -76,7 +76,7 @@ class _Tensor:
         return np.ndarray(tuple(self.size), dtype, buffer, offset, strides).copy()
 
     def __setstate__(self, state: object) -> None:
-        raise pickle.UnpicklingError("The file must not change its tensors.")
+        raise pickle.UnpicklingError("The file must not set the state of its tensors.")
 
 
 class _Unpickler(pickle.Unpickler):
@@ -125,7 +125,9 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
         except OSError:
             raise
         except Exception as error:  # a pickle can make its reader raise nearly anything
-            raise ValueError(f"{path} is damaged or no weights file: {reason(error)}.") from error
+            raise ValueError(
+                f"{path} is damaged or not a weights file: {reason(error)}."
+            ) from error
 
 
 def _read(file: BinaryIO, path: Path) -> dict[str, np.ndarray]:
@@ -162,11 +164,11 @@ def _unpickled(file: BinaryIO) -> Any:
     count = 0
     for count, (code, argument, _) in enumerate(pickletools.genops(window), 1):
         if "PUT" in code.name and argument > 2 * count:
-            raise ValueError("its pickles must number their objects in order")
+            raise ValueError("its pickles must have consecutive memo indices")
     end = window.tell()
     window.seek(0)
     value = _Unpickler(window).load()
     if window.tell() != end:
-        raise ValueError("a pickle of it ends twice")
+        raise ValueError("one of its pickles has two ends")
     file.seek(start + end)
     return value

@@ -66,15 +66,15 @@ def check_denoising_network(
         inputs = set(graph.input) & {"tokens", "pooled", "picture"}
         if conditioner is not None and not inputs:
             raise ValueError(
-                "`network` must have an input for the condition, by `pooled=...`, `tokens=...` or "
-                "`picture=...`, where there is a conditioner."
+                "`network` must have an input for the condition of the conditioner: construct it "
+                "with `pooled=...`, `tokens=...` or `picture=...`."
             )
         return
     cond = None
     if conditioner is not None:
         if not takes_condition(network, 2):
             raise ValueError(
-                "`network` must take the condition where there is a conditioner: "
+                "`network` must accept the condition of the conditioner: "
                 f"`network(z, log_snr, cond)`. Received: network={network!r}."
             )
         null = conditioner.null(1)

@@ -105,15 +105,15 @@ class EncoderDecoder(GenerativeModel):
         """
         if self.conditioner is not None and not takes_condition(self.decoder):
             raise ValueError(
-                "`decoder` must take the condition where there is a conditioner: "
+                "`decoder` must accept the condition of the conditioner: "
                 f"`decoder([z, {self.condition_keys[0]}])` or `decoder(z, cond)`."
             )
         if not isinstance(code, keras.KerasTensor):
             raise ValueError(_one_output(code, self.gaussian_code))
-        shape, what = tuple(code.shape[1:]), "what `decoder` takes"
+        shape, what = tuple(code.shape[1:]), "the shape that `decoder` accepts"
         expected = input_shape(self.decoder, "z")
         if self.gaussian_code:
-            what = "twice the channels that `decoder` takes, at the same size"
+            what = "twice the channels that `decoder` accepts, at the same size"
             divisible = shape and shape[-1] and shape[-1] % 2 == 0
             shape = (*shape[:-1], shape[-1] // 2) if divisible else ()
         if not shape or None in shape or (expected is not None and not _fits(shape, expected)):
@@ -127,7 +127,7 @@ class EncoderDecoder(GenerativeModel):
     def _check_decoder(self, output: Any) -> None:
         """Checks the symbolic output of the decoder: its shape, and that it returns logits."""
         expected, likelihood = self.data_shape, self.likelihood
-        what = "what `encoder` takes"
+        what = "the shape that `encoder` accepts"
         if likelihood is not None:
             expected = (*expected[:-1], likelihood.parameter_channels(expected[-1]))
             if expected != self.data_shape:
@@ -158,7 +158,7 @@ class EncoderDecoder(GenerativeModel):
         check_prior(prior, self.latent_shape, self.data_shape, self.likelihood)
         if self.conditioner is not None and hasattr(prior, "data_shape"):
             raise ValueError(
-                "`prior` must not be made of pseudo-inputs where there is a conditioner. "
+                "`prior` must not have pseudo-inputs in a model with a conditioner. "
                 f"Received: a {type(prior).__name__}."
             )
 
@@ -400,7 +400,7 @@ def example_shape(encoder: Network, data_shape: Sequence[int] | None) -> Shape:
             check_count("data_shape", size)
         if declared is not None and not _fits(shape, declared):
             raise ValueError(
-                f"`data_shape` must be what `encoder` takes, {declared}. "
+                f"`data_shape` must be the input shape of `encoder`, {declared}. "
                 f"Received: data_shape={data_shape}."
             )
         return shape
@@ -424,9 +424,9 @@ def _one_output(code: Any, gaussian: bool) -> str:
     what = "one tensor"
     advice = ""
     if gaussian:
-        what = "one tensor [B, ..., 2 C], the mean and the log standard deviation side by side"
+        what = "one tensor [B, ..., 2 C], the mean and the log standard deviation on the last axis"
         advice = (
-            " Of two heads, mean and log variance, make one by "
+            " Concatenate two outputs, mean and log variance, by "
             "`keras.layers.Concatenate()([mean, 0.5 * log_variance])`."
         )
     return f"`encoder` must return {what}.{advice} Received: {describe({'outputs': code})}."

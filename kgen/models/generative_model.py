@@ -131,7 +131,7 @@ class GenerativeModel(TermsModel):
             unused = sorted(set(batch) - used) if isinstance(batch, dict) else []
             if unused:
                 warnings.warn(
-                    f"The entries {unused} of a batch have no use: the model has no conditioner.",
+                    f"The entries {unused} of a batch are not used: the model has no conditioner.",
                     stacklevel=2,
                 )
         batch = self.fill_missing(batch)

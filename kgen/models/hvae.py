@@ -98,7 +98,7 @@ class HVAE(EncoderDecoder):
         **kwargs: Any,
     ) -> None:
         if not levels:
-            raise ValueError("`levels` must hold at least one level. Received: none.")
+            raise ValueError("`levels` must hold at least one level. Received: an empty sequence.")
         check_positive("beta", beta, zero=True)
         check_positive("warm_up", warm_up, zero=True)
         check_positive("free_bits", free_bits, zero=True)

@@ -168,18 +168,18 @@ class LatentDiffusion(DenoiserModel):
         Args:
             dataset: finite batches for `fit`. If captions are drawn at random, repeat the data set,
                 so that the cache holds each picture with several captions.
-            directory: folder of the cache. A complete cache of the same encoders and data is used
-                as it is.
+            directory: folder of the cache. A complete cache of the same encoders and data is
+                reused.
             batch_size: size of the returned batches.
             seed: integer seed of the order of the examples.
 
         Returns:
-            A `tf.data.Dataset` for `fit`, shuffled anew every epoch.
+            A `tf.data.Dataset` for `fit`, shuffled again in each epoch.
 
         Raises:
             TypeError: if the data have the wrong type.
             ValueError: if the data have the wrong shape or range, or `directory` holds a cache of
-                other encoders or data.
+                other encoders or data; the message says what differs.
         """
         conditioner = self.conditioner
 
@@ -208,7 +208,7 @@ class LatentDiffusion(DenoiserModel):
         return LatentCache(directory, source, dataset).dataset(batch_size, seed=seed)
 
     def _encoders(self) -> str:
-        """Returns the sha256 of the encoder's weights and, unless trained, of the conditioner."""
+        """Returns the sha256 of the encoder and the fingerprint of a frozen conditioner."""
         averages = {id(v): average for v, average in self.autoencoder.averages.pairs()}
         weights = [averages.get(id(v), v) for v in self.autoencoder.encoder.weights]
         encoders = fingerprint(weights)

@@ -132,7 +132,7 @@ class Positions(layers.Layer):
         return x + tf.cast(table[None], x.dtype)
 
     def compute_output_shape(self, x_shape: Shape, like_shape: Shape) -> Shape:
-        """The shape of `x`."""
+        """Returns the shape of `x`."""
         return x_shape
 
 

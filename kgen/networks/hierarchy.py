@@ -199,8 +199,8 @@ def _map_sizes(
         fits = following is None or all(n % m == 0 for m, n in zip(size, following))
         if len(size) != rank or not fits or any(m > n for m, n in zip(size, shape)):
             raise ValueError(
-                f"`sizes` must have a number, or {rank} numbers, for each map of features, "
-                "dividing those of the next map and at most the size of the data. "
+                f"`sizes` must have a number, or {rank} numbers, for each feature map, which "
+                "divide those of the next map and are at most the size of the data. "
                 f"Received: sizes={sizes} for data of shape {tuple(shape)}."
             )
     ratios = [tuple(n // m for m, n in zip(a, b)) for a, b in itertools.pairwise(full)]

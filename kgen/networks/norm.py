@@ -121,7 +121,7 @@ class GroupNorm(layers.Layer):
         return scale, offset if shift is None else offset + shift * scale
 
     def _of_groups(self, m: tf.Tensor, size: int) -> tf.Tensor:
-        """The mean over each group of `size` channels, `[B, C]`, once for each channel."""
+        """Returns the mean over each group of `size` channels, repeated per channel, `[B, C]`."""
         means = ops.mean(ops.reshape(m, (-1, self.groups, size)), axis=-1, keepdims=True)
         return ops.reshape(means * ops.ones((size,), means.dtype), (-1, self.groups * size))
 

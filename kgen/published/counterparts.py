@@ -168,7 +168,7 @@ def _unet(
     groups = {layer.groups for layer in network.graph.layers if isinstance(layer, GroupNorm)}
     blocks = set(by_level("blocks", options["blocks"], levels))
     requirements = (
-        (len(shape) == 3, f"data of shape {shape}, no pictures"),
+        (len(shape) == 3, f"data of shape {shape}, which are not pictures"),
         (takes_index, "a network conditional on the log-SNR, not on `LevelIndex` of its schedule"),
         (len(groups) == 1, f"norms of {sorted(groups)} groups, not of one number"),
         (len(blocks) == 1, f"blocks={options['blocks']}, not one number"),
@@ -250,7 +250,7 @@ def _autoencoder(autoencoder: KLAutoencoder, unsupported: list[str]) -> dict[str
     factor = 2 ** (len(channels) - 1)
     num_inputs = encoder.get_layer("conv_in").kernel.shape[-2]
     requirements = (
-        (len(shape) == 3, f"data of shape {shape}, no pictures"),
+        (len(shape) == 3, f"data of shape {shape}, which are not pictures"),
         (num_inputs == shape[-1], "an autoencoder with patch=2"),
         ("mid_attn" in names, "an autoencoder without attention in the middle"),
         (len(set(blocks)) == 1, f"an autoencoder of {blocks} blocks, not of one number"),

@@ -49,7 +49,7 @@ class Folder:
     def __init__(self, root: str | os.PathLike) -> None:
         self.root = pathlib.Path(root)
         if not self.root.is_dir():
-            raise FileNotFoundError(f"`path` must be a folder. Received: {root}, which is none.")
+            raise FileNotFoundError(f"`path` must be a folder. Received: {root}.")
 
     def path(self, name: str) -> pathlib.Path:
         """Returns the path of a file in the folder.
@@ -64,7 +64,9 @@ class Folder:
         if home.parent.name == "snapshots":  # in the cache of the hub, files are links to blobs
             homes.append(home.parent.parent / "blobs")
         if pathlib.PurePath(name).is_absolute() or not any(map(real.is_relative_to, homes)):
-            raise ValueError(f"Files must lie in {self.root}. Received: {name!r}, which leaves it.")
+            raise ValueError(
+                f"Files must lie in {self.root}. Received: {name!r}, which is outside."
+            )
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing.")
         return path

@@ -108,9 +108,9 @@ class PublishedSteps:
         stride = self.schedule.num_levels // num_steps
         if self.strides and (timesteps[:-1] - timesteps[1:] != stride).any():
             warnings.warn(
-                f"A run of {num_steps} steps with {self.spacing!r} spacing is not the published "
-                f"one, whose steps of {stride} timesteps do not end at the next evaluation. Those "
-                "of kgen do.",
+                f"A run of {num_steps} steps with {self.spacing!r} spacing differs from the "
+                f"published one, which makes steps of {stride} timesteps; the steps of kgen end at "
+                "the next evaluation.",
                 stacklevel=4,
             )
 

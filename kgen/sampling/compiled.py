@@ -31,7 +31,7 @@ class Compiled:
         self._traced = {}
 
     def forget(self) -> None:
-        """Forgets what was compiled, after layers have changed."""
+        """Discards the compiled functions, after layers have changed."""
         self._traced = {}
 
     def __call__(self, *key: Any, portable: bool = False) -> Callable:
@@ -52,7 +52,7 @@ class Compiled:
         return self._traced[identity]
 
     def anew(self) -> "Compiled":
-        """Returns the same with nothing compiled yet, for a context that reads other weights."""
+        """Returns a copy without compiled functions, for a context that reads other weights."""
         return Compiled(self._function, self._context)
 
 

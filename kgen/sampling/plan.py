@@ -1,9 +1,9 @@
 """Plans: the times of a sampling run, its first state, and the result of its last state.
 
 The default plan makes N solver steps along the grid of the solver, from t = 1 (or from the
-`strength` of image to image) to t = 0, and returns the estimate x_hat there, so that a solver with
-one call per step makes N + 1 calls in all. Models that were opened from published weights have
-other plans, which use the times of the published samplers (`kgen.published.schedulers`).
+`strength` of image to image) to t = 0, and returns the estimate x_hat there. A solver with one call
+of the network per step makes N + 1 calls in all. Models that were opened from published weights
+have other plans, which use the times of the published samplers (`kgen.published.schedulers`).
 """
 
 import dataclasses
@@ -44,8 +44,8 @@ class Plan:
         """Checks a number of steps, outside of a graph.
 
         Raises:
-            TypeError: if it is no integer.
-            ValueError: if there is no such run.
+            TypeError: if `num_steps` is not a number.
+            ValueError: if `num_steps` is not an integer of at least 1.
         """
         check_count("num_steps", num_steps)
 
@@ -54,7 +54,7 @@ class Plan:
 
         Args:
             num_steps: an integer or an int32 scalar tensor.
-            strength: None, or for image to image the first time, in (0, 1].
+            strength: None; or, for image to image, the first time, in (0, 1].
         """
         start = 1.0 if strength is None else strength
         return time_grid(self.process, num_steps, self.solver.grid, start=start)
@@ -65,7 +65,7 @@ class Plan:
         Args:
             noise: standard normal noise, `[B, ...]`.
             times: the times of the run.
-            x: None, or for image to image the given examples, `[B, ...]`.
+            x: None; or, for image to image, the given examples, `[B, ...]`.
         """
         z = self.process.prior(noise).std * noise
         if x is None:
@@ -75,7 +75,7 @@ class Plan:
         return tf.where(times[0] < 1, alpha * x + sigma * noise, z)
 
     def from_noise(self, noise: tf.Tensor, times: tf.Tensor) -> tf.Tensor:
-        """Returns the first state where `noise` is given to `generate`: it is that state."""
+        """Returns `noise`, the first state if the argument `noise` of `generate` is given."""
         return noise
 
     def finish(self, denoise: Denoise, z: tf.Tensor, times: tf.Tensor) -> tf.Tensor:

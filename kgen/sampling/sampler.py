@@ -62,7 +62,7 @@ class Sampler:
     graphs: dict = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
     def forget(self) -> None:
-        """Forgets what was compiled, after layers have changed."""
+        """Discards the compiled functions, after layers have changed."""
         self.graphs.clear()
 
     def begin(

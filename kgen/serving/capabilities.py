@@ -1,4 +1,4 @@
-"""What a model offers a command line or a server: how it generates and what its condition is."""
+"""Properties of a model that a command line or a server needs: its sampling and its condition."""
 
 from __future__ import annotations
 

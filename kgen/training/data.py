@@ -63,12 +63,12 @@ def with_targets(x: Any, y: Any, target_key: str | None) -> Any:
     if target_key is not None:
         raise ValueError(
             f'Targets must be the entry "{target_key}" of the batch. '
-            f"Received: a dictionary of {sorted(x)} and targets beside it."
+            f"Received: a dictionary of {sorted(x)} and separate targets."
         )
     raise ValueError(
-        "The data must yield inputs only: kgen's models bring their own targets, so `fit(x, y)` "
-        "becomes `fit(x)`. To train on labels, give the model a conditioner; to train on damaged "
-        "inputs, a `corruption`."
+        "The data must yield inputs only, since models of kgen compute their targets: call "
+        "`fit(x)` instead of `fit(x, y)`. To train on labels, give the model a conditioner; to "
+        "train on corrupted inputs, a `corruption`."
     )
 
 

@@ -11,7 +11,7 @@ set, and training reads them:
 
 The files are memory-mapped, written in pieces and read by rows, so that they may be larger than
 memory. `meta.json` is written last: a folder without it is incomplete and is written again. It
-identifies the encoders and the data of the cache.
+identifies the encoders and the data of the cache, so that a cache of others is refused.
 """
 
 import hashlib
@@ -31,6 +31,7 @@ from kgen.types import Path, TensorLike
 
 META = "meta.json"
 SAMPLED = 3  # number of batches from which a data set is identified
+SHA256 = 64  # length of a sha256 in hexadecimal
 
 
 class LatentCache:
@@ -43,7 +44,8 @@ class LatentCache:
 
     Raises:
         FileNotFoundError: if the cache is not complete.
-        ValueError: if the cache is damaged, or is of other encoders or other data.
+        ValueError: if the cache is damaged, or was written with other encoders or other data; the
+            message says what differs.
     """
 
     def __init__(
@@ -60,12 +62,14 @@ class LatentCache:
         if source not in (None, meta.get("source")):
             raise ValueError(
                 "`directory` must hold latents of this autoencoder and conditioner. Received: "
-                f"{directory}, which holds those of others; remove it to write it again."
+                f"{directory}, written with another {_differing_encoders(source, meta)}; pass "
+                "another folder, or remove it to write it again."
             )
         if dataset is not None and meta.get("data") not in (None, data_fingerprint(dataset)):
             raise ValueError(
-                f"`directory` must hold latents of these data. Received: {directory}, which holds "
-                "those of others; pass another folder, or remove it to write it again."
+                f"`directory` must hold latents of these data. Received: {directory}, written from "
+                f"data with another {_differing_data(dataset, meta)}; pass another folder, or "
+                "remove it to write it again."
             )
         self.moments, self.rows = (_map(directory, name) for name in ("moments", "rows"))
         self.conditions = {key: _map(directory, key) for key in meta["conditions"]}
@@ -97,7 +101,8 @@ class LatentCache:
                 their latents, `[B, h, w, 2 c]`.
             encode: a function of the values of conditions that returns nested dictionaries of
                 arrays with one row per value; None without a condition.
-            source: a string that identifies the encoders.
+            source: a string that identifies the encoders: the sha256 of the autoencoder's encoder,
+                followed by the fingerprint of the conditioner, if it is frozen.
 
         Returns:
             The `LatentCache`.
@@ -143,6 +148,8 @@ class LatentCache:
             "weights": bool(weights),
             "source": source,
             "data": data_fingerprint(dataset),
+            "elements": _elements(dataset),
+            "batches": _length(dataset),
         }
         (directory / META).write_text(json.dumps(meta))
         return cls(directory, source)
@@ -155,7 +162,7 @@ class LatentCache:
 
         Args:
             batch_size: size of a batch; at most the number of examples is used.
-            shuffle: whether to shuffle the examples anew every epoch and drop an incomplete last
+            shuffle: whether to shuffle the examples again in each epoch and drop an incomplete last
                 batch.
             seed: integer seed of the order.
         """
@@ -240,7 +247,7 @@ def data_fingerprint(dataset: tf.data.Dataset) -> str:
         >>> data_fingerprint(ones) == data_fingerprint(zeros)
         False
     """
-    digest = hashlib.sha256(repr(getattr(dataset, "element_spec", None)).encode())
+    digest = hashlib.sha256(_elements(dataset).encode())
     digest.update(str(_length(dataset)).encode())
     if not isinstance(dataset, tf.data.Dataset):
         return digest.hexdigest()
@@ -254,6 +261,33 @@ def data_fingerprint(dataset: tf.data.Dataset) -> str:
     if readings[0] == readings[1]:
         digest.update(readings[0])
     return digest.hexdigest()
+
+
+def _differing_encoders(source: str, meta: Mapping[str, Any]) -> str:
+    """Returns which encoders are not those of a cache, for a message."""
+    received = str(meta.get("source"))
+    differing = []
+    if source[:SHA256] != received[:SHA256]:
+        differing.append("autoencoder (the weights of its encoder differ)")
+    if source[SHA256:] != received[SHA256:]:
+        differing.append(
+            "conditioner (its weights, vocabulary or settings differ, or whether it is trained)"
+        )
+    return " and another ".join(differing)
+
+
+def _differing_data(dataset: tf.data.Dataset, meta: Mapping[str, Any]) -> str:
+    """Returns in what a data set is not that of a cache, for a message."""
+    if meta.get("elements", elements := _elements(dataset)) != elements:
+        return f"element specification ({meta['elements']!s:.300}, not {elements:.300})"
+    if meta.get("batches", batches := _length(dataset)) != batches:
+        return f"number of batches ({meta['batches']!s:.20}, not {batches})"
+    return "content: the first batches differ"
+
+
+def _elements(dataset: Any) -> str:
+    """Returns the names, shapes and types of the entries of a batch, or "None" if not known."""
+    return repr(getattr(dataset, "element_spec", None))
 
 
 def _bytes(value: Any) -> bytes:

@@ -157,8 +157,8 @@ class TermsModel(keras.Model, abc.ABC):
         for name in ("loss", "metrics", "weighted_metrics", "loss_weights"):
             if kwargs.get(name):
                 raise ValueError(
-                    f"`{name}` must not be given: {type(self).__name__} brings its own loss, whose "
-                    f"terms it reports. Received: {name}={kwargs[name]!r}."
+                    f"`{name}` must not be given: {type(self).__name__} defines its own loss, and "
+                    f"reports its terms. Received: {name}={kwargs[name]!r}."
                 )
         if skip_above is not None:
             check_interval("skip_above", skip_above, "(0, inf]")
@@ -392,8 +392,8 @@ class TermsModel(keras.Model, abc.ABC):
         data = Data(self, x, y, kwargs)
         if not self.optimized_variables:
             raise ValueError(
-                f"This {type(self).__name__} has nothing to train: its networks are frozen, as an "
-                "autoencoder is inside of a LatentDiffusion. `trainable = True` on each undoes it."
+                f"This {type(self).__name__} has nothing to train: its networks are frozen, as in "
+                "an autoencoder that a LatentDiffusion uses. Set `trainable = True` on each."
             )
         callbacks = keras.tree.flatten(kwargs.get("callbacks") or [])
         if not is_chief():
@@ -411,7 +411,7 @@ class TermsModel(keras.Model, abc.ABC):
                 callback.begin(self, data.order, data.options)
             return super().fit(data.x, data.y, **data.options)
         finally:
-            for callback in exact:  # Keras tells a callback nothing of an error
+            for callback in exact:  # Keras does not notify callbacks of an error
                 callback.close()
 
     @property

@@ -42,7 +42,11 @@ def test_names_of_classes(values):
 @pytest.mark.parametrize(
     ("values", "error", "message"),
     [
-        (["horse"], ValueError, r"`labels` must be among \('cat', 'dog'\). Received: \['horse'\]"),
+        (
+            ["horse"],
+            ValueError,
+            r"`labels` must be some of \('cat', 'dog'\). Received: \['horse'\]",
+        ),
         ([2], ValueError, r"`labels` must be in 0..1. Received: \[2\]"),
         ([-1], ValueError, r"`labels` must be in 0..1"),
         ([0.5], TypeError, "`labels` must be integers. Received: float64"),

@@ -61,7 +61,7 @@ def test_empty_cells_behind_a_row_do_no_harm(pictures):
 
 def test_cells_that_are_parted_by_semicolons(pictures):
     (pictures / "captions.csv").write_text("file_name;caption\n0.png;a\n")
-    with pytest.raises(ValueError, match="parted by commas"):
+    with pytest.raises(ValueError, match="separated by commas"):
         folder.load(pictures, SIZE, captions="csv")
 
 

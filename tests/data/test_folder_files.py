@@ -31,7 +31,7 @@ def test_avif(tmp_path):
     np.testing.assert_allclose(images(tmp_path)[0].mean((0, 1)), GREEN, atol=4)
     path = tmp_path / "a.AVIF"
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(ValueError, match="cannot be read: its parts are not whole"):
+    with pytest.raises(ValueError, match="cannot be read: its boxes are incomplete"):
         images(tmp_path)
 
 
@@ -145,7 +145,7 @@ def test_folders_that_are_linked_outside_are_named(tmp_path):
 def test_a_link_in_a_circle_has_an_end(tmp_path, target):
     draw(tmp_path / "sub" / "a.png")
     (tmp_path / "sub" / "link").symlink_to(target)
-    with pytest.warns(UserWarning, match="link is a link to a folder that holds it"):
+    with pytest.warns(UserWarning, match="link is a link to a folder that contains it"):
         assert len(images(tmp_path, on_error="skip")) == 1
 
 
@@ -154,14 +154,14 @@ def test_two_links_in_a_circle_have_an_end(tmp_path):
     draw(tmp_path / "b" / "b.png")
     (tmp_path / "a" / "to_b").symlink_to(tmp_path / "b")
     (tmp_path / "b" / "to_a").symlink_to(tmp_path / "a")
-    with pytest.warns(UserWarning, match="holds it"):
+    with pytest.warns(UserWarning, match="contains it"):
         assert len(images(tmp_path, on_error="skip")) == 4
 
 
 def test_a_link_to_nothing_is_named(tmp_path):
     draw(tmp_path / "a.png")
     (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
-    with pytest.raises(ValueError, match=r"b\.png is a link to nothing"):
+    with pytest.raises(ValueError, match=r"b\.png is a link to a missing file"):
         images(tmp_path)
 
 

@@ -103,7 +103,7 @@ def test_other_targets_are_refused(make):
     model = make()
     model.compile("adam")
     for y in (np.arange(len(GOOD)), 0.5 * GOOD):
-        with pytest.raises(ValueError, match="becomes `fit"):
+        with pytest.raises(ValueError, match=r"instead of `fit\(x, y\)`"):
             model.fit(GOOD, y, verbose=0)
 
 
@@ -143,7 +143,7 @@ def sigmoid_decoder():
         (
             lambda: kgen.KLAutoencoder(mlp(SHAPE, (4,)), mlp((2,), (5, 5, 1))),
             ValueError,
-            "`decoder` must return what `encoder` takes",
+            "`decoder` must return the shape that `encoder`",
         ),
         (
             lambda: kgen.VAE(mlp(SHAPE, (4,)), sigmoid_decoder()),
@@ -236,6 +236,6 @@ def test_labels_of_a_model_without_a_conditioner_are_warned_of():
     model = kgen.VAE(mlp((4,), (4,), hidden=(8,)), mlp((2,), (4,), hidden=(8,)))
     model.compile()
     batch = {"images": np.random.default_rng(0).uniform(size=(8, 4)).astype("float32")}
-    with pytest.warns(UserWarning, match=r"The entries \['labels'\] of a batch have no use"):
+    with pytest.warns(UserWarning, match=r"The entries \['labels'\] of a batch are not used"):
         model.fit({**batch, "labels": np.arange(8)}, verbose=0)
     model.fit(batch, verbose=0)

@@ -10,7 +10,7 @@ from kgen.networks import TimeMLP
 from kgen.networks.conv import encoder
 
 # The batches have prompts for the models that take them.
-pytestmark = pytest.mark.filterwarnings("ignore:The entries .* of a batch have no use")
+pytestmark = pytest.mark.filterwarnings("ignore:The entries .* of a batch are not used")
 
 
 def make_score(**options):

@@ -176,16 +176,20 @@ def labelled(encoder=None, decoder=None, **options):
         (
             lambda: vae(mlp((4,), (4,)), data_shape=(5,)),
             ValueError,
-            r"what `encoder` takes, \(4,\)",
+            r"the input shape of `encoder`, \(4,\)",
         ),
         (lambda: vae(Dense(4), data_shape=(0,)), ValueError, "`data_shape` must be at least 1"),
         (lambda: vae(Dense(3), data_shape=(4,)), ValueError, "`encoder` must return twice"),
         (lambda: vae("encoder", data_shape=(4,)), TypeError, "`encoder` must be a Keras model"),
-        (lambda: vae(mlp((4,), (4,)), Dense(3)), ValueError, "`decoder` must return what `enc"),
+        (
+            lambda: vae(mlp((4,), (4,)), Dense(3)),
+            ValueError,
+            "`decoder` must return the shape that",
+        ),
         (
             lambda: vae(mlp((4,), (4,)), lambda z: heads(4, 4)(tf.concat([z, z], -1))),
             ValueError,
-            "`decoder` must return what `encoder` takes",
+            "`decoder` must return the shape that `encoder`",
         ),
         (
             lambda: kgen.HVAE(
@@ -202,14 +206,14 @@ def labelled(encoder=None, decoder=None, **options):
         (
             lambda: labelled(decoder=mlp((2,), (4,))),
             ValueError,
-            r"`decoder` must take the condition .* `decoder\(\[z, pooled\]\)`",
+            r"`decoder` must accept the condition .* `decoder\(\[z, pooled\]\)`",
         ),
         (
             lambda: labelled(encoder=mlp([(4,), (2,)], (4,))),
             ValueError,
             r"`encoder` must take x \[B, 4\] and cond \{pooled \[B, 3\]\}",
         ),
-        (lambda: labelled(prior=VampPrior(3, (4,))), ValueError, "made of pseudo-inputs"),
+        (lambda: labelled(prior=VampPrior(3, (4,))), ValueError, "must not have pseudo-inputs"),
         (lambda: labelled().generate(3), ValueError, "`condition` must be given"),
         (lambda: labelled().generate(0, condition=[1]), ValueError, "`num_samples` must be"),
         (lambda: labelled().generate(condition=[7]), ValueError, "`labels` must be in 0..4"),

@@ -14,7 +14,7 @@ from kgen.priors import GaussianMixture, StandardNormal, VampPrior
 from kgen.serialization import serializable
 
 # The batches have prompts for the models that take them.
-pytestmark = pytest.mark.filterwarnings("ignore:The entries .* of a batch have no use")
+pytestmark = pytest.mark.filterwarnings("ignore:The entries .* of a batch are not used")
 
 SEED = tf.constant([5, 6])
 

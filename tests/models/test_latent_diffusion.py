@@ -1,5 +1,7 @@
 """Latent diffusion: one compiled sampler, the cache of latents, guidance, prompts, seeds."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -312,9 +314,16 @@ class TestLatentCache:
         make_diffusion().precompute(dataset(), tmp_path)
         other = make_diffusion()
         other.precompute(dataset(), tmp_path)  # the same weights
+        message = "`directory` must hold latents of this autoencoder.* written with another "
+        other.conditioner.trainable = True
+        with pytest.raises(ValueError, match=rf"{message}conditioner \([^()]*\); pass"):
+            other.precompute(dataset(), tmp_path)
         weight = other.autoencoder.encoder.weights[0]
         weight.assign(weight + 1e-3)
-        with pytest.raises(ValueError, match="`directory` must hold latents of this autoencoder"):
+        with pytest.raises(ValueError, match=rf"{message}autoencoder .* another conditioner"):
+            other.precompute(dataset(), tmp_path)
+        other.conditioner.trainable = False
+        with pytest.raises(ValueError, match=rf"{message}autoencoder \([^()]*\); pass"):
             other.precompute(dataset(), tmp_path)
 
     def test_fewer_pictures_than_a_batch_are_one_batch(self, model, dataset, tmp_path):
@@ -327,9 +336,18 @@ class TestLatentCache:
         fewer = dataset().take(3)
         darker = dataset().map(lambda batch: {**batch, "images": 0.5 * batch["images"]})
         renamed = dataset().map(lambda batch: {**batch, "prompts": batch["prompts"] + "s"})
-        for data in (fewer, darker, renamed):
-            with pytest.raises(ValueError, match="`directory` must hold latents of these data"):
+        content = "content: the first batches differ"
+        refused = [(fewer, r"number of batches \(4, not 3\)"), (darker, content)]
+        refused += [(renamed, content), (dataset(16), r"number of batches \(4, not 8\)")]
+        refused += [(dataset().map(lambda batch: batch["images"]), r"element specification \(\{")]
+        for data, differs in refused:
+            with pytest.raises(ValueError, match=f"latents of these data.*another {differs}"):
                 model.precompute(data, tmp_path)
+        meta = json.loads((tmp_path / "meta.json").read_text())
+        del meta["elements"], meta["batches"]  # as in caches of earlier versions
+        (tmp_path / "meta.json").write_text(json.dumps(meta))
+        with pytest.raises(ValueError, match=f"another {content}"):
+            model.precompute(darker, tmp_path)
         model.precompute(dataset(), tmp_path)
 
     def test_what_a_trained_conditioner_reads_is_kept(self, make_diffusion, dataset, tmp_path):

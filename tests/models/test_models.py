@@ -11,7 +11,7 @@ from kgen.networks.blocks import dtype_policy
 from kgen.serialization import serializable
 
 # The batches have prompts for the models that take them.
-pytestmark = pytest.mark.filterwarnings("ignore:The entries .* of a batch have no use")
+pytestmark = pytest.mark.filterwarnings("ignore:The entries .* of a batch are not used")
 
 MODELS = [
     "make_plain",
@@ -278,7 +278,7 @@ def _by_halves(loss_terms, parts):
 @pytest.mark.parametrize(
     ("action", "error", "message"),
     [
-        (lambda m, d: m.compile("adam", loss="mse"), ValueError, "brings its own loss"),
+        (lambda m, d: m.compile("adam", loss="mse"), ValueError, "defines its own loss"),
         (
             lambda m, d: m.compile(keras.optimizers.Adam(use_ema=True)),
             ValueError,

@@ -17,7 +17,7 @@ from kgen.networks import mlp
 from kgen.priors import GaussianMixture, VampPrior
 
 # The batches have prompts for the models that take them.
-pytestmark = pytest.mark.filterwarnings("ignore:The entries .* of a batch have no use")
+pytestmark = pytest.mark.filterwarnings("ignore:The entries .* of a batch are not used")
 
 SEED = tf.constant([5, 6])
 STD = 0.4

@@ -116,7 +116,7 @@ def _truncate(path):
 HEADERS = {
     "empty file": (b"", None, "at least 8 bytes"),
     "claims 10 GB": (b"{}", 10 * 2**30, "header of 10,737,418,240 bytes"),
-    "claims more than any file": (b"{}", 2**63, "no longer than the file"),
+    "claims more than any file": (b"{}", 2**63, "must fit into the file"),
     "no JSON": (b"{what", None, "must be JSON"),
     "not in UTF-8": (b"\xff\xfe{}", None, "must be JSON"),
     "nested without end": (b"[" * 100_000, None, "must not be nested more than 100 deep"),
@@ -127,17 +127,17 @@ HEADERS = {
     "type is a number": ({"a": entry(dtype=32)}, None, "type of 'a'"),
     "shape of 10 GB": ({"a": entry((2**31, 2))}, None, "'a' of type F32 .* 17,179,869,184 bytes"),
     "shape overflows": ({"a": entry((2**62, 2**62))}, None, "'a' of type F32"),
-    "shape is huge": ({"a": entry((2**64,))}, None, "shape and the offsets of 'a'"),
-    "shape of many axes": ({"a": entry([1] * 1000)}, None, "shape and the offsets of 'a'"),
-    "shape is negative": ({"a": entry((-2,))}, None, "shape and the offsets of 'a'"),
-    "shape is a fraction": ({"a": entry((2.0,))}, None, "shape and the offsets of 'a'"),
-    "shape is a truth value": ({"a": entry((True,), 0, 4)}, None, "shape and the offsets of 'a'"),
+    "shape is huge": ({"a": entry((2**64,))}, None, "shape of 'a' must be a list"),
+    "shape of many axes": ({"a": entry([1] * 1000)}, None, "shape of 'a' must be a list"),
+    "shape is negative": ({"a": entry((-2,))}, None, "shape of 'a' must be a list"),
+    "shape is a fraction": ({"a": entry((2.0,))}, None, "shape of 'a' must be a list"),
+    "shape is a truth value": ({"a": entry((True,), 0, 4)}, None, "shape of 'a' must be a list"),
     "offsets turned around": ({"a": entry(start=8, end=0)}, None, "'a' of type F32"),
     "offsets beyond the file": ({"a": entry(start=800, end=808)}, None, "'a' must begin at the"),
     "three offsets": (
         {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8, 8]}},
         None,
-        "shape and the offsets of 'a'",
+        "shape of 'a' must be a list",
     ),
     "values overlap": (
         {"a": entry(), "b": entry(start=4, end=12)},
@@ -272,7 +272,7 @@ FOLDERS = {
     "index is no JSON": (lambda f: _index(f).write_text("{"), ValueError, "must be JSON"),
     "index is a list": (lambda f: _index(f).write_text("[]"), ValueError, "hold a dictionary"),
     "index has no map": (lambda f: _index(f).write_text("{}"), ValueError, "`weight_map`"),
-    "link out of the folder": (_link, ValueError, "which leaves it"),
+    "link out of the folder": (_link, ValueError, "which is outside"),
 }
 
 
@@ -299,7 +299,7 @@ def test_no_folder_and_no_such_variant(tmp_path):
 def test_path_that_leaves_the_folder(name, tmp_path):
     (tmp_path / "secret.json").write_text("{}")
     (tmp_path / "model").mkdir()
-    with pytest.raises(ValueError, match="leaves it"):
+    with pytest.raises(ValueError, match="is outside"):
         Folder(tmp_path / "model").path(name)
 
 

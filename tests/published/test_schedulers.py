@@ -306,7 +306,7 @@ def test_steps_that_are_not_the_published_ones_warn(name, spacing, num_steps, pu
     if published:
         steps.check(num_steps)  # a warning is an error in tests
         return
-    with pytest.warns(UserWarning, match="is not the published one"):
+    with pytest.warns(UserWarning, match="differs from the published one"):
         steps.check(num_steps)
 
 

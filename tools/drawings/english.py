@@ -1,6 +1,6 @@
-"""English for foreign words in names of openclipart's files, and corrections of single captions.
+"""Translations of foreign words in file names of openclipart, and corrections of captions.
 
-A caption that is corrected to `None` leaves its drawing out: it does not say what is to be seen.
+A drawing whose caption is corrected to `None` is left out: its caption does not describe it.
 """
 
 _PAIRS = """

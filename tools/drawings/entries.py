@@ -1,7 +1,4 @@
-"""What the packages hold: every drawing that will be rendered, with its words.
-
-An `Entry` is cheap: the SVG and the caption, not yet the picture.
-"""
+"""Entries: the drawings of the packages, as SVG with captions, before they are rendered."""
 
 import collections
 import html
@@ -34,7 +31,7 @@ def emoji_entries(folder):
 
 
 def icon_entries(folder, wordnet):
-    """Yields the entries of the icon sets: each look is a style, of numbered ones the first."""
+    """Yields the entries of the icon sets: a style per look, the first of numbered variants."""
     for source in ICONS:
         icons = emoji_build.read_json(folder / source.package.folder / "icons.json")
         seen = set()
@@ -57,7 +54,7 @@ def icon_entries(folder, wordnet):
 
 
 def clipart_entries(folder, wordnet):
-    """Yields the entries of openclipart that are marked as public domain in their own file."""
+    """Yields the entries of openclipart whose files state that they are in the public domain."""
     root = folder / CLIPART.package.folder / _CLIPART_ROOT
     for path in sorted(root.rglob("*.svg")):
         place = path.parent.relative_to(root).as_posix()

@@ -1,4 +1,4 @@
-"""Lists of words that decide which names are captions of things to be seen."""
+"""Lists of words by which names of visible objects are selected as captions."""
 
 
 def word_set(text):
@@ -6,7 +6,7 @@ def word_set(text):
     return frozenset(text.split())
 
 
-# Words of user interfaces and of signs: icons named by them show no thing that a person would draw.
+# Words of user interfaces and signs: icons with these names do not show an object.
 INTERFACE = word_set("""
     abdominal acoustic adapter add adobe afferent agents ai airport align alipay allergens
     amazon analytics android api app application aquarius aries arrow arrows artboard assistant
@@ -53,19 +53,19 @@ INTERFACE = word_set("""
     view vip virus voice volume vpn waistline warning warp web website widget wifi window
     windows word work worker world wrap wrong www xml yen zero zip zoom
 """)
-# Nouns that a drawing does not show, whatever WordNet says.
+# Nouns of no visible object, in spite of WordNet.
 NOT_SEEN = word_set("""
     abstract air area background ball-bearing being body bottom building-block creation design
     end example form god head-count icon icons inhabitant kind line lord lot mass matter member
     menu part pattern piece place set side sport sports spread state thing top unit way work
     zigzag
 """)
-# Things that WordNet does not count as things in their two most frequent meanings.
+# Objects that are not objects in their two most frequent WordNet senses.
 SEEN_TOO = word_set("""
     certificate fingerprint fire fries gift handshake katana letter lightning longsword
     newspaper note nunchaku present rainbow snowman star t-shirt ticket wrench
 """)
-# Second words of names of things that WordNet does not list, such as "chef hat".
+# Second words of names of objects that WordNet does not list, such as "chef hat".
 HEADS = word_set("""
     bag ball basket bean bed boot booth bottle bowl box brush building cage cap car cart case
     chair chick clock coat cup desk door drill face fish flower fruit glass glove hat horse
@@ -73,11 +73,11 @@ HEADS = word_set("""
     seat ship shoe skate stand station stick stroller suit tank tent tower tray tree truck
     umbrella wheel
 """)
-# First words that only say what kind of thing follows.
+# First words that only name the kind of the object.
 CATEGORIES = word_set("""
     clothes fruit instrument instruments kitchenware seafood vegetable vegetables weather
 """)
-# Last words of names of icons that tell variants apart.
+# Last words of names of icons that distinguish variants.
 ICON_ENDINGS = word_set("color duo fill filled five flat four one three two")
-# Colours that belong in front of the noun.
+# Colours that are moved before the noun.
 LAST_COLOURS = word_set("black blue brown gray green grey pink purple red white yellow")

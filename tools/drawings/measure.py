@@ -1,7 +1,7 @@
-"""Measures of a picture: the name of its colour, the colours it can take, its perceptual hash.
+"""Measures of a picture: the name of its colour, its possible colours, its perceptual hash.
 
-The name of a colour is decided pixel by pixel in HSV and holds for the picture if at least
-`SHARE` of what is drawn has it. Dark outlines do not count, unless most of the picture is dark.
+Each pixel is assigned a colour name by its HSV values; a picture has a colour if at least `SHARE`
+of its pixels that are not white have it. Dark outlines are ignored unless most pixels are dark.
 
 The perceptual hash is the sign of the differences between neighbours in a 17 x 16 grey thumbnail
 (dHash) together with a 4 x 4 thumbnail in colour. Two pictures are near duplicates if few signs
@@ -30,7 +30,7 @@ NAMES = (
     "pink",
     "brown",
 )
-# Degrees of hue at which a word begins.
+# Hue in degrees at which the range of a colour name begins.
 _BEGINS = ((0, "red"), (14, "orange"), (43, "yellow"), (70, "green"), (172, "blue"))
 _BEGINS += ((252, "purple"), (300, "pink"), (345, "red"))
 MAX_BITS = 18
@@ -41,7 +41,7 @@ _STRIDE = 3
 
 
 def colour_shares(pixels):
-    """Returns which part of some pixels has each of the `NAMES`.
+    """Returns the share of pixels of each of the `NAMES`.
 
     Args:
         pixels: uint8 array `[N, 3]`.
@@ -83,11 +83,11 @@ def colour_shares(pixels):
 
 
 def colour_of(pixels, share=SHARE):
-    """Returns the name of the colour that most of some pixels have, or `""`.
+    """Returns the name of the most frequent colour of pixels, or `""`.
 
     Args:
         pixels: uint8 array `[N, 3]`, what is drawn of a picture.
-        share: The part that must have it.
+        share: the share of the pixels that must have it.
     """
     shares = colour_shares(pixels)
     black = shares.pop("black")
@@ -105,14 +105,14 @@ def drawn_pixels(picture):
 
 
 def turns_of(picture, hue):
-    """Returns the names of `COLOURS` that a picture has after its hue is turned to theirs.
+    """Returns the names of the `COLOURS` that a picture has after its hue is shifted to theirs.
 
-    A dark picture turned to yellow is olive, a pale one turned to red is pink: such names are left
-    out, and so are those that the picture hardly changes for.
+    Names that do not describe the result are left out (a dark picture with a yellow hue is olive, a
+    pale one with a red hue pink), and colours that hardly change the picture.
 
     Args:
         picture: uint8 array `[H, W, 3]` on white.
-        hue: Its dominant hue in [0, 1).
+        hue: its dominant hue in [0, 1).
     """
     pixels = drawn_pixels(picture)[None, ::_STRIDE]
     names = []
@@ -127,7 +127,7 @@ def perceptual_hash(picture):
     """Returns `(signs, colours)`: int8 `[256]` of -1 and 1, and uint8 `[48]`.
 
     Args:
-        picture: A Pillow image in mode RGB.
+        picture: a Pillow image in mode RGB.
     """
     grey = np.asarray(picture.convert("L").resize((17, 16), 4), "int16")
     signs = np.where(np.diff(grey, axis=1) > 0, 1, -1).astype("int8")
@@ -135,11 +135,11 @@ def perceptual_hash(picture):
 
 
 def near_duplicates(held_out, training):
-    """Says which held-out pictures are nearly one of the training pictures.
+    """Returns which held-out pictures are near duplicates of training pictures.
 
     Args:
-        held_out: Sequence of perceptual hashes.
-        training: Sequence of perceptual hashes.
+        held_out: sequence of perceptual hashes.
+        training: sequence of perceptual hashes.
 
     Returns:
         A bool array `[len(held_out)]`.

@@ -1,7 +1,7 @@
-"""Captions out of titles, file names, keywords, folders and names of icons.
+"""Captions from titles, file names, keywords, folders and names of icons.
 
-A caption is kept only if every word of it is English to WordNet and what it names is a thing that
-can be seen: an animal, artifact, body part, food, natural object, person, phenomenon or plant.
+A caption is kept only if WordNet has all of its words, and it names a visible object: an animal,
+artifact, body part, food, natural object, person, phenomenon or plant.
 
     openclipart   a translated word of its file name, else title, else file name, else the kind of
                   its folder ("animals/birds" -> "bird")
@@ -81,7 +81,7 @@ LEFT_OUT_FOLDERS = (
     "people/clothing/pantyhose",
     "unsorted/duplicates",
 )
-# Titles that were given to a whole collection.
+# Titles of whole collections.
 _COLLECTIVE = re.compile(
     r"clip ?-?art|collection|submission|sibmission|svg |symbol|architetto|example|homes|untitled"
     r"|nicu|part of|logo|number|creation|various|portrait|^people$|^ppl|^new|r\d+ |capsize|heeling"
@@ -102,11 +102,11 @@ _LEFT_OUT_TITLES = re.compile(
 
 
 def caption_of_icon(name, wordnet):
-    """Returns the caption of an icon, or `None` if its name names no thing to be seen.
+    """Returns the caption of an icon, or None if its name is not that of a visible object.
 
     Args:
-        name: A name such as `"chef-toque-hat-flat"`.
-        wordnet: A `WordNet`.
+        name: a name such as `"chef-toque-hat-flat"`.
+        wordnet: a `WordNet`.
     """
     words = [word for word in re.split(r"[-_ ]+", ascii_words(name)) if word]
     while words and (words[-1].isdigit() or words[-1] in ICON_ENDINGS):
@@ -136,19 +136,19 @@ def _seen_thing(words, wordnet):
 
 
 def corrected(caption):
-    """Returns a caption as `CORRECTED` has it."""
+    """Returns a caption, corrected if it is in `CORRECTED`."""
     return CORRECTED.get(caption, caption)
 
 
 def caption_of_clipart(title, stem, keywords, folder, wordnet):
-    """Returns the caption of a drawing of openclipart, or `None` if nothing names what it shows.
+    """Returns the caption of a drawing of openclipart, or None if nothing names its object.
 
     Args:
-        title: Its title.
-        stem: Its file name without the ending.
-        keywords: Sequence of its keywords.
-        folder: Its folder, e.g. `"animals/birds"`.
-        wordnet: A `WordNet`.
+        title: its title.
+        stem: its file name without the suffix.
+        keywords: sequence of its keywords.
+        folder: its folder, e.g. `"animals/birds"`.
+        wordnet: a `WordNet`.
     """
     title = ascii_words(title.replace("_", " ").replace("#", " "))
     if _LEFT_OUT_TITLES.search(title):
@@ -171,7 +171,7 @@ def caption_of_clipart(title, stem, keywords, folder, wordnet):
 
 
 def _without_author(stem, wordnet):
-    """Returns what may be the title in "horse_1_rotkevich_konsat_01": without author and number."""
+    """Returns a file name such as "horse_1_rotkevich_konsat_01" without author and number."""
     stem = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", stem)
     words = re.split(r"[-_ .]+", ascii_words(stem))
     signed = words[-1].isdigit() or words[-1] in ("r", "")
@@ -186,7 +186,7 @@ def _without_author(stem, wordnet):
 
 
 def _named_thing(text, wordnet):
-    """Returns the text without noise if it is English and names a thing, else `None`."""
+    """Returns a text without noise words if it is English and names an object, else None."""
     text = re.sub(r"([a-z])\d+\b", r"\1", text)
     text = re.sub(r"[^a-z' ]+", " ", _NOISE.sub(" ", text))
     words = text.replace("'s", " 's").split()
@@ -218,21 +218,21 @@ def head_of(words):
 
 
 def place_of(folder):
-    """Returns the surest `(kind, group)` that a folder of openclipart gives."""
+    """Returns the most specific `(kind, group)` of a folder of openclipart."""
     while folder not in FOLDERS and "/" in folder:
         folder = folder.rpartition("/")[0]
     return FOLDERS.get(folder, ("", "objects"))
 
 
 def is_read(folder):
-    """Says whether the drawings of a folder of openclipart are in the data set."""
+    """Returns whether the drawings of a folder of openclipart are in the data set."""
     if folder.startswith(LEFT_OUT_FOLDERS):
         return False
     return any(folder == known or folder.startswith(known + "/") for known in FOLDERS)
 
 
 def tags_of(keywords, caption, wordnet):
-    """Returns the keywords that are English nouns and that the caption does not say."""
+    """Returns the keywords that are English nouns and not in the caption."""
     vague = {
         "icon",
         "tools",

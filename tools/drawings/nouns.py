@@ -1,4 +1,4 @@
-"""Which captions are nouns that can be counted, so that a picture may be one of several things."""
+"""Selection of captions that are countable nouns, whose pictures can be composed to scenes."""
 
 import re
 
@@ -27,12 +27,12 @@ _VERBAL = re.compile(r"^(face|person|man|woman|people|men|women) \w+ing\b")
 
 
 def noun_of(caption, group, wordnet):
-    """Returns the caption if it is a singular noun of at most three words that can be counted.
+    """Returns a caption if it is a singular countable noun of at most three words.
 
     Args:
-        caption: A caption.
-        group: Its group; flags and symbols are left out.
-        wordnet: A `WordNet`.
+        caption: a caption.
+        group: its group; flags and symbols are left out.
+        wordnet: a `WordNet`.
 
     Returns:
         The caption, or `""`.

@@ -1,7 +1,7 @@
-"""Drawing clip art at 128 x 128, cropped to what is drawn.
+"""Rendering of clip art at 128 x 128, cropped to its bounding box.
 
-A drawing of openclipart lies anywhere on a page of any size and unit, so it is drawn small until
-its box is found, and then with that box as the view. Boxes are in the units of the view,
+A drawing of openclipart may be anywhere on a page of any size and unit, so it is first rendered
+small to find its bounding box, and then with that box as the view. Boxes are in units of the view,
 
     box = view corner + pixel / scale.
 """
@@ -25,7 +25,7 @@ _MAX_ASPECT = 4.5
 def view_of(svg):
     """Returns the view `(left, top, width, height)` of an SVG document in its own units, or None.
 
-    Old documents give only a size; at 90 units an inch, as Inkscape had it then.
+    Old documents state only a size; there are 90 units per inch, as in Inkscape at the time.
     """
     root = _ROOT.search(svg)
     if root is None:
@@ -50,10 +50,10 @@ def with_view(svg, view, width, height):
 
 
 def draw_clipart(svg, size=SIZE):
-    """Draws an SVG document, cropped to what it shows, in the middle of a square.
+    """Renders an SVG document, cropped to its bounding box and centred in a square.
 
     Returns:
-        A Pillow image in mode RGBA, or `None` if it shows nothing, is very long, or has no size.
+        A Pillow image in mode RGBA, or None if it shows nothing, is very long, or has no size.
     """
     from PIL import Image
 

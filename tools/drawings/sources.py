@@ -1,4 +1,4 @@
-"""The packages that the drawings come from, pinned by version and sha256, and their terms."""
+"""The packages of the drawings, pinned by version and sha256, and their licences."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ class Package:
 
     @property
     def is_debian(self):
-        """Whether Debian has it, and not npm."""
+        """Whether the package is from Debian instead of npm."""
         return "=" in self.spec
 
     @property
@@ -35,7 +35,7 @@ class Package:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where drawings come from, and under which terms."""
+    """A source of drawings, with its author and licence."""
 
     style: str
     package: Package

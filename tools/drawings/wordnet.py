@@ -1,7 +1,7 @@
-"""What WordNet knows of a noun: its base form, its meanings, what kind of thing it is.
+"""Look-up of nouns in WordNet: base form, senses and kinds.
 
 Read from the files of Debian's `wordnet-base` (WordNet 3.0, Princeton University). It decides what
-is kept and which captions mean the same; no text of it gets into the data set.
+is kept and which captions have the same meaning; the data set contains no text of it.
 
 References:
   https://wordnet.princeton.edu/documentation/wndb5wn (the files),
@@ -39,7 +39,7 @@ class WordNet:
     """The nouns of WordNet, and the words of every part of speech.
 
     Args:
-        folder: Path of the folder with `index.noun`, `data.noun` and the others.
+        folder: path of the folder with `index.noun`, `data.noun` and the others.
     """
 
     def __init__(self, folder):
@@ -85,11 +85,11 @@ class WordNet:
         return phrase
 
     def is_known(self, word):
-        """Says whether a single word, or its base form, is English."""
+        """Returns whether a single word, or its base form, is in WordNet."""
         return word in self.words or self.base(word) in self.words or word.endswith("ing")
 
     def kinds(self, phrase, senses=2):
-        """Returns the kinds of thing that the most frequent meanings of a noun are.
+        """Returns the kinds of the most frequent senses of a noun, such as animal or food.
 
         Names of single persons and places ("coltrane") are not counted.
         """
@@ -97,7 +97,7 @@ class WordNet:
         return [self._kinds[o] for o in offsets if self._kinds[o] and o not in self._instances]
 
     def senses(self, phrase, senses=2):
-        """Returns the numbers of the most frequent meanings of a noun."""
+        """Returns the numbers of the most frequent senses of a noun."""
         return self.meanings.get(self.base(phrase), ())[:senses]
 
 

@@ -1,4 +1,4 @@
-"""Writes the data set: shards of TFRecords, and a JSON that says what they hold."""
+"""Writing of the data set: shards of TFRecords, and an index of them in JSON."""
 
 import hashlib
 import json
@@ -11,12 +11,12 @@ ROWS_PER_SHARD = 4096
 
 
 def write(splits, folder, attribution):
-    """Writes the rows of each split, in the order of a hash, and the index beside them.
+    """Writes the rows of each split in the order of a hash, and the index.
 
     Args:
         splits: `{split: list of rows}`, each row a dictionary with the `FEATURES`.
-        folder: Folder to make; it must not exist.
-        attribution: List of dictionaries, one a source, that goes into the index as it is.
+        folder: folder to make; it must not exist.
+        attribution: list of dictionaries, one a source, that goes into the index as it is.
 
     Returns:
         The dictionary that is written to the index.

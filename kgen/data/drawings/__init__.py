@@ -1,22 +1,21 @@
 """Captioned drawings: 128 x 128 pictures on white in some thirty styles, and scenes made of them.
 
-Emoji, clip art and coloured icons of one concept ("apple") in many styles. Train and test are split
-by concept: no held-out concept is seen in training in any style, alone, as a part of a caption, as
-a tag or in a scene.
+The drawings are emoji, clip art and coloured icons; one concept ("apple") occurs in many styles.
+The splits are disjoint in concepts: no held-out concept occurs in training in any style, alone, as
+a part of a caption, as a tag or in a scene.
 
 The data set is not in the package; `python -m tools.drawings`, in a checkout of kgen, builds it
 (`tools/drawings/README.md` has sources, licences and counts).
 
-What `load` makes of a stored picture, anew each epoch:
+In each epoch, `load` draws one of these augmentations of a stored picture:
 
     alone       its caption, varied: "apple", "a red apple", "apple, fruit, noto"
-    recoloured  its hue turned to that of a colour word: "a blue apple"
+    recoloured  its hue shifted to that of a colour word: "a blue apple"
     composed    with itself or with another picture of its style: "three apples",
                 "a red apple left of a green pear"
 
-This happens when the data are read and not when they are built, because then every epoch has new
-scenes and the files stay small. It follows from `seed` alone: to keep a fixed set, as for encoding
-it once, read one epoch of it; another seed gives another set.
+They are computed when the data are read, so that every epoch has new scenes and the files stay
+small, and they depend on `seed` only. For a fixed set, such as one to encode once, read one epoch.
 """
 
 import functools
@@ -38,7 +37,7 @@ from kgen.types import Path
 __all__ = ["SPLITS", "gallery", "load", "load_arrays", "styles_of"]
 
 CAPTIONS = ("label", "styled", "varied")
-# Of the pictures that are to be composed, the part that become counts, and pairs of one noun.
+# Shares of the composed pictures that become counts, and of the pairs that have one noun twice.
 _COUNTS = 0.35
 _SAME_NOUN = 0.15
 
@@ -61,25 +60,24 @@ def load(
 
     Args:
         split: `"train"` or `"test"`.
-        batch_size: Pictures in a batch, a positive integer.
-        styles: Sequence of names among `styles_of(data_dir)`, or `None` for all.
-        captions: `"label"` (the caption as it is stored), `"styled"` ("caption, style") or
-            `"varied"`.
-        recolour: Probability in [0, 1] that a picture that can be recoloured is.
-        compose: Probability in [0, 1] that a picture that can be part of a scene becomes one.
-        shuffle: Whether to shuffle, anew each epoch. `None` means only the training split.
-        seed: Integer. Order, captions, colours and scenes follow from it.
-        repeat: Whether the data set goes on for ever.
-        drop_remainder: Whether to leave out a last batch that is not full.
-        data_dir: Folder of the data set. `None` means `~/.cache/kgen/drawings`.
+        batch_size: number of pictures in a batch, a positive integer.
+        styles: sequence of names among `styles_of(data_dir)`, or None for all.
+        captions: `"label"` (the stored caption), `"styled"` ("caption, style") or `"varied"`.
+        recolour: probability in [0, 1] of recolouring a picture, if its colour can be changed.
+        compose: probability in [0, 1] of composing a scene, for a picture of a countable noun.
+        shuffle: whether to shuffle again in each epoch; None for the training split only.
+        seed: integer seed of the order, the captions, the colours and the scenes.
+        repeat: whether the data set repeats without end.
+        drop_remainder: whether to drop an incomplete last batch.
+        data_dir: folder of the data set; None for `~/.cache/kgen/drawings`.
 
     Returns:
         A `tf.data.Dataset` of `{"images": float32 [B, 128, 128, 3] in [-1, 1], "prompts": string
         [B]}`.
 
     Raises:
-        FileNotFoundError: If the data set has not been built; the message has the command.
-        ValueError: If an argument has another value, or the data set is damaged.
+        FileNotFoundError: if the data set has not been built; the message gives the command.
+        ValueError: if an argument has another value, or the data set is damaged.
 
     Example:
         batches = kgen.data.drawings.load("train", batch_size=64)
@@ -114,20 +112,20 @@ def load_arrays(
     *,
     data_dir: Path | None = None,
 ) -> dict[str, np.ndarray]:
-    """Returns one split in memory as it is stored, for evaluation.
+    """Returns the stored pictures and columns of one split in memory, for evaluation.
 
     Args:
         split: `"train"` or `"test"`.
-        styles: Sequence of names among `styles_of(data_dir)`, or `None` for all.
-        data_dir: Folder of the data set. `None` means `~/.cache/kgen/drawings`.
+        styles: sequence of names among `styles_of(data_dir)`, or None for all.
+        data_dir: folder of the data set; None for `~/.cache/kgen/drawings`.
 
     Returns:
         A dictionary of arrays: `images` uint8 `[N, 128, 128, 3]`, and strings `[N]`: `captions`,
         `styles`, `tags` and `turns` (joined by "|"), `groups`, `concepts`, `nouns`, `colours`.
 
     Raises:
-        FileNotFoundError: If the data set has not been built.
-        ValueError: If an argument has another value, or the data set is damaged.
+        FileNotFoundError: if the data set has not been built.
+        ValueError: if an argument has another value, or the data set is damaged.
     """
     rows = _rows(split, styles, data_dir)
     images = np.empty((len(rows["image"]), SIZE, SIZE, 3), "uint8")
@@ -153,20 +151,20 @@ def gallery(
     *,
     data_dir: Path | None = None,
 ) -> list[str]:
-    """Returns a fixed set of captions, chosen by a hash, each with a picture in a style.
+    """Returns a fixed set of captions, selected by their hash, that have a picture in a style.
 
     Args:
         split: `"train"` or `"test"`.
-        size: How many captions at most, a positive integer.
-        style: The style in which each caption has a picture.
-        data_dir: Folder of the data set. `None` means `~/.cache/kgen/drawings`.
+        size: largest number of captions, a positive integer.
+        style: the style in which each caption has a picture.
+        data_dir: folder of the data set; None for `~/.cache/kgen/drawings`.
 
     Returns:
         A list of captions of different keys, in the order of `kgen.data.emoji.captions.digest`.
 
     Raises:
-        FileNotFoundError: If the data set has not been built.
-        ValueError: If an argument has another value, or the data set is damaged.
+        FileNotFoundError: if the data set has not been built.
+        ValueError: if an argument has another value, or the data set is damaged.
     """
     check_count("size", size)
     captions = sorted(set(_rows(split, [style], data_dir)["caption"]), reverse=True)
@@ -178,17 +176,17 @@ def styles_of(data_dir: Path | None = None) -> list[str]:
     """Returns the names of all styles in a data set, those with most training pictures first.
 
     Args:
-        data_dir: Folder of the data set. `None` means `~/.cache/kgen/drawings`.
+        data_dir: folder of the data set; None for `~/.cache/kgen/drawings`.
 
     Raises:
-        FileNotFoundError: If the data set has not been built.
+        FileNotFoundError: if the data set has not been built.
     """
     counts = read_index(data_dir or default_folder())["splits"]["train"]["styles"]
     return sorted(counts, key=lambda style: (-counts[style], style))
 
 
 def decode(encoded: bytes) -> np.ndarray:
-    """Returns a PNG as a uint8 array `[H, W, 3]`."""
+    """Decodes a PNG to a uint8 array `[H, W, 3]`."""
     from PIL import Image
 
     with Image.open(io.BytesIO(encoded)) as picture:
@@ -196,7 +194,7 @@ def decode(encoded: bytes) -> np.ndarray:
 
 
 class _Maker:
-    """Makes a picture and its prompt out of the index of a row and a random number."""
+    """A function from the index of a row and a random number to a picture and its prompt."""
 
     def __init__(
         self,
@@ -244,7 +242,7 @@ class _Maker:
         return Thing(decode(row["image"]), noun, row["colour"], float(row["hue"]), turns)
 
     def prompt(self, row: dict[str, Any], rng: np.random.Generator, said: bool = False) -> str:
-        """Draws the prompt of one picture; `said` means that its colour is said in any case."""
+        """Draws the prompt of one picture; with `said`, it always names the colour."""
         label = row["caption"]
         named, with_article, tagged, styled, drawing = rng.random(5)
         tags = rng.permutation([tag for tag in row["tags"].split("|") if tag])

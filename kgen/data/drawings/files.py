@@ -1,4 +1,4 @@
-"""The files of the drawings: shards of TFRecords, and `drawings.json` with what they hold.
+"""The files of the drawings: shards of TFRecords, and their index `drawings.json`.
 
     drawings.json                        counts, features, version, sha256 of shards, attribution
     drawings-train-00000-of-00006.tfrecord
@@ -21,7 +21,7 @@ INDEX = "drawings.json"
 VERSION = "1.0.0"
 SPLITS = ("train", "test")
 SIZE = 128
-# Name of a feature and what it is; `hue` is a float, all others are strings.
+# Descriptions of the features; `hue` is a float, all others are strings.
 FEATURES = {
     "image": "PNG, 128 x 128, RGB on white",
     "caption": "what the picture shows, in lower-case ASCII",
@@ -39,7 +39,7 @@ _COMMAND = "python -m tools.drawings --output {folder}"
 
 
 def default_folder() -> pathlib.Path:
-    """Returns the folder that the data set is built into and read from by default."""
+    """Returns the default folder of the data set."""
     return pathlib.Path(_FOLDER).expanduser()
 
 
@@ -49,7 +49,7 @@ def shard_name(split: str, number: int, count: int) -> str:
 
 
 def encode_row(row: Mapping[str, Any]) -> bytes:
-    """Returns a row, a dictionary with the `FEATURES`, as the bytes of a record."""
+    """Encodes a row, a dictionary with the `FEATURES`, as the bytes of a record."""
     features = {}
     for name in FEATURES:
         value = row[name]
@@ -66,8 +66,8 @@ def read_index(folder: Path) -> dict[str, Any]:
     """Returns the index of the data set in a folder.
 
     Raises:
-        FileNotFoundError: If there is none, with the command that builds it.
-        ValueError: If it is of another version.
+        FileNotFoundError: if there is no index; the message gives the command that builds it.
+        ValueError: if the data set has another version.
     """
     path = pathlib.Path(folder) / INDEX
     if not path.is_file():
@@ -88,25 +88,25 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=4)
 def read_rows(folder: Path, split: str) -> dict[str, np.ndarray]:
-    """Reads one split into memory, its pictures still encoded.
+    """Reads one split into memory, without decoding the pictures.
 
     Args:
-        folder: Path of the data set.
+        folder: path of the data set.
         split: `"train"` or `"test"`.
 
     Returns:
-        A dictionary of arrays `[N]`: `hue` float32, the others objects, `image` bytes and the rest
-        strings.
+        A dictionary of arrays `[N]`: `hue` float32, `image` objects of bytes, and the others
+        objects of strings.
 
     Raises:
-        FileNotFoundError: If the data set, or one of its shards, is missing.
-        ValueError: If it is of another version, or a shard is incomplete.
+        FileNotFoundError: if the data set, or one of its shards, is missing.
+        ValueError: if the data set has another version, or a shard is incomplete.
     """
     entry = read_index(folder)["splits"][split]
     paths = [pathlib.Path(folder) / name for name in entry["sha256"]]
     for path in paths:
         if not path.is_file():
-            raise FileNotFoundError(f"The data set lacks {path}. Build it again.")
+            raise FileNotFoundError(f"{path} is missing. Build the data set again.")
     spec = {
         name: tf.io.FixedLenFeature([], tf.float32 if name == "hue" else tf.string)
         for name in FEATURES
@@ -115,7 +115,9 @@ def read_rows(folder: Path, split: str) -> dict[str, np.ndarray]:
     try:
         batches = list(records.map(lambda r: tf.io.parse_example(r, spec)).as_numpy_iterator())
     except tf.errors.DataLossError as error:
-        raise ValueError(f"A shard of {folder} is damaged; build it again. {error}") from error
+        raise ValueError(
+            f"A shard of {folder} is damaged: build the data set again. {error}"
+        ) from error
     rows = {name: np.concatenate([batch[name] for batch in batches]) for name in FEATURES}
     if len(rows["image"]) != entry["examples"]:
         raise ValueError(

@@ -1,12 +1,9 @@
-"""Arithmetic of pictures on white: turning the hue, trimming, fitting, arranging.
+"""Operations on pictures with a white background: hue shifts, cropping, resizing, arranging.
 
-A picture is a uint8 array `[H, W, 3]` on white. Things are arranged without overlap, so the white
-around them needs no mask: each is trimmed to its drawn box, scaled to fit into its place, and the
-darker of the two pixels stays,
+A picture is a uint8 array `[H, W, 3]`. Objects are arranged without overlap, so no mask is needed:
+each is cropped to its bounding box, resized to fit into its place, and combined with the canvas by
 
-    canvas = min(canvas, thing).
-
-Everything here is a pure function of arrays.
+    canvas = min(canvas, object).
 """
 
 from collections.abc import Sequence
@@ -14,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 
 WHITE = 255
-# A pixel is drawn if one of its channels is below this; the edges of PNGs of vectors are soft.
+# A pixel is not background if one of its channels is below this value; edges are antialiased.
 _DRAWN_BELOW = 250
-# Places, as (top, left, bottom, right) in parts of the side, for 1 to 4 things.
+# Places of 1 to 4 objects, (top, left, bottom, right) as fractions of the side.
 GRIDS = {
     1: ((0.14, 0.14, 0.86, 0.86),),
     2: ((0.27, 0.03, 0.73, 0.475), (0.27, 0.525, 0.73, 0.97)),
@@ -31,12 +28,12 @@ GRIDS = {
 
 
 def turn_hue(picture: np.ndarray, hue: float, target: float) -> np.ndarray:
-    """Turns the hues of a picture by `target - hue`; value and saturation in HSV stay.
+    """Shifts the hues of a picture by `target - hue`, at the same saturation and value in HSV.
 
     Args:
         picture: uint8 array `[H, W, 3]`.
-        hue: The hue in [0, 1) that is to move, where 0 is red and 1/3 green.
-        target: The hue that takes its place.
+        hue: the hue in [0, 1) to replace, where 0 is red and 1/3 green.
+        target: the hue that replaces it.
 
     Returns:
         uint8 array `[H, W, 3]`.
@@ -62,7 +59,7 @@ def turn_hue(picture: np.ndarray, hue: float, target: float) -> np.ndarray:
 
 
 def trim(picture: np.ndarray) -> np.ndarray:
-    """Crops a picture to the box of what is drawn on the white.
+    """Crops a picture to the bounding box of its pixels that are not white.
 
     Args:
         picture: uint8 array `[H, W, 3]`.
@@ -71,22 +68,22 @@ def trim(picture: np.ndarray) -> np.ndarray:
         uint8 array `[h, w, 3]`, a view.
 
     Raises:
-        ValueError: If nothing is drawn.
+        ValueError: if the picture is white.
     """
     drawn = np.asarray(picture).min(axis=-1) < _DRAWN_BELOW
     rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
     if not len(rows):
-        raise ValueError("`picture` must not be all white. Received: an empty picture.")
+        raise ValueError("`picture` must not be all white. Received: a white picture.")
     return picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def fit(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Scales a picture to the largest size that fits into `height` and `width`.
+    """Resizes a picture to the largest size of its aspect ratio within `height` and `width`.
 
     Args:
         picture: uint8 array `[H, W, 3]`.
-        height: Pixels, at least 1.
-        width: Pixels, at least 1.
+        height: largest height in pixels, at least 1.
+        width: largest width in pixels, at least 1.
 
     Returns:
         uint8 array `[h, w, 3]` with `h <= height` and `w <= width`, one of them equal.
@@ -100,18 +97,18 @@ def fit(picture: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def arrange(pictures: Sequence[np.ndarray], places: Sequence[tuple], size: int) -> np.ndarray:
-    """Draws pictures side by side on white, each trimmed and fitted into the middle of its place.
+    """Arranges pictures on a white canvas, each cropped, resized and centred in its place.
 
     Args:
-        pictures: Sequence of uint8 arrays `[H, W, 3]`.
-        places: Sequence, as long, of `(top, left, bottom, right)` in parts of `size`.
-        size: Pixels of a side of the canvas.
+        pictures: sequence of uint8 arrays `[H, W, 3]`.
+        places: a place per picture, `(top, left, bottom, right)` as fractions of `size`.
+        size: side of the canvas in pixels.
 
     Returns:
         uint8 array `[size, size, 3]`.
 
     Raises:
-        ValueError: If there are not as many pictures as places, or a picture is empty.
+        ValueError: if there are not as many pictures as places, or a picture is white.
     """
     if len(pictures) != len(places):
         raise ValueError(
@@ -131,7 +128,7 @@ def arrange(pictures: Sequence[np.ndarray], places: Sequence[tuple], size: int) 
 
 
 def inside(places: Sequence[tuple], frame: tuple) -> list[tuple]:
-    """Returns places within a frame, which has the form of a place itself."""
+    """Converts places relative to a frame to places on the canvas; the frame is a place too."""
     top, left, bottom, right = frame
     height, width = bottom - top, right - left
     return [

@@ -1,10 +1,10 @@
-"""Scenes: pictures composed of single things, with the prompts that say what is where.
+"""Scenes: pictures composed of single objects, with prompts that describe their positions.
 
-    counts      one thing, 2 to 4 times           "three red apples"
-    pairs       two things and where they are     "a red apple left of a green pear"
+    counts      one object, 2 to 4 times            "three red apples"
+    pairs       two objects and their positions     "a red apple left of a green pear"
 
-A `Thing` is a picture of one object with its noun and, if known, the word for its colour. `draw`
-functions take all their chances from a `numpy.random.Generator`, so a scene follows from its seed.
+A `Thing` is a picture of one object with its noun and, if known, the word for its colour. All
+randomness of the `draw_*` functions is from a `numpy.random.Generator`.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from kgen.data.drawings.pictures import GRIDS, arrange, inside, turn_hue
 from kgen.data.drawings.words import BESIDE, NUMBERS, RELATIONS, phrase
 from kgen.data.emoji import COLOURS
 
-# Frames, as (top, left, bottom, right) in parts of the side, of A and of B by where A is.
+# Frames of A and of B by the position of A, (top, left, bottom, right) as fractions of the side.
 FRAMES = {
     "left": ((0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0)),
     "right": ((0.0, 0.5, 1.0, 1.0), (0.0, 0.0, 1.0, 0.5)),
@@ -24,7 +24,7 @@ FRAMES = {
     "below": ((0.5, 0.0, 1.0, 1.0), (0.0, 0.0, 0.5, 1.0)),
 }
 _ALONE = (0.06, 0.06, 0.94, 0.94)
-# Two things in half the canvas: one above the other where it is tall, side by side where wide.
+# Two objects in half the canvas: one above the other if it is tall, side by side if it is wide.
 _TALL = ((0.05, 0.08, 0.48, 0.92), (0.52, 0.08, 0.95, 0.92))
 _WIDE = tuple((left, top, right, bottom) for top, left, bottom, right in _TALL)
 
@@ -35,10 +35,10 @@ class Thing:
 
     Args:
         picture: uint8 array `[H, W, 3]` on white.
-        noun: What it is, in the singular.
-        colour: The word for its colour, or `""`.
-        hue: Its dominant hue in [0, 1).
-        turns: Names of `kgen.data.emoji.COLOURS` that its hue may be turned to.
+        noun: the noun of the object, in the singular.
+        colour: the word for its colour, or `""`.
+        hue: its dominant hue in [0, 1).
+        turns: names of the `kgen.data.emoji.COLOURS` to which its hue may be shifted.
     """
 
     picture: np.ndarray
@@ -48,19 +48,19 @@ class Thing:
     turns: tuple = ()
 
     def turned(self, colour: str) -> Self:
-        """Returns the thing in another colour, one of `turns`."""
+        """Returns the object in another colour, one of `turns`."""
         if colour not in self.turns:
             raise ValueError(f"`colour` must be one of {list(self.turns)}. Received: {colour!r}.")
         picture = turn_hue(self.picture, self.hue, COLOURS[colour])
         return dataclasses.replace(self, picture=picture, colour=colour, turns=())
 
     def uncoloured(self) -> Self:
-        """Returns the thing without the word for its colour."""
+        """Returns the object without the word for its colour."""
         return dataclasses.replace(self, colour="")
 
 
 def count_scene(thing: Thing, number: int, size: int = 128) -> tuple[np.ndarray, str]:
-    """Returns `(picture, prompt)` of a thing 1 to 4 times.
+    """Returns the picture and the prompt of an object repeated 1 to 4 times.
 
     Example:
     >>> red = np.full((9, 9, 3), (200, 0, 0), "uint8")
@@ -80,19 +80,19 @@ def pair_scene(
     template: int = 0,
     size: int = 128,
 ) -> tuple[np.ndarray, str]:
-    """Returns `(picture, prompt)` of two things.
+    """Returns the picture and the prompt of two objects.
 
     Args:
-        first: A `Thing`, A in the prompt.
-        second: A `Thing`, B in the prompt.
-        where: `"left"`, `"right"`, `"above"` or `"below"`: where A is, seen from B.
-        numbers: How many there are of each, 1 or 2.
-        template: Which way to say it: an index into `RELATIONS[where]`; from its length on, into
-            `BESIDE`, which does not say where.
-        size: Pixels of a side.
+        first: a `Thing`, A in the prompt.
+        second: a `Thing`, B in the prompt.
+        where: position of A relative to B: `"left"`, `"right"`, `"above"` or `"below"`.
+        numbers: number of copies of each, 1 or 2.
+        template: index of the phrase in `RELATIONS[where]` followed by `BESIDE`, whose phrases do
+            not name the position.
+        size: side of the picture in pixels.
 
     Raises:
-        ValueError: If `where` or `numbers` has another value.
+        ValueError: if `where` or `numbers` has another value.
 
     Example:
     >>> red, blue = (np.full((9, 9, 3), c, "uint8") for c in ((200, 0, 0), (0, 0, 200)))
@@ -120,13 +120,13 @@ def pair_scene(
 def draw_thing(
     thing: Thing, rng: np.random.Generator, turn: float = 0.5, name: float = 0.5
 ) -> Thing:
-    """Draws the colour of a thing: turned, named, or left unsaid.
+    """Draws the colour of an object: changed, named, or not named.
 
     Args:
-        thing: A `Thing`.
-        rng: A `numpy.random.Generator`.
-        turn: Probability that its hue is turned, if it can be.
-        name: Probability that its own colour is said, if it is known.
+        thing: a `Thing`.
+        rng: a `numpy.random.Generator`.
+        turn: probability that its hue is shifted, if it has `turns`.
+        name: probability that its own colour is named, if it is known.
     """
     turned, named = rng.random(2)
     choice = int(rng.integers(max(1, len(thing.turns))))
@@ -136,16 +136,16 @@ def draw_thing(
 
 
 def draw_count(thing: Thing, rng: np.random.Generator) -> tuple[np.ndarray, str]:
-    """Draws a scene of one thing several times; two of four times there are two."""
+    """Draws a scene of one object repeated 2 to 4 times; half of the scenes have two."""
     number = int(rng.choice([2, 2, 3, 4]))
     return count_scene(draw_thing(thing, rng), number, len(thing.picture))
 
 
 def draw_pair(first: Thing, second: Thing, rng: np.random.Generator) -> tuple[np.ndarray, str]:
-    """Draws a scene of two things; if both are the same noun, their colours differ and are said.
+    """Draws a scene of two objects; with the same noun, they have different, named colours.
 
     Returns:
-        `(picture, prompt)`, or a count if the two cannot be distinguished in words.
+        The picture and the prompt; of `draw_count` if words cannot distinguish the two.
     """
     where = str(rng.choice(list(FRAMES)))
     numbers = tuple(int(n) for n in rng.choice([1, 1, 1, 1, 2], 2))

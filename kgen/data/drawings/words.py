@@ -1,4 +1,4 @@
-"""English for drawings: articles, plurals, and the phrases of things, counts and positions.
+"""English phrases for drawings: articles, plurals, counts and positions of objects.
 
 article("apple")           an apple
 plural("wolf")             wolves
@@ -6,7 +6,7 @@ phrase("apple", "red", 3)  three red apples
 """
 
 NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four"}
-# Phrases for a thing A and a thing B, by where A is.
+# Phrases for the objects A and B, by the position of A.
 RELATIONS = {
     "left": ("{a} left of {b}", "{a} to the left of {b}", "{a} on the left and {b} on the right"),
     "right": ("{a} right of {b}", "{a} to the right of {b}", "{a} on the right, {b} on the left"),
@@ -73,7 +73,7 @@ def article(noun: str) -> str:
 
 
 def plural(noun: str) -> str:
-    """Returns the plural of a noun of one or more words, the last of which is in the singular.
+    """Returns the plural of a noun of one or more words; the last word is the one that changes.
 
     Example:
     >>> plural("fire engine"), plural("butterfly"), plural("box"), plural("snowman")
@@ -94,15 +94,15 @@ def plural(noun: str) -> str:
 
 
 def phrase(noun: str, colour: str = "", count: int | None = None) -> str:
-    """Returns a thing in words.
+    """Returns the phrase for a number of objects of a colour.
 
     Args:
-        noun: A noun in the singular.
-        colour: A word for its colour, or `""`.
-        count: How many there are, 1 to 4, or `None` for one with the article.
+        noun: a noun in the singular.
+        colour: the word for the colour, or `""`.
+        count: number of objects, 1 to 4; None for one with the indefinite article.
 
     Raises:
-        ValueError: If `count` has another value.
+        ValueError: if `count` has another value.
 
     Example:
     >>> phrase("apple", "red"), phrase("apple", "green", 2)

@@ -1,19 +1,18 @@
 """Captioned emoji: 64 x 64 pictures on white in seven styles, with their words.
 
-The same concept ("red heart") is drawn in several styles ("noto", "twemoji", ...), so a caption is
-a concept and, as a second condition, a style. Train and test are split by concept: no test caption
-is seen in training in any style.
+The same concept ("red heart") occurs in several styles ("noto", "twemoji", ...). The splits are
+disjoint in concepts: no test caption occurs in training in any style.
 
-Three ways to speak of one picture, by the argument `captions` of `load`:
+The argument `captions` of `load` chooses the prompt of a picture:
 
     "label"      red heart
     "styled"     red heart, noto
-    "composed"   drawn anew each epoch: half "label, style", a quarter "label",
+    "composed"   drawn again in each epoch: half "label, style", a quarter "label",
                  a quarter "label, tag[, tag][, style]"
 
-Recolouring teaches colour words. A picture of one dominant hue h (measured at build time, see
-`tools/emoji.py`) is turned to the hue h' of a colour word and captioned with it: every pixel keeps
-its value and saturation in HSV and has its hue moved by h' - h, so "apple" becomes "blue apple".
+Recolouring is an augmentation that teaches colour words. The hues of a picture with one dominant
+hue h (measured at build time, see `tools/emoji.py`) are shifted by h' - h, where h' is the hue of a
+colour word, at the same saturation and value in HSV; "apple" becomes "blue apple".
 
 The data are a TFDS data set in this folder; `python -m tools.emoji --help` rebuilds them.
 """
@@ -57,7 +56,7 @@ COLOURS = {
 FOLDER = pathlib.Path(__file__).parent / "1.0.0"
 _MIN_CONCENTRATION = 0.9
 _MIN_TURN = 0.11
-_SIZE = b"\0\0\0\x40" * 2  # of a picture, as PNG writes it
+_SIZE = b"\0\0\0\x40" * 2  # width and height of a picture in the header of a PNG
 _FIXED_COLOUR_WORDS = (
     "red|orange|yellow|green|blue|purple|pink|brown|black|white|gr[ae]y|gold|golden|silver|rainbow"
     "|dark|light|blond|bald|colored|skin|tone|hair|flag|flags|japan|japanese|america|americas"
@@ -82,22 +81,22 @@ def load(
 
     Args:
         split: `"train"` or `"test"`.
-        batch_size: Pictures in a batch, a positive integer.
-        styles: Sequence of names of `STYLES`, or `None` for all.
+        batch_size: number of pictures in a batch, a positive integer.
+        styles: sequence of names of `STYLES`, or None for all.
         captions: `"label"`, `"styled"` or `"composed"`.
-        recolour: Probability in [0, 1] that a picture that can be recoloured is.
-        shuffle: Whether to shuffle, anew each epoch. `None` means only the training split.
-        seed: Integer. Order, captions and colours follow from it.
-        repeat: Whether the data set goes on for ever.
-        drop_remainder: Whether to leave out a last batch that is not full.
-        data_dir: Folder of the prepared data set. `None` means the one in this package.
+        recolour: probability in [0, 1] of recolouring a picture, if its colour can be changed.
+        shuffle: whether to shuffle again in each epoch; None for the training split only.
+        seed: integer seed of the order, the captions and the colours.
+        repeat: whether the data set repeats without end.
+        drop_remainder: whether to drop an incomplete last batch.
+        data_dir: folder of the prepared data set; None for the one in this package.
 
     Returns:
         A `tf.data.Dataset` of `{"images": float32 [B, 64, 64, 3] in [-1, 1], "prompts": string
         [B]}`.
 
     Raises:
-        ValueError: If an argument has another value, or `data_dir` holds no data set.
+        ValueError: if an argument has another value, or `data_dir` holds no data set.
 
     Example:
     >>> batch = next(iter(load("test", batch_size=4, captions="styled")))
@@ -132,15 +131,15 @@ def load_arrays(
 
     Args:
         split: `"train"` or `"test"`.
-        styles: Sequence of names of `STYLES`, or `None` for all.
-        data_dir: Folder of the prepared data set. `None` means the one in this package.
+        styles: sequence of names of `STYLES`, or None for all.
+        data_dir: folder of the prepared data set; None for the one in this package.
 
     Returns:
         A dictionary of arrays: `images` uint8 `[N, 64, 64, 3]`, and `captions`, `styles`, `tags`
         (joined by "|") and `groups`, strings `[N]`.
 
     Raises:
-        ValueError: If an argument has another value, or `data_dir` holds no data set.
+        ValueError: if an argument has another value, or `data_dir` holds no data set.
 
     Example:
     >>> arrays = load_arrays("test", styles=["noto"])
@@ -162,19 +161,19 @@ def gallery(
     *,
     data_dir: Path | None = None,
 ) -> list[str]:
-    """Returns a fixed set of captions, chosen by a hash and so by nobody's taste.
+    """Returns a fixed set of captions, selected by their hash, that have a picture in a style.
 
     Args:
         split: `"train"` or `"test"`.
-        size: How many captions at most, a positive integer.
-        style: The style in which each caption has a picture.
-        data_dir: Folder of the prepared data set. `None` means the one in this package.
+        size: largest number of captions, a positive integer.
+        style: the style in which each caption has a picture.
+        data_dir: folder of the prepared data set; None for the one in this package.
 
     Returns:
         A list of captions of different keys, in the order of the sha256 of `normalise(caption)`.
 
     Raises:
-        ValueError: If an argument has another value, or `data_dir` holds no data set.
+        ValueError: if an argument has another value, or `data_dir` holds no data set.
 
     Example:
     >>> len(gallery("test", size=20))
@@ -189,12 +188,12 @@ def gallery(
 
 
 def recoloured(image: tf.Tensor, hue: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-    """Turns the hues of a picture by `target - hue`.
+    """Shifts the hues of a picture by `target - hue`.
 
     Args:
         image: float32 `[H, W, 3]` in [0, 1].
-        hue: The dominant hue in [0, 1), where 0 is red and 1/3 green.
-        target: The hue that takes its place.
+        hue: the dominant hue in [0, 1), where 0 is red and 1/3 green.
+        target: the hue that replaces it.
 
     Returns:
         float32 `[H, W, 3]` in [0, 1].
@@ -247,7 +246,7 @@ def _examples(
 
 
 def _decode(encoded: tf.Tensor) -> tf.Tensor:
-    # The size stands in the header, and a larger picture would be made before it is refused.
+    # Checked in the header, before memory for a larger picture is allocated.
     same = tf.strings.substr(encoded, 16, 8) == _SIZE
     with tf.control_dependencies(
         [tf.debugging.Assert(same, ["A picture must be 64 x 64 pixels."])]
@@ -268,7 +267,7 @@ def _picture_and_prompt(
         name, target = _other_colour(row["hue"], seeds[2])
         image = tf.cond(turn, lambda: recoloured(image, row["hue"], target), lambda: image)
         label = tf.where(turn, tf.strings.join([name, label], " "), label)
-        tags = tf.where(turn, "", tags)  # a tag may name the colour that is gone
+        tags = tf.where(turn, "", tags)  # a tag may name the old colour
     if captions == "composed":
         prompt = _composed(label, row["style"], tags, seeds[0])
     else:
@@ -277,14 +276,14 @@ def _picture_and_prompt(
 
 
 def _has_free_colour(row: dict[str, tf.Tensor]) -> tf.Tensor:
-    """Says whether a picture has one hue, which neither its caption nor being a person fixes."""
+    """Returns whether a picture has one dominant hue, no colour in its caption, and no person."""
     named = tf.strings.regex_full_match(row["caption"], rf"(.*\b)?({_FIXED_COLOUR_WORDS})(\b.*)?")
     free = ~named & (row["group"] != "people-body")
     return free & (row["hue_concentration"] >= _MIN_CONCENTRATION)
 
 
 def _other_colour(hue: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Draws one of `COLOURS` that is visibly not `hue`; returns its name and its hue."""
+    """Draws one of `COLOURS` that differs visibly from `hue`; returns its name and its hue."""
     targets = tf.constant(list(COLOURS.values()))
     distance = tf.abs(tf.math.floormod(targets - hue + 0.5, 1.0) - 0.5)
     scores = tf.random.stateless_uniform([len(COLOURS)], seed)
@@ -293,7 +292,7 @@ def _other_colour(hue: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor
 
 
 def _composed(label: tf.Tensor, style: tf.Tensor, tags: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Draws a caption: the label, perhaps with tags, perhaps with the style."""
+    """Draws a caption: the label, in some cases with tags or the style."""
     seeds = tf.random.experimental.stateless_split(seed, 3)
     kind = tf.random.stateless_uniform([], seeds[0])
     styled = tf.random.stateless_uniform([], seeds[1]) < 0.5

@@ -1,4 +1,4 @@
-"""The words of the emoji data set: captions, tags, the normalised key and the split it decides.
+"""Captions and tags of the emoji data set, and the split by their normalised key.
 
 A label of emojibase becomes a caption in plain words, in lower-case ASCII:
 
@@ -7,10 +7,10 @@ A label of emojibase becomes a caption in plain words, in lower-case ASCII:
     "man: red hair"         ->  "man with red hair"
     "Japanese “open” button" -> "japanese open button"
 
-Different spellings of one concept share one *key*, and the key alone decides the split, so that a
-concept seen in training in any style is never a test concept in another.
+Different spellings of one concept have the same *key*, which alone determines the split, so that no
+concept is in the training split in one style and in the test split in another.
 
-Everything here is plain Python, without TensorFlow.
+This module does not import TensorFlow.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ def caption_of_label(label: str) -> str:
     """Returns the caption, in plain words, of an emojibase label.
 
     Args:
-        label: A string such as `"flag: Bulgaria"`.
+        label: a string such as `"flag: Bulgaria"`.
 
     Returns:
         A string in lower-case ASCII.
@@ -64,19 +64,19 @@ def caption_of_label(label: str) -> str:
 
 
 def normalise(caption: str) -> str:
-    """Returns the key under which the spellings of one concept meet.
+    """Returns the key of a caption, which is the same for different spellings of one concept.
 
-    Case, accents, punctuation, joining words (of, for, with, and, the), a trailing "facing right"
-    and the British spelling do not count.
+    It ignores case, accents, punctuation, joining words (of, for, with, and, the), a trailing
+    "facing right" and the difference of British and American spelling.
 
     Args:
-        caption: A string.
+        caption: a string.
 
     Returns:
         A string of `[a-z0-9]` words separated by single spaces.
 
     Raises:
-        TypeError: If `caption` is not a string.
+        TypeError: if `caption` is not a string.
 
     Example:
     >>> normalise("Flag: Antigua & Barbuda") == normalise("flag for antigua and barbuda")
@@ -108,7 +108,7 @@ def split_of(caption: str) -> Literal["train", "test"]:
 
 
 def clean_tags(tags: Iterable[str], caption: str) -> list[str]:
-    """Returns the tags in lower-case ASCII that say something the caption does not."""
+    """Returns the tags, in lower-case ASCII, that have a word which is not in the caption."""
     known = set(re.findall(r"[a-z0-9]+", caption))
     cleaned = {}
     for tag in map(ascii_words, tags):

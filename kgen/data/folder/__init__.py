@@ -277,7 +277,7 @@ def _read_all(
         good.append(i)
     _report(problems, on_error)
     if not good:
-        raise ValueError(f"`directory` must hold a picture to use. Received: {directory}.")
+        raise ValueError(f"`directory` must hold a usable picture. Received: {directory}.")
     return (images[: len(good)] if keep else None), good
 
 
@@ -304,7 +304,7 @@ def _report(problems: list[str], on_error: Literal["raise", "skip"]) -> None:
         shown += f"; and {len(problems) - 5} more"
     if on_error == "raise":
         raise ValueError(
-            "`directory` must hold whole pictures, with the captions that are asked for; "
+            "`directory` must hold readable pictures, with captions if `captions` is given; "
             f'`on_error="skip"` leaves out others. Received: {shown}.'
         )
     warnings.warn(f"Left out: {shown}.", stacklevel=4)

@@ -147,7 +147,7 @@ def _add(problems: list[str], problem: str) -> None:
 
 def _csv_rows(path: Path, problems: list[str]) -> Iterator[tuple[int, str, list[str]]]:
     """Yields the rows of a CSV table: number, name of the picture, captions."""
-    # Bytes that are not UTF-8 become surrogates, by which their row is found.
+    # Bytes that are not UTF-8 become surrogates, which identify their row.
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         rows = csv.reader(_lines(file, path), strict=True)
         try:
@@ -159,7 +159,7 @@ def _csv_rows(path: Path, problems: list[str]) -> Iterator[tuple[int, str, list[
             if None in columns:
                 hint = ""
                 if len(header) == 1 and any(sign in header[0] for sign in ";\t"):
-                    hint = " Cells must be parted by commas."
+                    hint = " Cells must be separated by commas."
                 shown = [_readable(name) for name in header[:20]]
                 raise ValueError(
                     f"{path} must have a column of {FILE_COLUMNS} and one of {CAPTION_COLUMNS}. "

@@ -88,7 +88,7 @@ def _eight_bits(image: "Image.Image", file_format: str | None) -> "Image.Image":
     from PIL import Image
 
     if image.mode == "F":
-        raise ValueError("it must have whole numbers, not real ones")
+        raise ValueError("its grey levels must be integers, not floating-point numbers")
     if not image.mode.startswith("I"):
         return image
     values = np.asarray(image)

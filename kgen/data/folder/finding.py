@@ -129,7 +129,7 @@ def find(directory: Path, follow_links: bool = False) -> Found:
                 real = os.path.realpath(entry.path)
                 if not os.path.exists(real):
                     if kind is not None:
-                        found.problems.append(f"{entry.path} is a link to nothing")
+                        found.problems.append(f"{entry.path} is a link to a missing file")
                     continue
                 outside = os.path.commonpath([base, real]) != base
                 if outside and not follow_links and (kind is not None or os.path.isdir(real)):
@@ -141,7 +141,9 @@ def find(directory: Path, follow_links: bool = False) -> Found:
             if os.path.isdir(real):
                 if entry.is_symlink():
                     if any(os.path.commonpath([real, other]) == real for other in chain):
-                        found.problems.append(f"{entry.path} is a link to a folder that holds it")
+                        found.problems.append(
+                            f"{entry.path} is a link to a folder that contains it"
+                        )
                         continue
                     linked += 1
                     if linked > MAX_LINKS:

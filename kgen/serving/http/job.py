@@ -1,4 +1,4 @@
-"""The work that one request gives a backend, and the events that come back."""
+"""Jobs: the work that a request submits to a backend, and the events that the backend returns."""
 
 import asyncio
 import contextlib
@@ -65,7 +65,7 @@ class Drawing:
 
     @property
     def key(self) -> Hashable:
-        """What drawings must have in common to be generated in one batch."""
+        """The settings that drawings must share to be generated in one batch."""
         edit = (self.image is not None, self.mask is not None, self.strength)
         return (self.steps, self.guidance, self.negative is not None, self.size, *edit)
 

@@ -88,7 +88,7 @@ def export_parts(
     for runtime in runtimes:
         check_one_of("runtimes", runtime, RUNTIMES)
     if not runtimes:
-        raise ValueError(f"`runtimes` must be some of {[*RUNTIMES]}. Received: none.")
+        raise ValueError(f"`runtimes` must be some of {[*RUNTIMES]}. Received: an empty sequence.")
     if dtype is not None:
         check_one_of("dtype", dtype, DTYPES)
     directory = check_path("directory", directory).absolute()
@@ -133,8 +133,9 @@ def _check_precision(model: GenerativeModel) -> None:
     half = {layer.compute_dtype for layer in layers_of(model)} & {"float16", "bfloat16"}
     if half:
         raise ValueError(
-            "`model` must compute in float32, which is how `kgen.from_preset(folder)` opens it, "
-            f"for its networks to be parts. Received: layers in {' and '.join(sorted(half))}."
+            "`model` must compute in float32 to be exported as parts: open it with "
+            "`kgen.from_preset(folder)`. "
+            f"Received: layers in {' and '.join(sorted(half))}."
         )
 
 
@@ -148,6 +149,6 @@ def _check_size(name: str, function: ExportFunction) -> None:
     size = sum(v.dtype.size * v.shape.num_elements() for v in variables)
     if size > MAX_BYTES:
         raise ValueError(
-            f"`model` must have parts of less than 2 GB, the limit of their files. "
-            f"Received: its {name} of {size / 1e9:.1f} GB."
+            "`model` must have parts of less than 2 GB, the limit of the file formats. "
+            f"Received: a {name} of {size / 1e9:.1f} GB."
         )
