@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import pathlib
@@ -150,10 +151,16 @@ def card_of(folder: pathlib.Path) -> str | None:
 
 
 def licence_of(card: str | None) -> str | None:
-    """Returns the first line of a card that mentions a licence, or None."""
-    for line in (card or "").splitlines():
+    """Returns a card from the first line that mentions a licence to the end of its paragraph.
+
+    A table's line, or an item of a list, is a paragraph of its own. None without such a line.
+    """
+    lines = (card or "").splitlines()
+    for number, line in enumerate(lines):
         if re.search(r"licen[cs]e", line, re.IGNORECASE) and not line.startswith("#"):
-            return line.strip(" -*|")
+            rest = itertools.takewhile(re.compile(r"[^\s#|*-]").match, lines[number + 1 :])
+            rest = [] if line.startswith("|") else rest
+            return " ".join([line.strip(" -*|"), *rest])
     return None
 
 

@@ -30,8 +30,12 @@ def test_a_card_beside_a_model_says_licence_and_training(kgen_json, vae, tmp_pat
     (tmp_path / "README.md").write_text(card)
     said = kgen_json("info", tmp_path / "one")
     assert said["licence"] == "Licence: CC0."
-    from kgen.cli.info import summary_of
+    from kgen.cli.info import licence_of, summary_of
 
+    assert licence_of("# Licence\n\nCC0, a licence\nwithout terms.\n\nNo.") == (
+        "CC0, a licence without terms."
+    )
+    assert licence_of("- licence: MIT\n- size: 3\n") == "licence: MIT"
     assert summary_of(None, said["card"]) == "Trained on dots for a day."
 
 
