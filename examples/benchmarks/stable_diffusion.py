@@ -177,6 +177,8 @@ def equal(args):
 
     size = None if args.size is None else (args.size, args.size)
     model = kgen.from_diffusers(args.folder, size=size)
+    if not isinstance(model, kgen.LatentDiffusion):
+        raise SystemExit(f"`--folder` must be a text-to-image pipeline. Received: {args.folder}.")
     shape = model.autoencoder.latent_shape
     noise = np.random.default_rng(0).normal(size=(1, *shape)).astype("float32")
     with tempfile.TemporaryDirectory() as place:
