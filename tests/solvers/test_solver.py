@@ -295,9 +295,7 @@ def test_solvers_by_name():
     assert solvers.get("dpm") == DPMSolver(order=2)
     assert solvers.get(DPMSolver(3)) == DPMSolver(3)
     for wrong in ("euler", 3, None):
-        with pytest.raises(
-            ValueError, match=r"`solver` must be a Solver or one of \['cons"
-        ):
+        with pytest.raises(ValueError, match=r"`solver` must be a Solver or one of \['cons"):
             solvers.get(wrong)
 
 
