@@ -11,9 +11,10 @@ of a path. Of two neighbouring times t > s of a grid of N + 1 times, equally spa
 
     target(z_s, s) = the student with averaged weights, or the student; target(z_0, 0) = z_0
 
-For a student without loss the error at t = 1 is at most the sum of the errors of N solver steps,
-which vanishes for N -> infinity as N times the error of one step. Guidance is a part of Phi, so
-that the student needs one evaluation where the guided teacher needs two.
+For a student without loss the error at t = 1 is the sum of the errors of N solver steps, each
+carried to the end of the flow, so that it vanishes for N -> infinity as that of the solver does
+(Song et al., theorem 1). Guidance is a part of Phi, so that the student needs one evaluation where
+the guided teacher needs two.
 
     distance   l2      |a - b|^2 / dim
                huber   sqrt(|a - b|^2 / dim + c^2) - c,    c = 0.00054
@@ -133,6 +134,7 @@ class Distillation(TermsModel):
             guidance_scale = teacher.default_guidance_scale
         check_number("guidance_scale", guidance_scale)
         check_count("intervals", intervals)
+        check_count("num_steps", num_steps)
         check_one_of("solver", solver, SOLVERS)
         check_one_of("target", target, ("averaged", "student"))
         check_one_of("distance", distance, ("huber", "l2"))
