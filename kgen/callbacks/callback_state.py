@@ -20,7 +20,8 @@ from kgen.files.text import read_json
 
 PLAIN = (bool, int, float, str, type(None))
 NUMBERS = (bool, int, float, type(None))
-IGNORED = ("_model", "params")
+# `min_delta` is a setting, of which Keras changes the sign when a callback first compares values.
+IGNORED = ("_model", "params", "min_delta")
 # The state of these depends on their files, such as whether the header has been written.
 WRITERS = keras.callbacks.CSVLogger, keras.callbacks.TensorBoard
 
@@ -87,6 +88,8 @@ def restore(state: Any, callbacks: Sequence[keras.callbacks.Callback]) -> None:
         if entry["class"] != type(callback).__name__ or isinstance(callback, WRITERS):
             continue
         for name, value in entry["values"].items():
+            if name in IGNORED:  # in saves of earlier versions
+                continue
             now = vars(callback).get(name, ...)
             # Strings are settings, such as the path of a file, and are not restored.
             numbers = isinstance(now, (*NUMBERS, np.generic)) and isinstance(value, NUMBERS)

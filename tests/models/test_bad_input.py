@@ -157,19 +157,19 @@ def sigmoid_decoder():
         (
             lambda: kgen.Autoencoder(mlp(SHAPE, (3,)), mlp((2,), SHAPE)),
             ValueError,
-            "`encoder` must return what",
+            "`encoder` must return the shape that `decoder` accepts",
         ),
         (
             lambda: kgen.Autoencoder(mlp(SHAPE, (2,)), mlp((2,), (5,))),
             ValueError,
-            "`decoder` must return what",
+            "`decoder` must return the shape that `encoder` accepts",
         ),
         (lambda: vqvae(decay=1.0), ValueError, "`decay` must be"),
         (lambda: vqvae(commitment=-1), ValueError, "`commitment` must be"),
         (
             lambda: kgen.VQVAE(mlp(SHAPE, (3, 2)), mlp((2, 2), SHAPE), 8),
             ValueError,
-            "`encoder` must return what",
+            "`encoder` must return the shape that `decoder` accepts",
         ),
         (lambda: vae().generate(-1), ValueError, "`num_samples` must be"),
         (lambda: vae().generate("3"), TypeError, "`num_samples` must be a number"),
