@@ -161,7 +161,7 @@ def test_guidance_is_inside():
     labels = np.arange(4096) % 2
     x = np.random.default_rng(0).normal(1.0 - 2 * labels[:, None], std).astype("float32")
     model.compile(keras.optimizers.Adam(3e-3), steps_per_execution=16)
-    model.fit(x, labels, batch_size=256, epochs=25, verbose=0)
+    model.fit(x, labels, batch_size=256, epochs=80, verbose=0)
     noise = np.random.default_rng(1).normal(size=(400, 1)).astype("float32")
     both = np.repeat([0, 1], 200)
     many = teacher.generate(both, noise=noise, num_steps=50, guidance_scale=scale, solver="ddim")
@@ -170,7 +170,7 @@ def test_guidance_is_inside():
     for part in (slice(200), slice(200, None)):
         moved = abs(many[part].mean() - plain[part].mean())
         assert moved > 0.2
-        assert abs(one[part].mean() - many[part].mean()) < 0.4 * moved
+        assert abs(one[part].mean() - many[part].mean()) < 0.2 * moved
 
 
 def test_the_student_starts_as_the_averaged_teacher():
