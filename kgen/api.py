@@ -30,6 +30,7 @@ from kgen.files.keras_files import load_model
 from kgen.gaussian import Gaussian, standard_normal
 from kgen.models.autoencoder import Autoencoder
 from kgen.models.diffusion_model import DiffusionModel
+from kgen.models.distillation import Distillation
 from kgen.models.hvae import HVAE
 from kgen.models.kl_autoencoder import KLAutoencoder
 from kgen.models.latent_diffusion import LatentDiffusion
@@ -50,6 +51,7 @@ __all__ = [
     "VQVAE",
     "Autoencoder",
     "DiffusionModel",
+    "Distillation",
     "Gaussian",
     "GaussianLevel",
     "KLAutoencoder",

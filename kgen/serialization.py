@@ -76,6 +76,17 @@ def constructor_arguments(obj: object) -> dict[str, Any]:
     return dict(obj._init_arguments.value)
 
 
+def copied(obj: Any) -> Any:
+    """Returns a new object with the configuration of another; a layer with initial weights.
+
+    Example:
+        >>> from kgen.diffusion import CosineLogSNR
+        >>> copied(CosineLogSNR(9.0))
+        CosineLogSNR(log_snr_max=9.0, log_snr_min=-15.0, shift=0.0)
+    """
+    return _deserialize(_serialize(obj))
+
+
 class Untracked:
     """Hides a value from the attribute tracking of Keras and TensorFlow.
 

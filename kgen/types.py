@@ -69,6 +69,7 @@ TimeGrid: TypeAlias = Literal["log_snr", "t", "karras"]
 """A key of `kgen.diffusion.times.TIME_GRIDS`."""
 
 SolverName: TypeAlias = Literal[
+    "consistency",
     "ddim",
     "dormand_prince",
     "dpm",

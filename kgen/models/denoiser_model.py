@@ -32,6 +32,7 @@ from kgen.diffusion.times import TIME_SAMPLERS
 from kgen.diffusion.weighting import WEIGHTINGS
 from kgen.models.denoising_checks import check_denoising_network, check_size, checked_examples
 from kgen.models.finetuned_model import FineTunedModel
+from kgen.models.generative_model import images_of
 from kgen.sampling.compiled import Compiled
 from kgen.sampling.plan import Plan, plan_of
 from kgen.sampling.request import (
@@ -72,6 +73,7 @@ class DenoiserModel(FineTunedModel):
             null condition.
         default_solver: default `solver` of `generate`; None for that of the class.
         default_guidance_scale: default `guidance_scale` of `generate`; None for that of the class.
+        default_num_steps: default `num_steps` of `generate`; None for that of the class.
         published: None, or the `kgen.published.origin.Published` of a model that
             `kgen.from_diffusers` opened.
         **kwargs: arguments of `FineTunedModel`.
@@ -103,6 +105,7 @@ class DenoiserModel(FineTunedModel):
         cond_drop_rate: float,
         default_solver: Solver | Plan | SolverName | None = None,
         default_guidance_scale: float | None = None,
+        default_num_steps: int | None = None,
         published: Any = None,
         **kwargs: Any,
     ) -> None:
@@ -119,6 +122,9 @@ class DenoiserModel(FineTunedModel):
         if default_guidance_scale is not None:
             check_number("default_guidance_scale", default_guidance_scale)
             self.default_guidance_scale = default_guidance_scale
+        if default_num_steps is not None:
+            check_count("default_num_steps", default_num_steps)
+            self.default_num_steps = default_num_steps
 
     def set_denoiser(
         self,
@@ -199,6 +205,18 @@ class DenoiserModel(FineTunedModel):
             given: as of `to_z`, in the space of the data.
         """
         return likelihoods.to_output(self.likelihood, z)
+
+    def latents_of(self, batch: Batch, seed: tf.Tensor) -> tf.Tensor:
+        """Returns the clean z_0 of the examples of a batch, on which the denoiser is trained.
+
+        Args:
+            batch: a batch of `fit`.
+            seed: an int32 pair, for models whose latents are random.
+
+        Returns:
+            A tensor `[B, ...]`, float32.
+        """
+        return images_of(batch)
 
     def encode_condition(self, batch: Batch, training: bool, seed: tf.Tensor) -> Condition:
         """Encodes the condition of a batch; in training, drops it from some of the examples.
@@ -321,7 +339,7 @@ class DenoiserModel(FineTunedModel):
         run = Run(
             self.begin_run(plan, shape),
             self.advance_run(plan.solver, guidance),
-            self.finish_run(None if type(plan) is Plan else plan, guidance),
+            self.finish_run(None if _ends_at_estimate(plan) else plan, guidance),
             self.finish_run(None, guidance),
             num_steps,
             trajectory,
@@ -530,3 +548,8 @@ class DenoiserModel(FineTunedModel):
         self, solver: Solver, num_steps: tf.Tensor, guided: Guided, x: tf.Tensor
     ) -> tf.Tensor:
         return self.sampler.invert(solver, None, num_steps, guided, self.to_z({"x": x})["x"])
+
+
+def _ends_at_estimate(plan: Plan) -> bool:
+    """Returns whether the result of a plan is the estimate x_hat at its last state."""
+    return type(plan) is Plan and not plan.solver.ends_at_data

@@ -61,6 +61,7 @@ class DiffusionModel(DensityModel):
         default_solver: default `solver` of `generate`: a `kgen.solvers.Solver`, a name in
             `kgen.solvers.SOLVERS`, or a plan; None for `"dpm"`.
         default_guidance_scale: default `guidance_scale` of `generate`; None for 1.
+        default_num_steps: default `num_steps` of `generate`; None for 50.
         published: None, or the `kgen.published.origin.Published` of a model that
             `kgen.from_diffusers` opened; `kgen.to_diffusers` needs it.
         **kwargs: `name` and `dtype` of a Keras model.
@@ -101,6 +102,7 @@ class DiffusionModel(DensityModel):
         seed: int | None = None,
         default_solver: Solver | Plan | SolverName | None = None,
         default_guidance_scale: float | None = None,
+        default_num_steps: int | None = None,
         published: Any = None,
         **kwargs: Any,
     ) -> None:
@@ -119,6 +121,7 @@ class DiffusionModel(DensityModel):
             seed=seed,
             default_solver=default_solver,
             default_guidance_scale=default_guidance_scale,
+            default_num_steps=default_num_steps,
             published=published,
             **kwargs,
         )

@@ -120,7 +120,7 @@ class FineTunedModel(GenerativeModel):
         Raises:
             ValueError: if a part has no layer at a place.
         """
-        self._assign_averages()
+        self.assign_averages()
         self.release()
         self._add_lora(ranks)
 
@@ -209,7 +209,7 @@ class FineTunedModel(GenerativeModel):
             )
         if self.lora is not None:
             raise ValueError("The model has a LoRA. Call `merge_lora()` first.")
-        self._assign_averages()
+        self.assign_averages()
         self.release()
         with self.distribute_strategy.scope():
             trained = add_word(word, like=like, vectors=vectors, seed=seed)
@@ -260,9 +260,14 @@ class FineTunedModel(GenerativeModel):
             return
         if self.lora is not None:
             raise ValueError("The model has a LoRA. Call `merge_lora()` or `unload_lora()`.")
-        self._assign_averages()
+        self.assign_averages()
         self._unfreeze()
         self._restart_averages(self.trainable_variables)
+
+    def assign_averages(self) -> None:
+        """Sets the trained weights to their averages."""
+        for variable, average in self.averages.pairs():
+            variable.assign(tf.cast(average.value, variable.dtype))
 
     def lora_parts(self) -> dict[str, Network]:
         """Returns the networks that can have a LoRA, by the names that files give them."""
@@ -306,11 +311,6 @@ class FineTunedModel(GenerativeModel):
         """Returns a context in which the kernels are read without the update of a LoRA."""
         return contextlib.nullcontext() if self.lora is None else self.lora.unmerged()
 
-    def _assign_averages(self) -> None:
-        """Sets the trained weights to their averages."""
-        for variable, average in self.averages.pairs():
-            variable.assign(tf.cast(average.value, variable.dtype))
-
     def _add_lora(self, ranks: dict[str, dict[str, tuple[int, float]]]) -> None:
         """Adds a LoRA to layers; `ranks` is `{part: {place: (rank, alpha)}}`."""
         with self.distribute_strategy.scope():
@@ -326,7 +326,7 @@ class FineTunedModel(GenerativeModel):
         if self.lora is None:
             raise ValueError("The model has no LoRA.")
         if merge:
-            self._assign_averages()
+            self.assign_averages()
         self._unfreeze()
         self.lora.remove(merge)
         self.lora = None

@@ -69,6 +69,7 @@ class LatentDiffusion(DenoiserModel):
         default_solver: default `solver` of `generate`: a `kgen.solvers.Solver`, a name in
             `kgen.solvers.SOLVERS`, or a plan; None for `"dpm"`.
         default_guidance_scale: default `guidance_scale` of `generate`; None for 3.
+        default_num_steps: default `num_steps` of `generate`; None for 20.
         published: None, or the `kgen.published.origin.Published` of a model that
             `kgen.from_diffusers` opened; `kgen.to_diffusers` needs it.
         **kwargs: `name` and `dtype` of a Keras model.
@@ -105,6 +106,7 @@ class LatentDiffusion(DenoiserModel):
         seed: int | None = None,
         default_solver: Solver | Plan | SolverName | None = None,
         default_guidance_scale: float | None = None,
+        default_num_steps: int | None = None,
         published: Any = None,
         **kwargs: Any,
     ) -> None:
@@ -116,6 +118,7 @@ class LatentDiffusion(DenoiserModel):
             seed=seed,
             default_solver=default_solver,
             default_guidance_scale=default_guidance_scale,
+            default_num_steps=default_num_steps,
             published=published,
             **kwargs,
         )
@@ -142,7 +145,7 @@ class LatentDiffusion(DenoiserModel):
     ) -> dict[str, tf.Tensor]:
         """Returns `denoising`, `[B]`; with the weighting `"elbo"`, in nats per latent value."""
         seeds = split(self.seeds.next() if seed is None else seed, 4)
-        z = self._latents(batch, seeds[0])
+        z = self.latents_of(batch, seeds[0])
         cond = self.encode_condition(batch, training, seeds[1])
         times = self.times if training else "stratified"
         error = self.denoiser.loss(
@@ -150,7 +153,7 @@ class LatentDiffusion(DenoiserModel):
         )
         return {"denoising": error / tf.cast(tf.size(z[0]), tf.float32)}
 
-    def _latents(self, batch: Batch, seed: tf.Tensor) -> tf.Tensor:
+    def latents_of(self, batch: Batch, seed: tf.Tensor) -> tf.Tensor:
         """Returns standardised samples of the latents of a batch, `[B, h, w, c]`."""
         if _precomputed(batch):
             z = Gaussian.from_moments(batch["moments"]).sample(seed)

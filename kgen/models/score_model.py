@@ -75,6 +75,7 @@ class ScoreModel(DensityModel):
         default_solver: default `solver` of `generate`: a `kgen.solvers.Solver`, a name in
             `kgen.solvers.SOLVERS`, or a plan; None for `"dpm"`.
         default_guidance_scale: default `guidance_scale` of `generate`; None for 1.
+        default_num_steps: default `num_steps` of `generate`; None for 50.
         **kwargs: `name` and `dtype` of a Keras model.
 
     For batches see `DiffusionModel`.
@@ -110,6 +111,7 @@ class ScoreModel(DensityModel):
         seed: int | None = None,
         default_solver: Solver | Plan | SolverName | None = None,
         default_guidance_scale: float | None = None,
+        default_num_steps: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -127,6 +129,7 @@ class ScoreModel(DensityModel):
             seed=seed,
             default_solver=default_solver,
             default_guidance_scale=default_guidance_scale,
+            default_num_steps=default_num_steps,
             **kwargs,
         )
         check_one_of("objective", objective, OBJECTIVES)

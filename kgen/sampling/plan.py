@@ -2,7 +2,8 @@
 
 The default plan makes N solver steps along the grid of the solver, from t = 1 (or from the
 `strength` of image to image) to t = 0, and returns the estimate x_hat there. A solver with one call
-of the network per step makes N + 1 calls in all. Models that were opened from published weights
+of the network per step makes N + 1 calls in all. A solver whose steps end at the data
+(`Consistency`) makes N calls. Models that were opened from published weights
 have other plans, which use the times of the published samplers (`kgen.published.schedulers`).
 """
 
@@ -80,7 +81,7 @@ class Plan:
 
     def finish(self, denoise: Denoise, z: tf.Tensor, times: tf.Tensor) -> tf.Tensor:
         """Returns the examples that belong to the last state `z`, `[B, ...]`."""
-        return denoise(z, times[-1])
+        return z if self.solver.ends_at_data else denoise(z, times[-1])
 
 
 def plan_of(solver: SolverName | Solver | Any, process: GaussianDiffusion) -> Plan:

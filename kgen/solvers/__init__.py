@@ -2,6 +2,7 @@
 
 from kgen.solvers.ancestral import Ancestral
 from kgen.solvers.clipped_ddim import ClippedDDIM
+from kgen.solvers.consistency import Consistency
 from kgen.solvers.ddim import DDIM
 from kgen.solvers.dormand_prince import DormandPrince
 from kgen.solvers.dpm_solver import DPMSolver
@@ -14,6 +15,7 @@ from kgen.solvers.unipc import UniPC
 from kgen.types import SolverName
 
 SOLVERS = {
+    "consistency": Consistency,
     "ddim": DDIM,
     "dormand_prince": DormandPrince,
     "dpm": DPMSolver,
@@ -32,6 +34,7 @@ __all__ = [
     "Ancestral",
     "AnnealedLangevin",
     "ClippedDDIM",
+    "Consistency",
     "DPMSolver",
     "DormandPrince",
     "EulerMaruyama",

@@ -43,6 +43,8 @@ class Solver(abc.ABC):
 
     Attributes:
         stochastic: whether steps draw noise.
+        ends_at_data: whether the state at t = 0 is the result of `generate`, which otherwise is
+            the estimate x_hat there, for one more call of `denoise`.
 
     Raises:
         ValueError: for another `grid`.
@@ -51,6 +53,7 @@ class Solver(abc.ABC):
     grid: TimeGrid = "log_snr"
 
     stochastic = False
+    ends_at_data = False
 
     def __post_init__(self) -> None:
         check_one_of("grid", self.grid, TIME_GRIDS)

@@ -9,6 +9,7 @@ from kgen.solvers import (
     DDIM,
     PNDM,
     AnnealedLangevin,
+    Consistency,
     DPMSolver,
     EulerMaruyama,
     Heun,
@@ -30,6 +31,7 @@ STOCHASTIC = [
     EulerMaruyama(),
     PredictorCorrector(),
     AnnealedLangevin(2),
+    Consistency(),
 ]
 every_scaling = pytest.mark.parametrize("scaling", SCALINGS)
 every_solver = pytest.mark.parametrize("solver", [*DETERMINISTIC, *STOCHASTIC], ids=repr)
@@ -293,7 +295,7 @@ def test_solvers_by_name():
     assert solvers.get("dpm") == DPMSolver(order=2)
     assert solvers.get(DPMSolver(3)) == DPMSolver(3)
     for wrong in ("euler", 3, None):
-        with pytest.raises(ValueError, match=r"`solver` must be a Solver or one of \['ddim'"):
+        with pytest.raises(ValueError, match=r"`solver` must be a Solver or one of \['cons"):
             solvers.get(wrong)
 
 
