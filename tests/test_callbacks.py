@@ -169,6 +169,34 @@ def test_a_plateau_is_the_same_with_a_restart_after_every_epoch(mode, tmp_path):
     assert rates(restart=True)[0] == [1.0, 0.5, 0.25, 0.25, 0.125, 0.125]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_best_weights_are_the_same_with_a_restart_after_every_epoch(dtype, tmp_path):
+    """Also if some of them have no axes, such as the number of steps."""
+
+    def best(restart):
+        model = kgen.VAE(mlp((2,), (4,)), mlp((2,), (4,)), "gaussian", ema_decay=0.9, dtype=dtype)
+        callback = None
+        for epoch, value in enumerate([2.0, 1.0, 3.0, 4.0]):
+            for weight in model.weights:
+                weight.assign(np.full(weight.shape, epoch))
+            if callback is None or restart:
+                options = {"monitor": "loss", "mode": "min", "restore_best_weights": True}
+                callback = keras.callbacks.EarlyStopping(patience=2, **options)
+                callback.set_model(model)
+                callback.on_train_begin()
+                if epoch:
+                    callback_state.restore(callback_state.read(tmp_path, epoch - 1), [callback])
+            callback.on_epoch_end(epoch, {"loss": value})
+            callback_state.write(tmp_path, epoch, [callback])
+        callback.on_train_end()
+        assert callback.best_epoch == 1
+        assert any(weight.shape == () for weight in model.weights)
+        return [float(np.mean(weight)) for weight in model.weights]
+
+    assert set(best(restart=False)) == {1.0}
+    assert set(best(restart=True)) == {1.0}
+
+
 def test_a_log_that_goes_on_gets_no_second_header(tmp_path):
     logs = [keras.callbacks.CSVLogger(tmp_path / "log.csv", append=True) for _ in range(2)]
     logs[1].append_header = False  # as it is where the file has one

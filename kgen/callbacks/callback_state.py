@@ -46,10 +46,9 @@ def write(
                 value = value.item()
             if isinstance(value, PLAIN):
                 plain[name] = value
-            elif _arrays(value):
-                many = value if isinstance(value, list) else [value]
-                for i, array in enumerate(many):
-                    arrays[f"{place}.{name}.{i:04d}"] = np.asarray(array)
+            else:
+                for i, array in enumerate(_arrays(value)):
+                    arrays[f"{place}.{name}.{i:04d}"] = array
         texts.append({"class": type(callback).__name__, "values": plain})
     files = _files(directory, number)
     files["json"].write_text(json.dumps(texts), encoding="utf-8")
@@ -110,11 +109,16 @@ def _is_entry(entry: Any) -> bool:
     )
 
 
-def _arrays(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return value.dtype.kind in "biuf"
-    many = isinstance(value, list) and bool(value)
-    return many and all(isinstance(v, np.ndarray) and v.dtype.kind in "biuf" for v in value)
+def _arrays(value: Any) -> list[np.ndarray]:
+    """Returns an array, or the arrays of a list of them, or an empty list for something else.
+
+    A weight without axes is a NumPy number. Weights in bfloat16 are float32 in the file.
+    """
+    many = value if isinstance(value, list) else [value]
+    if not all(isinstance(v, (np.ndarray, np.generic)) for v in many):
+        return []
+    arrays = [np.asarray(v, "float32" if v.dtype.name == "bfloat16" else None) for v in many]
+    return arrays if all(array.dtype.kind in "biuf" for array in arrays) else []
 
 
 def _files(directory: pathlib.Path, number: int) -> dict[str, pathlib.Path]:
