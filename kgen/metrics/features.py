@@ -37,7 +37,9 @@ def extract(
     images = np.asarray(images)
     if images.ndim != 4 or not len(images):
         raise ValueError(f"`images` must be [N, H, W, C]. Received: shape {images.shape}.")
-    run = tf.function(lambda x: extractor(x), reduce_retracing=True)
+    # Without it, a Keras model that begins with `Resizing` runs its batch norms as in training.
+    options = {"training": False} if isinstance(extractor, keras.Layer) else {}
+    run = tf.function(lambda x: extractor(x, **options), reduce_retracing=True)
     bar = keras.utils.Progbar(len(images)) if progress else None
     features = []
     for start in range(0, len(images), batch_size):

@@ -33,6 +33,7 @@ from kgen.diffusion.weighting import WEIGHTINGS
 from kgen.models.denoising_checks import check_denoising_network, check_size, checked_examples
 from kgen.models.finetuned_model import FineTunedModel
 from kgen.models.generative_model import images_of
+from kgen.networks.conditional import ConditionalNetwork
 from kgen.sampling.compiled import Compiled
 from kgen.sampling.plan import Plan, plan_of
 from kgen.sampling.request import (
@@ -125,6 +126,42 @@ class DenoiserModel(FineTunedModel):
         if default_num_steps is not None:
             check_count("default_num_steps", default_num_steps)
             self.default_num_steps = default_num_steps
+
+    def compile(
+        self,
+        optimizer: keras.optimizers.Optimizer | str = "adam",
+        *,
+        recompute: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Configures training; see `GenerativeModel.compile`.
+
+        Args:
+            optimizer: a Keras optimizer or its name.
+            recompute: whether the backward pass computes the activations of the network again, so
+                that they need less memory; a step then takes about a quarter more time
+                (`kgen.networks.recompute`).
+            **kwargs: options of `GenerativeModel.compile`.
+
+        Raises:
+            TypeError: if `recompute` is True and the network is not a
+                `kgen.networks.ConditionalNetwork`.
+            ValueError: if `recompute` is True and the network has dropout or batch normalisation.
+        """
+        if isinstance(self.network, ConditionalNetwork):
+            self.network.recompute(recompute)
+        elif recompute:
+            raise TypeError(
+                "`recompute` needs a network of kgen, such as a UNet, or another "
+                f"ConditionalNetwork. Received: a {type(self.network).__name__}."
+            )
+        self.recompute = recompute
+        super().compile(optimizer, **kwargs)
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """Returns the arguments of `compile` for a `.keras` file, or None before `compile`."""
+        config = super().get_compile_config()
+        return config and {**config, "recompute": self.recompute}
 
     def set_denoiser(
         self,

@@ -248,7 +248,8 @@ class KLAutoencoder(EncoderDecoder):
             "kl": self.kl_weight * q.kl(standard_normal(q.mean)) / values,
         }
         if self.perceptual:
-            distance = tf.square(self.features(x) - self.features(x_hat))
+            real, again = (call(self.features, {"x": images}) for images in (x, x_hat))
+            distance = tf.square(real - again)
             distance = tf.reduce_mean(tf.reshape(distance, [tf.shape(x)[0], -1]), axis=1)
             terms["perceptual"] = self.perceptual * tf.cast(distance, tf.float32)
         return terms, x_hat

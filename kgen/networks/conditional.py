@@ -16,6 +16,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kgen.networks.recompute import Recomputed
 from kgen.types import Condition, Shape
 
 CONDITIONS = ("tokens", "mask", "pooled", "picture")
@@ -69,6 +70,7 @@ class ConditionalNetwork(keras.Model):
             raise TypeError("`ConditionalNetwork` is abstract: make a subclass, or a `UNet`.")
         super().__init__(**kwargs)
         self.autocast = False
+        self._recomputed = None
 
     def connect(
         self,
@@ -127,4 +129,19 @@ class ConditionalNetwork(keras.Model):
                         f"Received: {None if cond is None else sorted(cond)}."
                     )
                 inputs[key] = cond[key]
+        if training and self._recomputed is not None:
+            return self._recomputed(inputs)
         return self.graph(inputs, training=training)
+
+    def recompute(self, recompute: bool = True) -> None:
+        """Sets whether training computes activations again instead of keeping them.
+
+        See `kgen.networks.recompute`. `compile(recompute=True)` of a model calls this method.
+
+        Args:
+            recompute: whether it does.
+
+        Raises:
+            ValueError: if the network has dropout or batch normalisation.
+        """
+        self._recomputed = Recomputed(self.graph) if recompute else None

@@ -73,6 +73,27 @@ def test_says_where_the_weights_come_from(monkeypatch, tmp_path):
         efficientnet.efficientnet_lite0(output="classes")
 
 
+def test_distance_of_perceptual_features_is_that_of_unit_vectors(network):
+    """Of what enters the blocks after the stages, by NumPy; at 224 pixels nothing is resized."""
+    images, outputs = network
+    whole = keras.Model(images, outputs["features"])
+    model = efficientnet._perceptual_network((224, 224, 3))
+    for layer in model.layers:
+        if layer.weights:
+            layer.set_weights(whole.get_layer(layer.name).get_weights())
+    entered = [whole.get_layer(f"_blocks.{i}._expand_conv").input for i in (1, 3, 5, 11)]
+    pair = emoji.load_arrays("test", styles=("noto",))["images"][:2].repeat(4, 1)[:, :224]
+    pair = pair.repeat(4, 2)[:, :, :224]
+    expected = []
+    taps = keras.Model(images, entered)
+    for stage in taps(pair.astype("float32"), training=False):
+        a, b = stage / np.linalg.norm(stage, axis=-1, keepdims=True)
+        expected.append(np.sum((a - b) ** 2, axis=-1).mean())
+    assert [stage.shape[1] for stage in entered] == [112, 56, 28, 14]
+    a, b = model(pair / np.float32(127.5) - 1, training=False).numpy()
+    np.testing.assert_allclose(np.mean((a - b) ** 2), np.mean(expected), rtol=1e-4)
+
+
 def test_weights_of_another_network_are_refused(network):
     images, outputs = network
     model = keras.Model(images, outputs["logits"])
