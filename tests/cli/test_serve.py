@@ -59,7 +59,6 @@ def post(url, body, timeout=300):
         return json.load(answer)
 
 
-@pytest.mark.slow
 def test_the_official_client_unchanged_gets_the_picture_of_generate(class_model):
     openai = pytest.importorskip("openai", reason="needs the package openai")
     import kgen
