@@ -7,6 +7,11 @@ writes `examples/pictures/streamline`: 60 pictures, 64 x 64, of the set Streamli
 faces of people and flags are left out; of several pictures of one caption the first is used. The 60
 are selected by a hash of the caption.
 
+    python -m tools.style --download --number 300 --output runs/style
+
+writes the first 300 pictures of that order to `runs/style/train`, and the others to
+`runs/style/held_out`.
+
 Needs `resvg-py`, Pillow and npm.
 """
 
@@ -69,6 +74,10 @@ def main(arguments=None):
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--download", action="store_true", help="run `npm pack`")
+    parser.add_argument("--number", type=int, default=NUMBER, help="number of training pictures")
+    parser.add_argument(
+        "--output", type=pathlib.Path, help="folder for training and held-out pictures"
+    )
     args = parser.parse_args(arguments)
     if not args.download:
         parser.error("give --download: the drawings are in an npm package")
@@ -79,7 +88,12 @@ def main(arguments=None):
             icons = json.load(archive.extractfile("package/icons.json"))
     names = captions(icons["icons"])
     chosen = [caption for caption in sorted(names, key=order) if "cat" not in caption.split()]
-    write(icons, {caption: names[caption] for caption in chosen[:NUMBER]}, FOLDER)
+    if args.output is not None:
+        parts = {"train": chosen[: args.number], "held_out": chosen[args.number :]}
+        for name, part in parts.items():
+            write(icons, {caption: names[caption] for caption in part}, args.output / name)
+        return
+    write(icons, {caption: names[caption] for caption in chosen[: args.number]}, FOLDER)
     cats = [name for name in sorted(icons["icons"]) if "cat-face" in name]
     write(icons, {name.replace("-", " "): name for name in cats}, CAT)
 
