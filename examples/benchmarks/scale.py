@@ -62,8 +62,14 @@ def build(point):
     from kgen.networks import UNet, dense_hierarchy
 
     if "levels" in point:
-        networks = dense_hierarchy((28, 28, 1), (8,) * point["levels"], 1, hidden=(64,))
-        model = kgen.HVAE(*networks, seed=0)
+        encoder, parts, decoder = dense_hierarchy(
+            (28, 28, 1), (8,) * point["levels"], 1, hidden=(64,)
+        )
+        levels = [
+            kgen.GaussianLevel(prior, posterior, merge, state_shape=shape)
+            for prior, posterior, merge, shape in parts
+        ]
+        model = kgen.HVAE(encoder, levels, decoder, seed=0)
         model.compile(keras.optimizers.Adam(1e-4))
         return model, np.zeros((point["batch"], 28, 28, 1), "float32")
     devices = point.get("devices", 1)
