@@ -5,7 +5,7 @@
     python examples/benchmarks/own_pictures.py --output runs/own_pictures      # about an hour
 
 For 30, 100, 300 and 977 pictures of one style that the shipped model has not seen (clip art), the
-same number of minutes each:
+same number of steps each:
 
     kgen finetune FOLDER             all weights of the shipped model
     kgen finetune FOLDER --lora 8    factors of rank 8
@@ -147,7 +147,7 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/own_pictures"))
-    parser.add_argument("--minutes", type=float, default=2.0, help="of each training (default 2)")
+    parser.add_argument("--steps", type=int, default=160, help="of each training (default 160)")
     parser.add_argument(
         "--numbers", type=int, nargs="+", default=(30, 100, 300, 977), help="of pictures"
     )
@@ -170,13 +170,13 @@ def main(argv=None):
             preset = args.output / f"{'_'.join(METHODS[method]).replace('--', '')}_{number}"
             verb, *options = METHODS[method]
             command = [sys.executable, "-m", "kgen", verb, folder, *options, "--output", preset]
-            command += ["--minutes", str(args.minutes), "--quiet"]
+            command += ["--steps", args.steps, "--quiet"]
             subprocess.run(list(map(str, command)), check=True)
         figures = measure(str(preset), known, held_out, args)
         results.append({"number": number, "method": method, "figures": figures})
         path.write_text(json.dumps(results, indent=1))
         print(number, method, json.dumps(figures), flush=True)
-    print(f"\n{args.minutes:g} minutes each, {args.draws} draws, {len(held_out[0])} held-out\n")
+    print(f"\n{args.steps} steps each, {args.draws} draws, {len(held_out[0])} held-out\n")
     print(table(results))
     draw(args.output / "own_pictures.png", results)
 
