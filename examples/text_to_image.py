@@ -12,6 +12,10 @@ encoder, a U-Net with cross-attention). Several prompts give one labelled sheet.
 one style and one group, whose captions are the prompts of its sheets. Both precompute latents and
 embeddings once, write a sheet of samples after every few epochs, and write a preset to `--output`,
 which `--preset` reads.
+
+`--train --data drawings` trains on drawings of 128 pixels and scenes made of them, which `python -m
+tools.drawings` builds, with the autoencoder of `examples/kl_autoencoder.py --data drawings`, which
+`--autoencoder` names.
 """
 
 import argparse
@@ -22,7 +26,7 @@ import tensorflow as tf
 
 import kgen
 from kgen.callbacks import Resume, SampleGrid
-from kgen.data import emoji
+from kgen.data import drawings, emoji
 from kgen.networks.unet import UNet
 from kgen.pictures import contact_sheet, save_png
 
@@ -36,6 +40,16 @@ SHEET_PROMPTS = (
     "flag of france, noto",
     "blue apple",
     "green cat",
+)
+DRAWINGS_PROMPTS = (
+    "a red heart",
+    "a dog",
+    "pizza",
+    "a rocket, icon park",
+    "three apples",
+    "a green pear left of a red apple",
+    "a blue car",
+    "a purple cat",
 )
 SEQUENCE_LENGTH = 24
 
@@ -77,7 +91,7 @@ def train(
     num_steps=20,
     **options,
 ):
-    """Trains on the captioned emoji and writes a preset.
+    """Trains on captioned pictures and writes a preset.
 
     Args:
         output: folder of the preset, of `resume/`, `samples/` and `latents/`.
@@ -89,7 +103,7 @@ def train(
         learning_rate: peak of the schedule (linear warm-up, then cosine to 0).
         sheet_every: number of epochs between two sheets of samples.
         steps_per_epoch: number of steps per epoch; None for the whole data set.
-        data: None for the whole training split, or a function from `batch_size` to the data.
+        data: None for all captioned emoji, or a function from `batch_size` to the data.
         prompts: prompts of the sheets.
         num_steps: number of solver steps of the sheets.
         **options: options of `build`; with `start`, the settings to change.
@@ -130,6 +144,10 @@ def _everything(batch_size):
     return emoji.load("train", batch_size=batch_size, recolour=0.15)
 
 
+def _drawings(batch_size):
+    return drawings.load("train", batch_size=batch_size)
+
+
 def _few(batch_size):
     """Returns the pictures of one style and group, the data of `--quick`."""
     data = emoji.load("train", batch_size=batch_size, styles=("twemoji",), captions="label")
@@ -167,6 +185,10 @@ def main(argv=None):
         type=pathlib.Path,
         help="preset of the autoencoder (default: that of the shipped model)",
     )
+    parser.add_argument("--data", choices=("emoji", "drawings"), default="emoji", help="of --train")
+    parser.add_argument(
+        "--channels", type=int, nargs="+", default=(96, 192), help="widths of the U-Net to train"
+    )
     parser.add_argument("--start", type=pathlib.Path, help="preset to start from")
     parser.add_argument(
         "--epochs", type=int, help="number of epochs (default: --train 100, --quick 120)"
@@ -186,6 +208,12 @@ def main(argv=None):
             "num_steps": args.num_steps,
         }
         if args.train:
+            if args.data == "drawings":
+                if args.start is None and args.autoencoder is None:
+                    parser.error("--data drawings needs --autoencoder or --start")
+                options |= {"data": _drawings, "prompts": DRAWINGS_PROMPTS}
+            if args.start is None:
+                options["channels"] = tuple(args.channels)
             output = args.output or "runs/text_to_image"
             train(output, start=args.start, epochs=args.epochs or 100, **options)
         else:

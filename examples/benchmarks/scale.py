@@ -9,8 +9,9 @@
     levels       a dense hierarchical VAE of 2 to 40 levels on 100 pictures of 28 x 28
 
 Each point is a process of its own, for its peak memory beyond that of the process before the first
-step; several hundred megabytes of it are TensorFlow's for its graph. Time is processor time per step, the median of `--steps` steps after
-the first two, so that other programs matter little. Several rounds of all points show the spread.
+step; several hundred megabytes of it are TensorFlow's for its graph. Time is processor time per
+step, the median of `--steps` steps after the first two, so that other programs matter little.
+Several rounds of all points show the spread.
 """
 
 import argparse
