@@ -1,6 +1,6 @@
 """Train a diffusion model that makes pictures of 64 pixels from pictures of 16.
 
-    python examples/super_resolution.py --output runs/super_resolution     # about 40 minutes, 2 cores
+    python examples/super_resolution.py --output runs/super_resolution       # 40 minutes, 2 cores
 
 The low-resolution picture is the condition (`kgen.conditioning.Picture`): it is enlarged and
 concatenated to the noisy picture. The model generates the details that 16 x 16 pixels do not
