@@ -33,7 +33,6 @@ from kgen.diffusion.weighting import WEIGHTINGS
 from kgen.models.denoising_checks import check_denoising_network, check_size, checked_examples
 from kgen.models.finetuned_model import FineTunedModel
 from kgen.models.generative_model import images_of
-from kgen.networks.conditional import ConditionalNetwork
 from kgen.sampling.compiled import Compiled
 from kgen.sampling.plan import Plan, plan_of
 from kgen.sampling.request import (
@@ -144,15 +143,16 @@ class DenoiserModel(FineTunedModel):
             **kwargs: options of `GenerativeModel.compile`.
 
         Raises:
-            TypeError: if `recompute` is True and the network is not a
-                `kgen.networks.ConditionalNetwork`.
+            TypeError: if `recompute` is True and the network has no method `recompute`, as a
+                `kgen.networks.ConditionalNetwork` has.
             ValueError: if `recompute` is True and the network has dropout or batch normalisation.
         """
-        if isinstance(self.network, ConditionalNetwork):
-            self.network.recompute(recompute)
+        set_recompute = getattr(self.network, "recompute", None)
+        if set_recompute is not None:
+            set_recompute(recompute)
         elif recompute:
             raise TypeError(
-                "`recompute` needs a network of kgen, such as a UNet, or another "
+                "`recompute` needs a network with a method `recompute`, such as a UNet or another "
                 f"ConditionalNetwork. Received: a {type(self.network).__name__}."
             )
         self.recompute = recompute

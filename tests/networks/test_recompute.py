@@ -89,7 +89,7 @@ def test_a_network_of_another_kind_is_refused():
     model = kgen.DiffusionModel(
         lambda z, log_snr: tf.zeros_like(z), GaussianDiffusion(CosineLogSNR()), data_shape=(2,)
     )
-    with pytest.raises(TypeError, match="`recompute` needs a network of kgen"):
+    with pytest.raises(TypeError, match="`recompute` needs a network with"):
         model.compile("adam", recompute=True)
 
 
