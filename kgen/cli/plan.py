@@ -1,9 +1,11 @@
 """The plan of a training: number of steps, learning rate and duration; stored in `training.json`.
 
-Default number of fine-tuning steps: 160 for 300 pictures, the only number of pictures at which this
-was tuned, and proportional to the square root of their number otherwise. So each picture of a small
-folder is seen more often, but not often enough to be memorised. Default number of steps from
-scratch: about 100 epochs, as for the included text-to-image model, and at least 2,000.
+Default number of fine-tuning steps: 450 for 300 pictures, the only number of pictures at which this
+was tuned, and proportional to the square root of their number otherwise, so that each picture of a
+small folder is seen more often. At 300 pictures 450 steps give much better pictures of captions of
+the folder than 160, and others as good as before, although the loss of held-out pictures rises.
+Default number of steps from scratch: about 100 epochs, as for the included text-to-image model, and
+at least 2,000.
 """
 
 from __future__ import annotations
@@ -132,10 +134,10 @@ def default_steps(command: Command, number: int, batch_size: int) -> int:
 
     Example:
         >>> default_steps("finetune", 300, 32), default_steps("train", 9000, 64)
-        (160, 14062)
+        (450, 14062)
     """
     if command == "finetune":
-        return max(40, min(2000, round(160 * math.sqrt(number / 300))))
+        return max(40, min(2000, round(450 * math.sqrt(number / 300))))
     return max(2000, min(20000, 100 * number // batch_size))
 
 
