@@ -138,7 +138,7 @@ class DenoiserModel(FineTunedModel):
         Args:
             optimizer: a Keras optimizer or its name.
             recompute: whether the backward pass computes the activations of the network again, so
-                that they need less memory; a step then takes about a quarter more time
+                that they need less memory; a step takes 1.2 to 1.4 times as long
                 (`kgen.networks.recompute`).
             **kwargs: options of `GenerativeModel.compile`.
 
