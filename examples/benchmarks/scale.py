@@ -1,8 +1,8 @@
 """Measure how time and memory of a training step grow with batch, picture, devices and levels.
 
-    python examples/benchmarks/scale.py --output runs/scale.png              # about 20 minutes
+    python examples/benchmarks/scale.py --output runs/scale.png
 
-    batch        a U-Net (2.7 million weights) on 8 to 256 pictures of 32 x 32
+    batch        a U-Net (2.4 million weights) on 8 to 256 pictures of 32 x 32
     picture      the same U-Net on one picture of 32 x 32 to 512 x 512
     recompute    both again, with activations computed again in the backward pass
     devices      the same step on 32 pictures, on 1, 2 and 4 virtual devices that share the cores
@@ -37,21 +37,6 @@ LABELS = {
     "devices": ("devices", "virtual devices"),
     "levels": ("levels", "levels of the HVAE"),
 }
-
-
-class Timer:
-    """Records the processor time and the peak memory after each step."""
-
-    def callback(self):
-        """Returns the Keras callback."""
-        import keras
-
-        self.seconds = []
-
-        def record(batch, logs):
-            self.seconds.append(time.process_time())
-
-        return keras.callbacks.LambdaCallback(on_train_batch_end=record)
 
 
 def build(point):
@@ -94,6 +79,7 @@ def build(point):
 
 def measure(point, steps):
     """Returns seconds of processor time per step and megabytes, of a point in this process."""
+    import keras
     import tensorflow as tf
 
     if point.get("devices", 1) > 1:
@@ -101,12 +87,15 @@ def measure(point, steps):
         device = tf.config.LogicalDeviceConfiguration()
         tf.config.set_logical_device_configuration(cpu, [device] * point["devices"])
     model, x = build(point)
-    timer = Timer()
+    times = []
+    timer = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: times.append(time.process_time())
+    )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     data = tf.data.Dataset.from_tensors(x).repeat(steps + 2)
-    model.fit(data, verbose=0, callbacks=[timer.callback()])
+    model.fit(data, verbose=0, callbacks=[timer])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds = statistics.median(np.diff(timer.seconds)[1:])
+    seconds = statistics.median(np.diff(times)[1:])
     return {"seconds": seconds, "megabytes": (peak - before) / 1024}
 
 

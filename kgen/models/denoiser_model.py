@@ -145,7 +145,8 @@ class DenoiserModel(FineTunedModel):
         Raises:
             TypeError: if `recompute` is True and the network has no method `recompute`, as a
                 `kgen.networks.ConditionalNetwork` has.
-            ValueError: if `recompute` is True and the network has dropout or batch normalisation.
+            ValueError: if `recompute` is True and the network has dropout, batch normalisation
+                or an activity regulariser.
         """
         set_recompute = getattr(self.network, "recompute", None)
         if set_recompute is not None:

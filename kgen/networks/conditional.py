@@ -142,6 +142,6 @@ class ConditionalNetwork(keras.Model):
             recompute: whether it does.
 
         Raises:
-            ValueError: if the network has dropout or batch normalisation.
+            ValueError: if the network has dropout, batch normalisation or an activity regulariser.
         """
         self._recomputed = Recomputed(self.graph) if recompute else None

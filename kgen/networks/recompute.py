@@ -78,11 +78,12 @@ def check_repeatable(graph: keras.Model) -> None:
     """
     for layer in layers_of(graph):
         random = getattr(layer, "seed_generator", None) is not None
-        if random or isinstance(layer, keras.layers.BatchNormalization):
+        penalised = layer.activity_regularizer is not None
+        if random or penalised or isinstance(layer, keras.layers.BatchNormalization):
             raise ValueError(
-                "`recompute` calls layers twice in a step, so that they must be without dropout "
-                f"and batch normalisation. Received: the layer {layer.name!r}, a "
-                f"{type(layer).__name__}."
+                "`recompute` calls layers twice in a step, so that they must be without dropout, "
+                "batch normalisation and activity regularisers. Received: the layer "
+                f"{layer.name!r}, a {type(layer).__name__}."
             )
 
 
@@ -110,7 +111,7 @@ def _cuts(
 ) -> list[int]:
     """Returns the ends of the segments, as numbers of operations before them."""
     produced = {id(tensor): 0 for tensor in inputs}
-    last_used = {id(output): len(operations)}
+    last_used = {}
     for place, operation in enumerate(operations, 1):
         last_used |= dict.fromkeys(_ids(_tensors([operation], "input")), place)
         produced |= dict.fromkeys(_ids(_tensors([operation], "output")), place)

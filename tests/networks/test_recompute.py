@@ -78,10 +78,17 @@ def test_a_training_is_the_same():
     assert model.get_compile_config()["recompute"]
 
 
-@pytest.mark.parametrize("layer", [keras.layers.Dropout(0.1), keras.layers.BatchNormalization()])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        keras.layers.Dropout(0.1),
+        keras.layers.BatchNormalization(),
+        keras.layers.Dense(3, activity_regularizer="l2"),
+    ],
+)
 def test_what_differs_a_second_time_is_refused(layer):
     x = keras.Input((3,), name="x")
-    with pytest.raises(ValueError, match="without dropout and batch normalisation"):
+    with pytest.raises(ValueError, match="without dropout, batch normalisation"):
         Recomputed(keras.Model({"x": x}, layer(x)))
 
 
