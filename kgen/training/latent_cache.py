@@ -175,15 +175,15 @@ class LatentCache:
         def read(indices: np.ndarray) -> list[np.ndarray]:
             rows = self.rows[indices] if keys else ()
             values = [a[indices] for a in (self.moments, *weights)]
-            values += [self.conditions[key][rows] for key in keys]
-            return [v.astype("float32") if v.dtype == np.float16 else v for v in values]
-
-        types = [tf.float32 if a.dtype == np.float16 else tf.as_dtype(a.dtype) for a in arrays]
+            return values + [self.conditions[key][rows] for key in keys]
 
         def batch(indices: tf.Tensor) -> dict[str, Any]:
-            values = tf.numpy_function(read, [indices], types)
+            values = tf.numpy_function(read, [indices], [tf.as_dtype(a.dtype) for a in arrays])
             for value, array in zip(values, arrays):
                 value.set_shape([batch_size if shuffle else None, *array.shape[1:]])
+            # TensorFlow converts several times as fast as NumPy.
+            halves = [value.dtype == tf.float16 for value in values]
+            values = [tf.cast(v, tf.float32) if half else v for v, half in zip(values, halves)]
             return _nested(dict(zip(names, values)))
 
         indices = tf.data.Dataset.range(len(self.moments))
