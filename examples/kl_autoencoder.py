@@ -126,10 +126,14 @@ def train(output, data, args):
     if args.steps_per_epoch:
         batches = batches.take(args.steps_per_epoch)
     steps = args.epochs * len(batches)
-    shape = (data.size, data.size, 3)
-    keras.config.set_dtype_policy(kgen.distribution.default_precision())
-    model = build(data, **sharp(shape, steps, args.perceptual, args.adversarial))
-    keras.config.set_dtype_policy("float32")
+    options = sharp((data.size, data.size, 3), steps, args.perceptual, args.adversarial)
+    precision = kgen.distribution.default_precision()
+    if args.start is not None:
+        model = kgen.from_preset(args.start, dtype=precision).with_settings(**options)
+    else:
+        keras.config.set_dtype_policy(precision)
+        model = build(data, **options)
+        keras.config.set_dtype_policy("float32")
     rate = keras.optimizers.schedules.CosineDecay(
         0.0, steps, warmup_target=args.learning_rate, warmup_steps=min(200, steps // 2)
     )
@@ -172,6 +176,7 @@ def main(argv=None):
         metavar="DIR",
         help="evaluate this preset instead of training",
     )
+    parser.add_argument("--start", type=pathlib.Path, help="preset to train further")
     parser.add_argument("--data", choices=DATA, default="emoji")
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=32)

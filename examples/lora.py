@@ -1,6 +1,6 @@
 """Fine-tune the shipped model on a style that it was not trained on, by a LoRA of a megabyte.
 
-    python examples/lora.py --output runs/lora                   30 pictures, 400 steps
+    python examples/lora.py --output runs/lora                   30 pictures, 200 steps
     python examples/lora.py --output runs/full --everything      the same with all weights
     python examples/lora.py --output runs/lora --evaluate        the figures of the trained model
 
@@ -104,10 +104,10 @@ def main(argv=None):
     parser.add_argument(
         "--everything", action="store_true", help="train all weights instead of a LoRA"
     )
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=30)
     parser.add_argument(
-        "--learning-rate", type=float, help="peak learning rate (LoRA 2e-3, all weights 3e-4)"
+        "--learning-rate", type=float, help="peak learning rate (LoRA 5e-4, all weights 3e-4)"
     )
     parser.add_argument("--num-steps", type=int, default=20, help="number of solver steps")
     parser.add_argument(
@@ -144,7 +144,7 @@ def main(argv=None):
         print(f"LoRA of rank {args.rank}: {number:,} weights are trained, {share:.1%}")
     data = batches(images[:HELD_OUT], prompts[:HELD_OUT], args.batch_size)
     data = model.precompute(data, args.output / "latents", args.batch_size)  # frozen encoders
-    peak = args.learning_rate or (3e-4 if args.everything else 2e-3)
+    peak = args.learning_rate or (3e-4 if args.everything else 5e-4)
     optimizer = keras.optimizers.Adam(rate(args.steps, peak), beta_2=0.99, global_clipnorm=1.0)
     model.compile(optimizer)
     epochs = min(8, args.steps)

@@ -4,8 +4,8 @@
     python -m tools.drawings               # the pictures, see tools/drawings
     python examples/benchmarks/own_pictures.py --output runs/own_pictures
 
-For 30, 100, 300 and 977 pictures of one style that the shipped model has not seen (clip art), the
-same number of steps each:
+For 30, 100, 300 and 977 pictures of one style that the shipped model has not seen (clip art), in
+the same number of steps each, and fine-tuning also in the number that the command chooses:
 
     kgen finetune FOLDER             all weights of the shipped model
     kgen finetune FOLDER --lora 8    factors of rank 8
@@ -35,6 +35,7 @@ STYLE = "clip art"
 SIZE = 64
 METHODS = {
     "fine-tuning": ("finetune",),
+    "fine-tuning, default steps": ("finetune",),
     "LoRA of rank 8": ("finetune", "--lora", "8"),
     "from scratch": ("train",),
 }
@@ -167,15 +168,19 @@ def main(argv=None):
         if number:
             folder = args.output / f"pictures_{number}"
             write_folder(folder, captions[:number], images[:number])
-            preset = args.output / f"{'_'.join(METHODS[method]).replace('--', '')}_{number}"
+            preset = args.output / f"{method.replace(',', '').replace(' ', '_')}_{number}"
             verb, *options = METHODS[method]
+            if "default" not in method:
+                options += ["--steps", args.steps]
             command = [sys.executable, "-m", "kgen", verb, folder, *options, "--output", preset]
-            command += ["--steps", args.steps, "--quiet"]
+            command += ["--quiet"]
             subprocess.run(list(map(str, command)), check=True)
         figures = measure(str(preset), known, held_out, args)
         results.append({"number": number, "method": method, "figures": figures})
         path.write_text(json.dumps(results, indent=1))
         print(number, method, json.dumps(figures), flush=True)
+    order = ["untouched", *METHODS]
+    results.sort(key=lambda row: (row["number"], order.index(row["method"])))
     print(f"\n{args.steps} steps each, {args.draws} draws, {len(held_out[0])} held-out\n")
     print(table(results))
     draw(args.output / "own_pictures.png", results)

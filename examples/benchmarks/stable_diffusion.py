@@ -254,7 +254,9 @@ def start(parser, args, argv):
     if args.task in ("evaluate", "decode"):
         sides = {"kgen": kgen_side, "torch": torch_side}
         parser.set_defaults(size=512)
-        return turns.run(parser, sides, ["--batch-size", "1", *argv])
+        if not any(option.startswith("--batch-size") for option in argv):
+            argv = [*argv, "--batch-size", "1"]  # at the end, after the task
+        return turns.run(parser, sides, argv)
     parser.add_argument("--torch-python", default=sys.executable, metavar="PATH")
     parser.add_argument("--threads", type=turns.positive, default=turns.processors())
     args = parser.parse_args(argv)
