@@ -111,8 +111,12 @@ def open_in_kgen(args):
     import kgen
 
     turns.set_threads(args)
-    size = (args.size, args.size)
-    return kgen.from_diffusers(args.folder, size=size, dtype=args.precision)
+    return kgen.from_diffusers(args.folder, size=size_of(args), dtype=args.precision)
+
+
+def size_of(args):
+    """Returns `(height, width)`, or None for the size of the folder."""
+    return args.size and (args.size[0], args.size[-1])
 
 
 def kgen_side(args):
@@ -141,8 +145,8 @@ def torch_side(args):
     dtype = getattr(torch, args.precision)
     options = {"torch_dtype": dtype, "safety_checker": None}
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(args.folder, **options)
-    side = args.size // pipeline.vae_scale_factor
-    z = torch.randn(args.batch_size, 4, side, side, dtype=dtype)
+    sides = [side // pipeline.vae_scale_factor for side in size_of(args)]
+    z = torch.randn(args.batch_size, 4, *sides, dtype=dtype)
     if args.task == "decode":
         parts = (pipeline.vae.decoder, pipeline.vae.post_quant_conv)
         parameters = sum(p.numel() for part in parts for p in part.parameters())
@@ -175,8 +179,7 @@ def equal(args):
     from kgen.diffusion import classifier_free
     from kgen.published.schedulers import run
 
-    size = None if args.size is None else (args.size, args.size)
-    model = kgen.from_diffusers(args.folder, size=size)
+    model = kgen.from_diffusers(args.folder, size=size_of(args))
     if not isinstance(model, kgen.LatentDiffusion):
         raise SystemExit(f"`--folder` must be a text-to-image pipeline. Received: {args.folder}.")
     shape = model.autoencoder.latent_shape
@@ -229,7 +232,10 @@ def main(argv=None):
     parser.add_argument("task", choices=("evaluate", "decode", "equal", "memory"))
     parser.add_argument("--folder", help="folder of a pipeline; default: random weights")
     parser.add_argument(
-        "--size", type=turns.positive, help="side of a picture in pixels; default: 512"
+        "--size",
+        type=turns.positive,
+        nargs="+",
+        help="height and width of a picture in pixels, or one number for both; default: 512",
     )
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument(
@@ -253,7 +259,7 @@ def start(parser, args, argv):
     """Runs a task on a folder."""
     if args.task in ("evaluate", "decode"):
         sides = {"kgen": kgen_side, "torch": torch_side}
-        parser.set_defaults(size=512)
+        parser.set_defaults(size=[512])
         if not any(option.startswith("--batch-size") for option in argv):
             argv = [*argv, "--batch-size", "1"]  # at the end, after the task
         return turns.run(parser, sides, argv)
@@ -262,7 +268,7 @@ def start(parser, args, argv):
     args = parser.parse_args(argv)
     if args.task == "equal":
         return equal(args)
-    args.size = args.size or 512
+    args.size = args.size or [512]
     return memory(args)
 
 

@@ -207,7 +207,7 @@ def downsample(x: keras.KerasTensor, name: str, halving: str = "after") -> keras
     """Halves every size by a strided 3 x 3 convolution.
 
     Args:
-        x: `[B, ..., C]`, of even sizes.
+        x: `[B, ..., C]`, of even sizes; on `"both"` sides of any sizes, whose half is rounded up.
         name: name of the layer.
         halving: where the input is padded with zeros: `"after"` the last pixel of each axis (DDPM,
             the Stable Diffusion autoencoder), or on `"both"` sides (the Stable Diffusion U-Net).
@@ -215,11 +215,18 @@ def downsample(x: keras.KerasTensor, name: str, halving: str = "after") -> keras
     check_one_of("halving", halving, HALVINGS)
     if halving == "after":
         return conv(x, x.shape[-1], name, strides=2)
-    # With a stride of 2, zeros after the last of an even number of pixels have no effect.
-    x = ops.pad(x, [[0, 0], *[[1, 0]] * spatial_rank(x), [0, 0]])
+    x = ops.pad(x, [[0, 0], *[[1, 1]] * spatial_rank(x), [0, 0]])
     return conv(x, x.shape[-1], name, strides=2, padding="valid")
 
 
-def upsample(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
-    """Doubles every size by nearest-neighbour interpolation and a convolution."""
-    return UpsampleConv(x.shape[-1], name=name)(x)
+def upsample(
+    x: keras.KerasTensor, name: str, like: keras.KerasTensor | None = None
+) -> keras.KerasTensor:
+    """Doubles every size by nearest-neighbour interpolation and a convolution.
+
+    Args:
+        x: `[B, ..., C]`.
+        name: name of the layer.
+        like: None, or a tensor whose sizes the result has, twice those of `x` or one less.
+    """
+    return UpsampleConv(x.shape[-1], name=name)(x, *([] if like is None else [like]))

@@ -9,7 +9,9 @@ The noise level enters every residual block through an embedding. Text enters in
 pooled vector that is added to the embedding, and as tokens to which the transformers attend.
 
 Data have one, two or three spatial axes: `(L, C)`, `(H, W, C)`, `(D, H, W, C)`. A network accepts
-any size; a size that cannot be halved often enough is padded with zeros, and the output cropped.
+any size. A size that cannot be halved often enough is padded with zeros, and the output cropped;
+with `halving="both"`, as in Stable Diffusion, an odd size is halved to the larger half, and the
+doubled one is cropped to the size of its skip.
 
 References:
   Ho et al. (2020), https://arxiv.org/abs/2006.11239, appendix B (`transformers=False`).
@@ -173,7 +175,8 @@ class UNet(ConditionalNetwork):
             h = z
             if picture is not None:
                 h = layers.Concatenate(dtype="float32")([z, inputs["picture"]])
-            h = Pad(patch * 2 ** (count - 1), dtype="float32", name="pad_in")(h)
+            multiple = patch if halving == "both" else patch * 2 ** (count - 1)
+            h = Pad(multiple, dtype="float32", name="pad_in")(h)
             embedding = _embed(inputs, 4 * channels[0], noise)
             channels_out = z.shape[-1] * patch ** spatial_rank(z)
             h = _unet(inputs, fold(h, patch), channels_out, embedding, plan)
@@ -260,7 +263,8 @@ def _unet(
         for i in range(plan.blocks[level] + 1):
             h = block(ops.concatenate([h, skips.pop()], axis=-1), level, f"up_{level}_{i}")
         if level > 0:
-            h = upsample(h, f"up_{level}_upsample")
+            like = skips[-1] if plan.halving == "both" else None
+            h = upsample(h, f"up_{level}_upsample", like)
     h = group_norm(h, "norm_out", plan.epsilon, "silu", groups=plan.groups)
     return conv(h, channels_out, "conv_out", kernel_initializer="zeros", dtype="float32")
 

@@ -34,6 +34,11 @@ class UpsampleConv(layers.Layer):
         channels: number of channels of the output.
         **kwargs: `name` and `dtype` of a Keras layer.
 
+    Call arguments:
+        x: `[B, h, w, C]`.
+        like: None, or `[B, H, W, D]` whose size is twice that of `x` or one less: the doubled `x`
+            is cropped to it before the convolution.
+
     Example:
         >>> UpsampleConv(5)(ops.zeros((2, 4, 4, 3))).shape
         TensorShape([2, 8, 8, 5])
@@ -43,15 +48,23 @@ class UpsampleConv(layers.Layer):
         super().__init__(**kwargs)
         self.channels = channels
 
-    def build(self, input_shape: Shape) -> None:
+    def build(self, x_shape: Shape, like_shape: Shape | None = None) -> None:
         """Creates the kernel and the bias of the convolution, `[3, 3, C, channels]`."""
-        shape = (*[3] * (len(input_shape) - 2), input_shape[-1], self.channels)
+        shape = (*[3] * (len(x_shape) - 2), x_shape[-1], self.channels)
         self.kernel = self.add_weight(shape=shape, initializer="glorot_uniform", name="kernel")
         self.bias = self.add_weight(shape=shape[-1:], initializer="zeros", name="bias")
 
-    def call(self, x: tf.Tensor) -> tf.Tensor:
+    def call(self, x: tf.Tensor, like: tf.Tensor | None = None) -> tf.Tensor:
         """Doubles and convolves `x`."""
         rank = len(x.shape) - 2
+        if like is not None:
+            sizes = ops.shape(like)[1:-1]
+            doubled = [2 * size for size in ops.shape(x)[1:-1]]
+            if not all(isinstance(n, int) and n == m for n, m in zip(sizes, doubled)):
+                for axis in range(1, rank + 1):
+                    x = ops.repeat(x, 2, axis)
+                x = x[(slice(None), *(slice(size) for size in sizes))]
+                return ops.conv(x, self.kernel, padding="same") + self.bias
         kernel = ops.pad(self.kernel, [[1, 1]] * rank + [[0, 0]] * 2)
         for axis in range(rank):
             before = (slice(None),) * axis
@@ -60,7 +73,8 @@ class UpsampleConv(layers.Layer):
         kernel = ops.transpose(kernel, (*range(rank), rank + 1, rank))
         return ops.conv_transpose(x, kernel, strides=2, padding="same") + self.bias
 
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """Returns the shape with every size doubled."""
-        batch, *sizes, _ = input_shape
-        return (batch, *(size and 2 * size for size in sizes), self.channels)
+    def compute_output_shape(self, x_shape: Shape, like_shape: Shape | None = None) -> Shape:
+        """Returns the shape with the size of `like`, or with every size doubled."""
+        batch, *sizes, _ = x_shape
+        sizes = like_shape[1:-1] if like_shape else [size and 2 * size for size in sizes]
+        return (batch, *sizes, self.channels)

@@ -57,6 +57,21 @@ def test_unet(pipeline):
         assert difference(predict(pipeline, network, labels, level), expected) < 2e-5
 
 
+@pytest.mark.parametrize("size", ["10x6", "7x5", "9x12"])
+@pytest.mark.parametrize("pipeline", ["sd1", "sd2"])
+def test_unet_of_sizes_that_cannot_be_halved(pipeline, size):
+    network, _, _ = open_unet(FIXTURES / pipeline, LevelIndex(SCHEDULE))
+    arrays = np.load(FIXTURES / "sizes_reference.npz")
+    z, expected = (np.moveaxis(arrays[f"{pipeline}.{k}_{size}"], 1, -1) for k in ("z", "t501"))
+    log_snr = tf.fill([2], SCHEDULE.log_snr(np.float32(501 / 999)))
+    cond = tokens(reference(pipeline)[1]["unet.tokens"])
+    assert difference(network(z, log_snr, cond), expected) < 2e-5
+    sized = tf.function(network, reduce_retracing=True)
+    unknown = tf.TensorSpec([2, None, None, 4])
+    graph = sized.get_concrete_function(unknown, tf.TensorSpec([2]), cond)
+    assert difference(graph(z, log_snr, cond), expected) < 2e-5
+
+
 @pytest.mark.parametrize("pipeline", ["sd1", "sd2"])
 def test_autoencoder(pipeline):
     _, arrays = reference(pipeline)
