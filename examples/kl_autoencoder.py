@@ -13,9 +13,10 @@ take about 25 minutes per epoch with both terms below.
 discriminator of patches, which is used after two thirds of the training.
 
 Training is resumable (start the same command again) and writes a preset to `--output`, and a sheet
-of held-out pictures above their reconstructions. `--evaluate DIR` only evaluates a preset: the peak
-signal-to-noise ratio on held-out captions, of the posterior mean and of latents with noise of
-standard deviation 0.2; with the weights of EfficientNet also the Frechet distance on its features.
+of held-out pictures above their reconstructions. `--start DIR` trains a preset further.
+`--evaluate DIR` only evaluates a preset: the peak signal-to-noise ratio on held-out captions, of
+the posterior mean and of latents with noise of standard deviation 0.2; with the weights of
+EfficientNet also the Frechet distance on its features.
 """
 
 import argparse
@@ -126,14 +127,16 @@ def train(output, data, args):
     if args.steps_per_epoch:
         batches = batches.take(args.steps_per_epoch)
     steps = args.epochs * len(batches)
-    options = sharp((data.size, data.size, 3), steps, args.perceptual, args.adversarial)
     precision = kgen.distribution.default_precision()
-    if args.start is not None:
-        model = kgen.from_preset(args.start, dtype=precision).with_settings(**options)
-    else:
-        keras.config.set_dtype_policy(precision)
-        model = build(data, **options)
-        keras.config.set_dtype_policy("float32")
+    with kgen.networks.dtype_policy(precision):
+        shape = (data.size, data.size, 3)
+        options = sharp(shape, steps, args.perceptual, args.adversarial)
+        if args.start is None:
+            model = build(data, **options)
+        else:
+            model = kgen.from_preset(args.start, dtype=precision).with_settings(**options)
+            if model.data_shape != shape:
+                raise SystemExit(f"--data {args.data} needs a preset of {shape} pictures")
     rate = keras.optimizers.schedules.CosineDecay(
         0.0, steps, warmup_target=args.learning_rate, warmup_steps=min(200, steps // 2)
     )

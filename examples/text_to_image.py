@@ -116,7 +116,7 @@ def train(
         model = build(kgen.from_preset(SAVED / "text_to_image").autoencoder, **options)
     else:
         model = build(kgen.from_preset(autoencoder), **options)
-    data = (data or _everything)(batch_size)
+    data = (data or emoji_batches)(batch_size)
     per_epoch = len(data)
     data = model.precompute(data.repeat(passes), output / "latents", batch_size)
     steps = steps_per_epoch or per_epoch
@@ -140,12 +140,17 @@ def train(
     return model
 
 
-def _everything(batch_size):
+def emoji_batches(batch_size):
+    """Returns all captioned emoji."""
     return emoji.load("train", batch_size=batch_size, recolour=0.15)
 
 
-def _drawings(batch_size):
+def drawings_batches(batch_size):
+    """Returns all captioned drawings, and scenes made of them."""
     return drawings.load("train", batch_size=batch_size)
+
+
+DATA = {"emoji": emoji_batches, "drawings": drawings_batches}
 
 
 def _few(batch_size):
@@ -185,7 +190,7 @@ def main(argv=None):
         type=pathlib.Path,
         help="preset of the autoencoder (default: that of the shipped model)",
     )
-    parser.add_argument("--data", choices=("emoji", "drawings"), default="emoji", help="of --train")
+    parser.add_argument("--data", choices=DATA, default="emoji", help="of --train")
     parser.add_argument(
         "--channels", type=int, nargs="+", default=(96, 192), help="widths of the U-Net to train"
     )
@@ -211,7 +216,7 @@ def main(argv=None):
             if args.data == "drawings":
                 if args.start is None and args.autoencoder is None:
                     parser.error("--data drawings needs --autoencoder or --start")
-                options |= {"data": _drawings, "prompts": DRAWINGS_PROMPTS}
+                options |= {"data": drawings_batches, "prompts": DRAWINGS_PROMPTS}
             if args.start is None:
                 options["channels"] = tuple(args.channels)
             output = args.output or "runs/text_to_image"

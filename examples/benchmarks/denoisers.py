@@ -4,7 +4,7 @@
     python examples/benchmarks/denoisers.py --minutes 10 --output runs/denoisers
     python examples/benchmarks/denoisers.py --data drawings --autoencoder runs/autoencoder
 
-Each row of `VARIANTS` changes one thing of the first one, the denoiser of `text_to_image.py`. All
+Each row of `VARIANTS` changes one choice of the first one, the denoiser of `text_to_image.py`. All
 train on the same precomputed latents and texts, with the same schedule of the learning rate from 0
 to 0. The time is processor time: that of a step is measured first, and the number of steps is what
 fits into `--minutes` of all processors, so that slower steps are fewer.
@@ -59,7 +59,7 @@ VARIANTS = {
 TIMED = 12
 
 
-def build(autoencoder, text, variant, seed=0):
+def build(autoencoder, text, variant):
     """Returns the model of a row of `VARIANTS`."""
     shared = {
         "tokens": (example.SEQUENCE_LENGTH, text.hidden_dim),
@@ -80,7 +80,7 @@ def build(autoencoder, text, variant, seed=0):
     process = variant.get("process") or kgen.diffusion.GaussianDiffusion(
         kgen.diffusion.CosineLogSNR(9.0, -9.0)
     )
-    settings = {"ema_decay": 0.995, "seed": seed, **variant.get("settings", {})}
+    settings = {"ema_decay": 0.995, "seed": 0, **variant.get("settings", {})}
     return kgen.LatentDiffusion(autoencoder, network, process, text, **settings)
 
 
@@ -116,8 +116,7 @@ def measure(model, galleries, args):
 
     Args:
         model: the trained model.
-        galleries: by split, captions, features of their pictures and the share of real pictures of
-            other styles that are right first.
+        galleries: by split, captions and the features of their pictures.
         args: the command line.
     """
     extractor, figures, shown = efficientnet_lite0(), {}, []
@@ -139,8 +138,8 @@ def measure(model, galleries, args):
 def table(rows):
     """Returns the figures as a table in Markdown."""
     lines = [
-        "| denoiser | million weights | ms a step | steps | first, within five: training captions "
-        "| held-out | kernel distance |",
+        "| denoiser | million weights | processor ms a step | steps "
+        "| first, within five: training captions | held-out | kernel distance |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -171,8 +170,11 @@ def main(argv=None):
     parser.add_argument("--passes", type=int, default=2, help="epochs of captions and colours")
     args = parser.parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
+    if args.data == "drawings" and args.autoencoder is None:
+        parser.error("--data drawings needs --autoencoder")
     source, path = evaluation.SOURCES[args.data], args.output / "results.json"
-    rows = json.loads(path.read_text()) if path.exists() else []
+    settings = {name: str(value) for name, value in vars(args).items() if name != "names"}
+    rows = turns.stored_rows(path, settings)
     galleries = {}
     for split in ("train", "test"):
         found = evaluation.load_gallery(source, split, args.gallery_size, args.style)
@@ -186,7 +188,7 @@ def main(argv=None):
         if args.autoencoder is not None:
             autoencoder = kgen.from_preset(args.autoencoder)
         model = build(autoencoder, shipped.conditioner, variant)
-        data = source.load("train", batch_size=64, recolour=0.15).repeat(args.passes)
+        data = example.DATA[args.data](64).repeat(args.passes)
         size = variant.get("batch_size", 64)
         data = model.precompute(data, args.output / "latents", size)
         steps, seconds = train(model, data, args.minutes, variant.get("learning_rate", 1e-3))
@@ -195,7 +197,7 @@ def main(argv=None):
         weights = sum(int(np.prod(v.shape)) for v in model.network.trainable_variables)
         row = {"name": name, "weights": weights, "steps": steps, "seconds": seconds}
         rows.append(row | {"figures": figures})
-        path.write_text(json.dumps(rows, indent=1))
+        turns.store_rows(path, settings, rows)
         print(json.dumps(rows[-1]), flush=True)
         keras.backend.clear_session()
     print(f"\n{args.minutes:g} minutes each on {turns.processors()} processors\n")

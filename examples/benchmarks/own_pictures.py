@@ -29,6 +29,7 @@ import subprocess
 import sys
 
 import numpy as np
+import turns
 from PIL import Image
 
 STYLE = "clip art"
@@ -113,7 +114,7 @@ def table(results):
         known, held_out = row["figures"]["training"], row["figures"]["held-out"]
         lines.append(
             f"| {row['number']} | {row['method']} | {known['first']:.0%} | {held_out['first']:.0%} "
-            f"| {held_out['within_five']:.0%} | {held_out['kernel_distance']:.2f} |"
+            f"| {held_out['within_five']:.0%} | {held_out['kernel_distance']:.3f} |"
         )
     return "\n".join(lines)
 
@@ -138,7 +139,8 @@ def draw(path, results):
             axis.plot([row["number"] for row in rows], values, marker="o", label=method)
         axis.axhline(results[0]["figures"][captions][key], color="grey", ls=":", label="untouched")
         axis.set(title=title, xlabel="pictures", xscale="log", ylim=(0, None))
-    axes[0].legend()
+    handles = axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncol=len(METHODS) + 1)
     figure.savefig(path, dpi=110)
 
 
@@ -148,7 +150,9 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/own_pictures"))
-    parser.add_argument("--steps", type=int, default=160, help="of each training (default 160)")
+    parser.add_argument(
+        "--steps", type=int, default=160, help="but for `default steps` (default 160)"
+    )
     parser.add_argument(
         "--numbers", type=int, nargs="+", default=(30, 100, 300, 977), help="of pictures"
     )
@@ -158,7 +162,8 @@ def main(argv=None):
     (captions, images), held_out = load("train"), load("test")
     known = captions[:COMMON], images[:COMMON]
     path = args.output / "results.json"
-    results = json.loads(path.read_text()) if path.exists() else []
+    settings = {"steps": args.steps, "draws": args.draws}
+    results = turns.stored_rows(path, settings)
     done = {(row["number"], row["method"]) for row in results}
     runs = [(0, "untouched"), *((n, method) for n in args.numbers for method in METHODS)]
     for number, method in runs:
@@ -177,13 +182,16 @@ def main(argv=None):
             subprocess.run(list(map(str, command)), check=True)
         figures = measure(str(preset), known, held_out, args)
         results.append({"number": number, "method": method, "figures": figures})
-        path.write_text(json.dumps(results, indent=1))
+        turns.store_rows(path, settings, results)
         print(number, method, json.dumps(figures), flush=True)
     order = ["untouched", *METHODS]
     results.sort(key=lambda row: (row["number"], order.index(row["method"])))
-    print(f"\n{args.steps} steps each, {args.draws} draws, {len(held_out[0])} held-out\n")
+    print(
+        f"\n{args.steps} steps each, but for the rows with default steps; {args.draws} pictures of "
+        f"each caption, {len(held_out[0])} held-out captions\n"
+    )
     print(table(results))
-    draw(args.output / "own_pictures.png", results)
+    draw(args.output / "how_many_pictures.png", results)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
     python examples/benchmarks/retrieval.py --torch-python venv_torch/bin/python
 
 Both sides train a U-Net of the same sizes on the same precomputed latents and texts, with the same
-batch, precision and number of threads, for `--minutes` and `--torch-minutes`. They take turns of
+batch, precision and number of threads, for `--minutes` and `--torch-minutes`. (That of kgen is also
+given the text as one vector, for which the other has no input.) They take turns of
 `--turn` minutes, so that a slower machine affects both; only training counts, not the compilation
 of its first step. kgen trains by `fit` as `text_to_image.py` does: prediction of v, Adam, a
 learning rate that falls to 0. The other side follows the training scripts of diffusers: DDPM with
@@ -22,6 +23,7 @@ import argparse
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -193,13 +195,13 @@ def torch_side(args):
         averages.store(network.parameters())
         averages.copy_to(network.parameters())
         solver = diffusers.DPMSolverMultistepScheduler(1000, **schedule)
-        found = []
+        found, generator = [], torch.Generator().manual_seed(0)
         for i in range(0, len(given["tokens"]), BATCH):
             text, seen = (tensors(k, given[k][i : i + BATCH]) for k in ("tokens", "mask"))
             null = [tensors(k, given[f"null_{k}"]) for k in ("tokens", "mask")]
             text, seen = (torch.cat([a, b.expand(a.shape)]) for a, b in zip((text, seen), null))
             solver.set_timesteps(NUM_STEPS)
-            z = torch.randn(len(text) // 2, side, height, width)
+            z = torch.randn(len(text) // 2, side, height, width, generator=generator)
             for level in solver.timesteps:
                 output = network(torch.cat([z, z]), level, text, encoder_attention_mask=seen).sample
                 of_text, of_null = output.chunk(2)
@@ -249,7 +251,7 @@ def prepare(args):
     source = evaluation.SOURCES[args.data]
     autoencoder = autoencoder_of(args)
     model = example.build(autoencoder, channels=tuple(args.channels), ema_decay=None)
-    data = source.load("train", batch_size=BATCH, recolour=0.15)
+    data = example.DATA[args.data](BATCH)
     model.precompute(data.repeat(args.passes), args.output / "latents", BATCH)
     extractor, prompts, galleries = efficientnet_lite0(), [], {}
     for split in ("train", "test"):
@@ -329,6 +331,10 @@ def main(argv=None):
     parser.add_argument("--torch-python", default=sys.executable, metavar="PATH")
     parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
+    if args.data == "drawings" and args.autoencoder is None:
+        parser.error("--data drawings needs --autoencoder")
+    if shutil.which(args.torch_python) is None:
+        parser.error(f"--torch-python must be an interpreter. Received: {args.torch_python}")
     args.output.mkdir(parents=True, exist_ok=True)
     if args.worker:
         serve(args)
@@ -338,13 +344,18 @@ def main(argv=None):
     for side, interpreter in interpreters.items():
         command = [interpreter, *sys.argv[:1], *(sys.argv[1:] if argv is None else argv)]
         sides[side] = subprocess.Popen(
-            [*command, "--worker", side], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*command, "--worker", side],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow"},
         )
 
     def answer(side):
         line = sides[side].stdout.readline()
         if not line:
-            raise SystemExit(f"The {side} process ended. {turns.INSTALL}")
+            hint = turns.INSTALL if side == "torch" else ""
+            raise SystemExit(f"The {side} process ended. {hint}")
         return json.loads(line)
 
     for side in SIDES:

@@ -111,12 +111,7 @@ def open_in_kgen(args):
     import kgen
 
     turns.set_threads(args)
-    return kgen.from_diffusers(args.folder, size=size_of(args), dtype=args.precision)
-
-
-def size_of(args):
-    """Returns `(height, width)`, or None for the size of the folder."""
-    return args.size and (args.size[0], args.size[-1])
+    return kgen.from_diffusers(args.folder, size=args.size, dtype=args.precision)
 
 
 def kgen_side(args):
@@ -145,7 +140,7 @@ def torch_side(args):
     dtype = getattr(torch, args.precision)
     options = {"torch_dtype": dtype, "safety_checker": None}
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(args.folder, **options)
-    sides = [side // pipeline.vae_scale_factor for side in size_of(args)]
+    sides = [side // pipeline.vae_scale_factor for side in args.size]
     z = torch.randn(args.batch_size, 4, *sides, dtype=dtype)
     if args.task == "decode":
         parts = (pipeline.vae.decoder, pipeline.vae.post_quant_conv)
@@ -179,7 +174,7 @@ def equal(args):
     from kgen.diffusion import classifier_free
     from kgen.published.schedulers import run
 
-    model = kgen.from_diffusers(args.folder, size=size_of(args))
+    model = kgen.from_diffusers(args.folder, size=args.size)
     if not isinstance(model, kgen.LatentDiffusion):
         raise SystemExit(f"`--folder` must be a text-to-image pipeline. Received: {args.folder}.")
     shape = model.autoencoder.latent_shape
@@ -234,42 +229,38 @@ def main(argv=None):
     parser.add_argument(
         "--size",
         type=turns.positive,
-        nargs="+",
-        help="height and width of a picture in pixels, or one number for both; default: 512",
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="of a picture in pixels (default 512 512, and that of the folder for `equal`)",
     )
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument(
         "--num-steps", type=turns.positive, default=2, help="number of solver steps"
     )
     parser.add_argument("--tolerance", type=float, default=1e-4, help="tolerance of `equal`")
+    turns.add_options(parser, batch_size=1)
     argv = sys.argv[1:] if argv is None else argv
-    args, _ = parser.parse_known_args(argv)
-    if args.folder is not None or "--help" in argv:
-        return start(parser, args, argv)
+    args = parser.parse_args(argv)
+    if args.folder is not None:
+        return run(args, argv)
     with tempfile.TemporaryDirectory() as folder:
         # In a process of its own, whose memory is not counted.
         script = f"import stable_diffusion; stable_diffusion.write_pipeline({folder!r})"
         subprocess.run(
             [sys.executable, "-c", script], check=True, cwd=pathlib.Path(__file__).parent
         )
-        return start(parser, args, [*argv, "--folder", folder])
+        argv = [*argv, "--folder", folder]
+        return run(parser.parse_args(argv), argv)
 
 
-def start(parser, args, argv):
+def run(args, argv):
     """Runs a task on a folder."""
-    if args.task in ("evaluate", "decode"):
-        sides = {"kgen": kgen_side, "torch": torch_side}
-        parser.set_defaults(size=[512])
-        if not any(option.startswith("--batch-size") for option in argv):
-            argv = [*argv, "--batch-size", "1"]  # at the end, after the task
-        return turns.run(parser, sides, argv)
-    parser.add_argument("--torch-python", default=sys.executable, metavar="PATH")
-    parser.add_argument("--threads", type=turns.positive, default=turns.processors())
-    args = parser.parse_args(argv)
     if args.task == "equal":
         return equal(args)
-    args.size = args.size or [512]
-    return memory(args)
+    args.size = args.size or (512, 512)
+    if args.task == "memory":
+        return memory(args)
+    return turns.start(args, {"kgen": kgen_side, "torch": torch_side}, argv)
 
 
 if __name__ == "__main__":

@@ -32,12 +32,17 @@ def run(parser, sides, argv=None):
 
     Args:
         parser: an `ArgumentParser` with the options of the benchmark.
-        sides: two functions of the arguments, "kgen" and "torch", which return the function to time
-            and the number of parameters.
+        sides: see `start`.
         argv: the command line, or None.
     """
     argv = sys.argv[1:] if argv is None else argv
-    parser.add_argument("--batch-size", type=positive, default=64)
+    add_options(parser)
+    start(parser.parse_args(argv), sides, argv)
+
+
+def add_options(parser, batch_size=64):
+    """Adds the common options, with the default of `--batch-size`."""
+    parser.add_argument("--batch-size", type=positive, default=batch_size)
     parser.add_argument("--rounds", type=positive, default=7, help="number of rounds")
     parser.add_argument("--steps", type=positive, default=3, help="number of calls in a block")
     parser.add_argument(
@@ -59,10 +64,20 @@ def run(parser, sides, argv=None):
         "--compile", action="store_true", help="compile PyTorch's side by torch.compile"
     )
     parser.add_argument("--json", metavar="FILE", help="write the figures to a file")
-    parser.add_argument("--worker", choices=tuple(sides), help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
+    parser.add_argument("--worker", choices=("kgen", "torch"), help=argparse.SUPPRESS)
+
+
+def start(args, sides, argv):
+    """Runs the benchmark or one of its sides.
+
+    Args:
+        args: the parsed command line.
+        sides: two functions of the arguments, "kgen" and "torch", which return the function to time
+            and the number of parameters.
+        argv: the command line.
+    """
     if shutil.which(args.torch_python) is None:
-        parser.error(f"`--torch-python` must be an interpreter. Received: {args.torch_python}")
+        raise SystemExit(f"`--torch-python` must be an interpreter. Received: {args.torch_python}")
     if args.worker:
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
@@ -217,6 +232,23 @@ def compare(args, options):
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:
             json.dump(found, file)
+
+
+def stored_rows(path, settings):
+    """Returns the finished rows of a benchmark that can be continued, of the same settings."""
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    if found["settings"] != settings:
+        raise SystemExit(
+            f"{path} holds rows of other settings. Received: {settings}, not {found['settings']}."
+        )
+    return found["rows"]
+
+
+def store_rows(path, settings, rows):
+    """Writes the finished rows of a benchmark."""
+    path.write_text(json.dumps({"settings": settings, "rows": rows}, indent=1))
 
 
 def processors():

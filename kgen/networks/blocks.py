@@ -207,7 +207,7 @@ def downsample(x: keras.KerasTensor, name: str, halving: str = "after") -> keras
     """Halves every size by a strided 3 x 3 convolution.
 
     Args:
-        x: `[B, ..., C]`, of even sizes; on `"both"` sides of any sizes, whose half is rounded up.
+        x: `[B, ..., C]`, of even sizes, or of any sizes with `"both"`, which rounds a half up.
         name: name of the layer.
         halving: where the input is padded with zeros: `"after"` the last pixel of each axis (DDPM,
             the Stable Diffusion autoencoder), or on `"both"` sides (the Stable Diffusion U-Net).
@@ -229,4 +229,4 @@ def upsample(
         name: name of the layer.
         like: None, or a tensor whose sizes the result has, twice those of `x` or one less.
     """
-    return UpsampleConv(x.shape[-1], name=name)(x, *([] if like is None else [like]))
+    return UpsampleConv(x.shape[-1], name=name)(x, like)

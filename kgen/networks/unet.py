@@ -78,7 +78,7 @@ class UNet(ConditionalNetwork):
         sin_first: whether the sines precede the cosines in the embedding of the position.
         freq_shift: see `kgen.networks.SinusoidalEmbedding`.
         halving: where a downsampling pads: `"after"` the last pixel of each axis, or on `"both"`
-            sides.
+            sides. With `"both"` odd sizes are halved to the larger half instead of padded.
         groups: number of groups in group normalisations; None for the rule of
             `kgen.networks.group_norm`.
         epsilon: added to the variance in group normalisations; always 1e-6 in transformers.

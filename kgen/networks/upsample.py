@@ -15,6 +15,7 @@ Reference:
   Odena et al. (2016), https://doi.org/10.23915/distill.00003 (why nearest neighbour comes first).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -56,15 +57,17 @@ class UpsampleConv(layers.Layer):
 
     def call(self, x: tf.Tensor, like: tf.Tensor | None = None) -> tf.Tensor:
         """Doubles and convolves `x`."""
+        if like is None:
+            return self._doubled(x)
+        sizes, doubled = ops.shape(like)[1:-1], [2 * size for size in ops.shape(x)[1:-1]]
+        if all(isinstance(size, int) for size in (*sizes, *doubled)):
+            return self._doubled(x) if list(sizes) == doubled else self._cropped(x, sizes)
+        even = tf.reduce_all([tf.equal(n, m) for n, m in zip(sizes, doubled)])
+        return tf.cond(even, lambda: self._doubled(x), lambda: self._cropped(x, sizes))
+
+    def _doubled(self, x: tf.Tensor) -> tf.Tensor:
+        """Applies the transposed convolution."""
         rank = len(x.shape) - 2
-        if like is not None:
-            sizes = ops.shape(like)[1:-1]
-            doubled = [2 * size for size in ops.shape(x)[1:-1]]
-            if not all(isinstance(n, int) and n == m for n, m in zip(sizes, doubled)):
-                for axis in range(1, rank + 1):
-                    x = ops.repeat(x, 2, axis)
-                x = x[(slice(None), *(slice(size) for size in sizes))]
-                return ops.conv(x, self.kernel, padding="same") + self.bias
         kernel = ops.pad(self.kernel, [[1, 1]] * rank + [[0, 0]] * 2)
         for axis in range(rank):
             before = (slice(None),) * axis
@@ -72,6 +75,13 @@ class UpsampleConv(layers.Layer):
         kernel = tf.reverse(kernel, list(range(rank)))
         kernel = ops.transpose(kernel, (*range(rank), rank + 1, rank))
         return ops.conv_transpose(x, kernel, strides=2, padding="same") + self.bias
+
+    def _cropped(self, x: tf.Tensor, sizes: Sequence[int | tf.Tensor]) -> tf.Tensor:
+        """Doubles, crops and convolves one after the other, with the doubled `x` in memory."""
+        for axis in range(1, len(x.shape) - 1):
+            x = ops.repeat(x, 2, axis)
+        x = x[(slice(None), *(slice(size) for size in sizes))]
+        return ops.conv(x, self.kernel, padding="same") + self.bias
 
     def compute_output_shape(self, x_shape: Shape, like_shape: Shape | None = None) -> Shape:
         """Returns the shape with the size of `like`, or with every size doubled."""

@@ -182,8 +182,7 @@ class LatentCache:
             for value, array in zip(values, arrays):
                 value.set_shape([batch_size if shuffle else None, *array.shape[1:]])
             # TensorFlow converts several times as fast as NumPy.
-            halves = [value.dtype == tf.float16 for value in values]
-            values = [tf.cast(v, tf.float32) if half else v for v, half in zip(values, halves)]
+            values = [tf.cast(v, tf.float32) if v.dtype == tf.float16 else v for v in values]
             return _nested(dict(zip(names, values)))
 
         indices = tf.data.Dataset.range(len(self.moments))

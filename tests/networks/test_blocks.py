@@ -38,6 +38,18 @@ def test_halving_is_a_convolution_with_explicit_zeros(size, halving):
     np.testing.assert_allclose(network(x), expected, atol=1e-5)
 
 
+def test_half_of_an_odd_size_is_rounded_up():
+    x = keras.Input((7, 5, 3))
+    network = keras.Model(x, blocks.downsample(x, "halve", "both"))
+    kernel, bias = noise([3, 3, 3, 3], 1), noise([3], 2)
+    network.set_weights([kernel, bias])
+    x = noise([2, 7, 5, 3])
+    padded = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
+    expected = tf.nn.convolution(padded, kernel, [2, 2], "VALID") + bias
+    assert expected.shape == (2, 4, 3, 3)
+    np.testing.assert_allclose(network(x), expected, atol=1e-5)
+
+
 def test_halving_of_another_kind_is_refused():
     with pytest.raises(ValueError, match="`halving` must be one of"):
         blocks.downsample(keras.Input((4, 4, 3)), "halve", "same")
