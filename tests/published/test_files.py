@@ -164,10 +164,10 @@ def test_damaged_header(case, tmp_path):
     if case == "empty file":
         path.write_bytes(b"")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    begin = time.perf_counter()
+    begin = time.process_time()
     with pytest.raises(ValueError, match=message) as error:
         read_header(path)
-    assert time.perf_counter() - begin < 1
+    assert time.process_time() - begin < 1
     assert "bad.safetensors" in str(error.value)
     # Kilobytes: nothing of the size that a header claims was taken.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
@@ -281,10 +281,10 @@ def test_damaged_folder(case, tmp_path):
     damage, kind, message = FOLDERS[case]
     folder = _copy(tmp_path)
     damage(folder)
-    begin = time.perf_counter()
+    begin = time.process_time()
     with pytest.raises(kind, match=message) as error:
         Folder(folder).weights("unet", STEM)
-    assert time.perf_counter() - begin < 1
+    assert time.process_time() - begin < 1
     assert "unet" in str(error.value)
 
 
