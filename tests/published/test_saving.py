@@ -137,8 +137,7 @@ def test_string_to_png_without_kgen(dtype, tmp_path):
     expected = expected.generate(["a red heart"], size=(40, 24), num_steps=2, seed=3)[0]
     assert picture.shape == (40, 24, 3)
     assert np.abs(picture.astype("int32") - expected).max() <= 1
-    values = sum(np.prod(v.shape) for v in model.trainable_variables)
-    values += sum(np.prod(v.shape) for v in model.conditioner.weights)
-    values -= sum(np.prod(v.shape) for v in model.autoencoder.encoder.weights)
+    parts = (model.network, model.conditioner, model.autoencoder.decoder)  # without the encoder
+    values = sum(np.prod(v.shape) for part in parts for v in part.weights)
     size = sum(p.stat().st_size for p in (exported / "variables").iterdir())
-    assert size < (2.2 if dtype else 4.4) * values
+    assert 0 < size - (2 if dtype else 4) * values < 100_000  # names and places
