@@ -14,7 +14,10 @@ Expect 24.0 dB (`saved_models/autoencoder_drawings`).
 discriminator of patches, which is used after two thirds of the training.
 
 Training is resumable (start the same command again) and writes a preset to `--output`, and a sheet
-of held-out pictures above their reconstructions. `--start DIR` trains a preset further.
+of held-out pictures above their reconstructions. `--start DIR` trains a preset further; with
+`--decoder-only` its latents stay the same, so that a model that was trained on them can be given
+the new autoencoder: `model.with_settings(autoencoder=...)`.
+
 `--evaluate DIR` only evaluates a preset: the peak signal-to-noise ratio on held-out captions, of
 the posterior mean and of latents with noise of standard deviation 0.2; with the weights of
 EfficientNet also the Frechet distance on its features.
@@ -135,7 +138,9 @@ def train(output, data, args):
         if args.start is None:
             model = build(data, **options)
         else:
-            model = kgen.from_preset(args.start, dtype=precision).with_settings(**options)
+            model = kgen.from_preset(args.start, dtype=precision)
+            model.encoder.trainable = not args.decoder_only
+            model = model.with_settings(**options)
             if model.data_shape != shape:
                 raise SystemExit(f"--data {args.data} needs a preset of {shape} pictures")
     rate = keras.optimizers.schedules.CosineDecay(
@@ -146,7 +151,8 @@ def train(output, data, args):
     callbacks.append(keras.callbacks.CSVLogger(output / "log.csv", append=True))
     model.fit(batches, epochs=args.epochs, callbacks=callbacks, verbose=args.verbose)
     model = model.with_settings(features=None, perceptual=0.0, discriminator=None)
-    model.measure_latents(load("train", batch_size=64, captions="label"))
+    if not args.decoder_only:
+        model.measure_latents(load("train", batch_size=64, captions="label"))
     model.save_to_preset(output)
 
 
@@ -181,6 +187,7 @@ def main(argv=None):
         help="evaluate this preset instead of training",
     )
     parser.add_argument("--start", type=pathlib.Path, help="preset to train further")
+    parser.add_argument("--decoder-only", action="store_true", help="keep the encoder of --start")
     parser.add_argument("--data", choices=DATA, default="emoji")
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=32)
@@ -195,6 +202,8 @@ def main(argv=None):
     )
     args = parser.parse_args(argv)
     data = DATA[args.data]
+    if args.decoder_only and args.start is None:
+        parser.error("--decoder-only needs --start")
     args.output.mkdir(parents=True, exist_ok=True)
     if args.evaluate is None:
         train(args.output, data, args)

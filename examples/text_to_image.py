@@ -54,8 +54,17 @@ DRAWINGS_PROMPTS = (
 SEQUENCE_LENGTH = 24
 
 
-def build(autoencoder, *, channels=(96, 192), precision=None, ema_decay=0.9995):
-    """Returns the latent diffusion model of this example, with a trained autoencoder."""
+def build(autoencoder, *, channels=(96, 192), precision=None, ema_decay=0.9995, like=None):
+    """Returns the latent diffusion model of this example, with a trained autoencoder.
+
+    Args:
+        autoencoder: a trained `KLAutoencoder`.
+        channels: widths of the U-Net.
+        precision: Keras dtype policy of the U-Net; None for that of the hardware.
+        ema_decay: decay of the averaged weights.
+        like: preset of a model of other latents, whose U-Net of the same widths this one starts
+            from; None for a random start.
+    """
     text_encoder = kgen.TextEncoder.from_preset(
         str(SAVED / "minilm_l6_v2"), sequence_length=SEQUENCE_LENGTH
     )
@@ -69,6 +78,11 @@ def build(autoencoder, *, channels=(96, 192), precision=None, ema_decay=0.9995):
         pooled=text_encoder.hidden_dim,
         dtype=precision or kgen.distribution.default_precision(),
     )
+    if like is not None:
+        weights = kgen.from_preset(like).network.weights
+        for variable, value in zip(network.weights, weights, strict=True):
+            if variable.shape == value.shape:  # all but the first and the last convolution
+                variable.assign(value)
     process = kgen.diffusion.GaussianDiffusion(kgen.diffusion.CosineLogSNR(9.0, -9.0))
     return kgen.LatentDiffusion(
         autoencoder, network, process, text_encoder, ema_decay=ema_decay, seed=0
@@ -196,6 +210,9 @@ def main(argv=None):
     )
     parser.add_argument("--start", type=pathlib.Path, help="preset to start from")
     parser.add_argument(
+        "--like", type=pathlib.Path, help="preset of other latents whose U-Net to start from"
+    )
+    parser.add_argument(
         "--epochs", type=int, help="number of epochs (default: --train 100, --quick 120)"
     )
     parser.add_argument(
@@ -218,7 +235,7 @@ def main(argv=None):
                     parser.error("--data drawings needs --autoencoder or --start")
                 options |= {"data": drawings_batches, "prompts": DRAWINGS_PROMPTS}
             if args.start is None:
-                options["channels"] = tuple(args.channels)
+                options |= {"channels": tuple(args.channels), "like": args.like}
             output = args.output or "runs/text_to_image"
             train(output, start=args.start, epochs=args.epochs or 100, **options)
         else:

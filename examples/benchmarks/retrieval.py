@@ -20,11 +20,10 @@ caption is ranked as in `evaluate_text_to_image.py`.
 """
 
 import argparse
+import contextlib
 import json
-import os
 import pathlib
 import shutil
-import subprocess
 import sys
 import time
 
@@ -227,16 +226,19 @@ def autoencoder_of(args):
 
 
 def serve(args):
-    """Runs one side: reads lines of minutes to train and minutes so far, and answers in JSON."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # separates the output of libraries from the results
-    train, generate, parameters = SIDES[args.worker](args)
-    print(json.dumps({"parameters": parameters}), file=answers, flush=True)
-    for line in sys.stdin:
-        minutes, passed = map(float, line.split())
-        steps = train(minutes, passed)
-        np.save(args.output / f"{args.worker}.npy", generate())
-        print(json.dumps({"steps": steps}), file=answers, flush=True)
+    """Runs one side: each line of its input holds the minutes to train and the minutes so far."""
+
+    def begin():
+        train, generate, parameters = SIDES[args.worker](args)
+
+        def turn(line):
+            steps = train(*map(float, line.split()))
+            np.save(args.output / f"{args.worker}.npy", generate())
+            return {"steps": steps}
+
+        return turn, parameters
+
+    turns.respond(begin)
 
 
 def prepare(args):
@@ -307,6 +309,31 @@ def draw(path, rows):
     figure.savefig(path, dpi=110)
 
 
+def take_turns(sides, measure, args):
+    """Trains both sides in turns; returns a row of figures for each turn, and writes them.
+
+    Args:
+        sides: workers by "kgen" and "torch".
+        measure: function of a side and its minutes so far to the figures.
+        args: the command line.
+    """
+    rows = []
+    steps, passed = dict.fromkeys(SIDES, 0), dict.fromkeys(SIDES, 0.0)
+    lengths = {"kgen": args.minutes, "torch": args.torch_minutes}
+    while any(passed[side] < lengths[side] for side in SIDES):
+        for side in SIDES:
+            if passed[side] >= lengths[side]:
+                continue
+            minutes = min(args.turn, lengths[side] - passed[side])
+            steps[side] += sides[side].ask(f"{minutes} {passed[side]}")["steps"]
+            passed[side] += minutes
+            row = {"side": side, "minutes": passed[side], "steps": steps[side]}
+            rows.append(row | {"figures": measure(side, passed[side])})
+            print(json.dumps(rows[-1]), flush=True)
+            (args.output / "results.json").write_text(json.dumps(rows, indent=1))
+    return rows
+
+
 def main(argv=None):
     """Runs the command line."""
     parser = argparse.ArgumentParser(
@@ -339,45 +366,16 @@ def main(argv=None):
     if args.worker:
         serve(args)
         return
-    measure, rows, sides = prepare(args), [], {}
+    measure = prepare(args)
+    options = [*sys.argv[:1], *(sys.argv[1:] if argv is None else argv)]
     interpreters = {"kgen": sys.executable, "torch": args.torch_python}
-    for side, interpreter in interpreters.items():
-        command = [interpreter, *sys.argv[:1], *(sys.argv[1:] if argv is None else argv)]
-        sides[side] = subprocess.Popen(
-            [*command, "--worker", side],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow"},
-        )
-
-    def answer(side):
-        line = sides[side].stdout.readline()
-        if not line:
-            hint = turns.INSTALL if side == "torch" else ""
-            raise SystemExit(f"The {side} process ended. {hint}")
-        return json.loads(line)
-
-    for side in SIDES:
-        print(side, f"{answer(side)['parameters']:,} weights", flush=True)
-    steps, passed = dict.fromkeys(SIDES, 0), dict.fromkeys(SIDES, 0.0)
-    lengths = {"kgen": args.minutes, "torch": args.torch_minutes}
-    while any(passed[side] < lengths[side] for side in SIDES):
-        for side in SIDES:
-            if passed[side] >= lengths[side]:
-                continue
-            minutes = min(args.turn, lengths[side] - passed[side])
-            sides[side].stdin.write(f"{minutes} {passed[side]}\n")
-            sides[side].stdin.flush()
-            steps[side] += answer(side)["steps"]
-            passed[side] += minutes
-            row = {"side": side, "minutes": passed[side], "steps": steps[side]}
-            rows.append(row | {"figures": measure(side, passed[side])})
-            print(json.dumps(rows[-1]), flush=True)
-            (args.output / "results.json").write_text(json.dumps(rows, indent=1))
-    for process in sides.values():
-        process.stdin.close()
-        process.wait()
+    with contextlib.ExitStack() as stack:
+        sides = {}
+        for side, interpreter in interpreters.items():
+            sides[side] = turns.Worker(side, interpreter, options, args.threads)
+            stack.callback(sides[side].close)
+            print(side, f"{sides[side].parameters:,} weights", flush=True)
+        rows = take_turns(sides, measure, args)
     draw(args.output / "retrieval.png", rows)
 
 

@@ -102,7 +102,34 @@ def set_threads(args):
 
 
 def serve(make, args):
-    """Runs one side: reads a line per block of steps, and writes its seconds as a line of JSON."""
+    """Runs one side of a timing: each line of its input asks for a block of `--steps` steps."""
+
+    def begin():
+        step, parameters = make(args)
+        for _ in range(WARM_UP):
+            step()
+
+        def block(line):
+            start, busy = time.perf_counter(), time.process_time()
+            for _ in range(args.steps):
+                result = step()
+            seconds = (time.perf_counter() - start) / args.steps
+            busy = (time.process_time() - busy) / args.steps
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # of Linux, in KiB
+            return {"seconds": seconds, "busy": busy, "result": result, "peak": peak}
+
+        return block, parameters
+
+    respond(begin)
+
+
+def respond(begin):
+    """Runs one side: answers each line of its input by a line of JSON.
+
+    Args:
+        begin: function that returns the function from a line to the answer, a dictionary, and the
+            number of parameters, which is the first answer.
+    """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # separates the output of libraries from the results
 
@@ -110,21 +137,13 @@ def serve(make, args):
         print(json.dumps(values), file=answers, flush=True)
 
     try:
-        step, parameters = make(args)
+        reply, parameters = begin()
     except ImportError as error:
         answer(error=str(error))
         return
-    for _ in range(WARM_UP):
-        step()
     answer(parameters=parameters)
-    for _ in sys.stdin:
-        start, busy = time.perf_counter(), time.process_time()
-        for _ in range(args.steps):
-            result = step()
-        seconds = (time.perf_counter() - start) / args.steps
-        busy = (time.process_time() - busy) / args.steps
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # of Linux, in KiB
-        answer(seconds=seconds, busy=busy, result=result, peak=peak)
+    for line in sys.stdin:
+        answer(**reply(line))
 
 
 class Worker:
@@ -169,11 +188,15 @@ class Worker:
 
     def time_block(self):
         """Returns seconds and processor seconds per step of a block; updates `peak`, in MiB."""
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        answer = self._read()
+        answer = self.ask()
         self.peak = answer["peak"]
         return answer["seconds"], answer["busy"]
+
+    def ask(self, line=""):
+        """Returns the answer of the process to a line."""
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+        return self._read()
 
     def close(self):
         """Ends the process."""
