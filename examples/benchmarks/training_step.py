@@ -7,7 +7,7 @@
 The network is kgen's on one side and diffusers' (`UNet2DConditionModel`, `AutoencoderKL`) on the
 other, of the same sizes, on the same processors with the same number of threads, batch and
 precision. A step is forward, backward and an Adam update on fixed random data: a `tf.function`
-without XLA, and PyTorch with its fused Adam, in eager mode or, with `--compile`, by
+with the fusions of `fit`, and PyTorch with its fused Adam, in eager mode or, with `--compile`, by
 `torch.compile`. Data, text encoder and averaged weights are left out on both sides.
 
 The two sides alternate (`turns.py`). A ratio below 1 means that kgen is faster.
@@ -59,6 +59,7 @@ def kgen_step(args):
     import tensorflow as tf
 
     from kgen import Gaussian
+    from kgen.distribution import fused
     from kgen.networks.conv import decoder, encoder
     from kgen.networks.unet import UNet
 
@@ -105,7 +106,7 @@ def kgen_step(args):
 
     @tf.function(jit_compile=False)
     def update(batch):
-        with tf.GradientTape() as tape:
+        with fused(), tf.GradientTape() as tape:  # as in `fit`
             loss = loss_of(batch)
         optimizer.apply(tape.gradient(loss, [v.value for v in variables]), variables)
         return loss

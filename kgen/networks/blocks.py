@@ -22,6 +22,7 @@ from keras import layers, ops
 from kgen.checks import check_one_of
 from kgen.networks.attention import Attention
 from kgen.networks.conditional import dtype_policy
+from kgen.networks.conv2d import Conv2D
 from kgen.networks.norm import GroupNorm
 from kgen.networks.shapes import Pixels, fold, tokens, unfold
 from kgen.networks.upsample import UpsampleConv
@@ -82,7 +83,8 @@ def conv(
     **options: Any,
 ) -> keras.KerasTensor:
     """Applies a convolution over the spatial axes of `x`, of which it has one to three."""
-    kind = getattr(layers, f"Conv{spatial_rank(x)}D")
+    rank = spatial_rank(x)
+    kind = Conv2D if rank == 2 else getattr(layers, f"Conv{rank}D")
     return kind(channels, kernel, strides, padding, name=name, **options)(x)
 
 

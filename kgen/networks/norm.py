@@ -32,7 +32,7 @@ from kgen.serialization import serializable
 from kgen.types import Shape
 
 # Values of one example above which a compiled pass is faster, including its compilation.
-LARGE = 14 * 14 * 64
+LARGE = 4 * 4 * 192
 
 
 @serializable

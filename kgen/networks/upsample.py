@@ -15,14 +15,19 @@ Reference:
   Odena et al. (2016), https://doi.org/10.23915/distill.00003 (why nearest neighbour comes first).
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
 from kgen.serialization import serializable
 from kgen.types import Shape
+
+# From the rows a, b, c of the kernel to those of the transposed convolution: c, b + c, a + b, a.
+SUMS = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
 
 
 @serializable
@@ -67,12 +72,10 @@ class UpsampleConv(layers.Layer):
 
     def _doubled(self, x: tf.Tensor) -> tf.Tensor:
         """Applies the transposed convolution."""
-        rank = len(x.shape) - 2
-        kernel = ops.pad(self.kernel, [[1, 1]] * rank + [[0, 0]] * 2)
-        for axis in range(rank):
-            before = (slice(None),) * axis
-            kernel = kernel[(*before, slice(1, None))] + kernel[(*before, slice(None, -1))]
-        kernel = tf.reverse(kernel, list(range(rank)))
+        rank, kernel = len(x.shape) - 2, ops.convert_to_tensor(self.kernel)
+        sums = functools.reduce(np.kron, [SUMS] * rank)  # one matrix for all axes
+        wide = ops.matmul(ops.cast(sums, kernel.dtype), ops.reshape(kernel, (3**rank, -1)))
+        kernel = ops.reshape(wide, (*[4] * rank, *kernel.shape[rank:]))
         kernel = ops.transpose(kernel, (*range(rank), rank + 1, rank))
         return ops.conv_transpose(x, kernel, strides=2, padding="same") + self.bias
 
