@@ -31,8 +31,9 @@ from kgen.distribution import fuses
 from kgen.serialization import serializable
 from kgen.types import Shape
 
-# Values of one example above which a compiled pass is faster, including its compilation.
-LARGE = 4 * 4 * 192
+# Values of one example from which on compiled passes are faster, including their compilation: in
+# training, which makes many steps with few sizes of a batch, and elsewhere.
+LARGE_IN_TRAINING, LARGE = 4 * 4 * 192, 14 * 14 * 64
 
 
 @serializable
@@ -77,12 +78,14 @@ class GroupNorm(layers.Layer):
         self.gamma = self.add_weight(initializer="ones", name="gamma", **options)
         self.beta = self.add_weight(initializer="zeros", name="beta", **options)
 
-    def call(self, x: tf.Tensor, shift: tf.Tensor | None = None) -> tf.Tensor:
+    def call(
+        self, x: tf.Tensor, shift: tf.Tensor | None = None, training: bool = False
+    ) -> tf.Tensor:
         """Shifts, normalises and activates `x`."""
         weights = [ops.cast(v, "float32") for v in (self.gamma, self.beta)]
         if shift is not None:
             shift = ops.cast(shift, "float32")
-        if self.activation and _pays(x):
+        if self.activation and _pays(x, LARGE_IN_TRAINING if training else LARGE):
             if len(x.shape) == 4:
                 return _fused_norm_silu(x, *weights, shift, self._affine)
             pictures = ops.reshape(x, (-1, math.prod(x.shape[1:-2]), *x.shape[-2:]))
@@ -131,9 +134,9 @@ def _spread(a: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     return ops.reshape(a, (-1,) + (1,) * (len(x.shape) - 2) + (a.shape[-1],))
 
 
-def _pays(x: tf.Tensor) -> bool:
-    """Returns whether compiled passes are allowed, and faster for `x`."""
-    return fuses() and len(x.shape) in (4, 5) and (x.shape[1:].num_elements() or 0) >= LARGE
+def _pays(x: tf.Tensor, least: int) -> bool:
+    """Returns whether compiled passes are allowed, and faster for `x`: `least` values or more."""
+    return fuses() and len(x.shape) in (4, 5) and (x.shape[1:].num_elements() or 0) >= least
 
 
 def _fused_norm_silu(

@@ -11,7 +11,7 @@ from kgen.diffusion import CosineLogSNR, GaussianDiffusion
 from kgen.distribution import fused
 from kgen.networks import UNet
 from kgen.networks.conv import decoder, encoder
-from kgen.networks.norm import LARGE, GroupNorm
+from kgen.networks.norm import LARGE, LARGE_IN_TRAINING, GroupNorm
 from kgen.sampling.sampler import Guided
 
 
@@ -236,3 +236,18 @@ def test_a_decoder_is_compiled_in_generate_and_not_in_the_export(tmp_path):
     kgen.export_saved_model(autoencoder, tmp_path / "autoencoder")
     assert not in_file(tmp_path / "latent")
     assert not in_file(tmp_path / "autoencoder")
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_training_compiles_passes_of_smaller_pictures(training):
+    layer = with_weights(GroupNorm(8, 1e-5, "silu"), 192)
+    x = noise([2, 4, 4, 192])
+    assert LARGE_IN_TRAINING <= x[0].numpy().size < LARGE
+
+    @tf.function
+    def run(allowed):
+        with fused(allowed):
+            return layer(x, training=training)
+
+    assert xla(run.get_concrete_function(True).graph.as_graph_def()) == training
+    np.testing.assert_allclose(run(True), run(False), atol=1e-5)
