@@ -23,6 +23,7 @@ from kgen.checks import check_one_of
 from kgen.networks.attention import Attention
 from kgen.networks.conditional import dtype_policy
 from kgen.networks.conv2d import Conv2D
+from kgen.networks.gated_gelu import GatedGELU
 from kgen.networks.norm import GroupNorm
 from kgen.networks.shapes import Pixels, fold, tokens, unfold
 from kgen.networks.upsample import UpsampleConv
@@ -201,8 +202,8 @@ def transformer_block(
 def geglu(x: keras.KerasTensor, name: str, factor: int = 4) -> keras.KerasTensor:
     """Applies a gated feed-forward layer, `W_out (a * gelu(b))` with `[a, b] = W_in x`."""
     channels = x.shape[-1]
-    a, gate = ops.split(layers.Dense(2 * factor * channels, name=f"{name}_in")(x), 2, axis=-1)
-    return layers.Dense(channels, name=f"{name}_out")(a * ops.gelu(gate, approximate=False))
+    x = layers.Dense(2 * factor * channels, name=f"{name}_in")(x)
+    return layers.Dense(channels, name=f"{name}_out")(GatedGELU(name=f"{name}_gate")(x))
 
 
 def downsample(x: keras.KerasTensor, name: str, halving: str = "after") -> keras.KerasTensor:

@@ -8,17 +8,14 @@ one affine map of the picture:
 
     y = silu( scale x + offset )        scale, offset: [B, C], computed by `_affine`
 
-On a CPU each TensorFlow operation reads and writes the whole picture, and together the operations
-take half the time of the convolution between two normalisations. In the context
-`kgen.distribution.fused` they are replaced by two functions that XLA compiles, one for the sums and
-one for the rest, and two more for the gradient. The convolutions are left to oneDNN, which is
-faster than XLA.
+As separate operations they take half the time of the convolution between two normalisations on a
+CPU. In the context `kgen.distribution.fused` they are replaced by two functions that XLA compiles
+(`kgen.networks.passes`), one for the sums and one for the rest, and two more for the gradient.
 
 Reference:
   Wu and He (2018), https://arxiv.org/abs/1803.08494.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -28,12 +25,9 @@ from keras import layers, ops
 
 from kgen.checks import check_one_of
 from kgen.distribution import fuses
+from kgen.networks.passes import compiled, pays
 from kgen.serialization import serializable
 from kgen.types import Shape
-
-# Values of one example from which on compiled passes are faster, including their compilation: in
-# training, which makes many steps with few sizes of a batch, and elsewhere.
-LARGE_IN_TRAINING, LARGE = 4 * 4 * 192, 14 * 14 * 64
 
 
 @serializable
@@ -85,7 +79,7 @@ class GroupNorm(layers.Layer):
         weights = [ops.cast(v, "float32") for v in (self.gamma, self.beta)]
         if shift is not None:
             shift = ops.cast(shift, "float32")
-        if self.activation and _pays(x, LARGE_IN_TRAINING if training else LARGE):
+        if self.activation and fuses() and len(x.shape) in (4, 5) and pays(x, training):
             if len(x.shape) == 4:
                 return _fused_norm_silu(x, *weights, shift, self._affine)
             pictures = ops.reshape(x, (-1, math.prod(x.shape[1:-2]), *x.shape[-2:]))
@@ -134,11 +128,6 @@ def _spread(a: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     return ops.reshape(a, (-1,) + (1,) * (len(x.shape) - 2) + (a.shape[-1],))
 
 
-def _pays(x: tf.Tensor, least: int) -> bool:
-    """Returns whether compiled passes are allowed, and faster for `x`: `least` values or more."""
-    return fuses() and len(x.shape) in (4, 5) and (x.shape[1:].num_elements() or 0) >= least
-
-
 def _fused_norm_silu(
     x: tf.Tensor,
     gamma: tf.Tensor,
@@ -155,20 +144,20 @@ def _fused_norm_silu(
 
     @tf.custom_gradient
     def norm_silu(x: tf.Tensor, *weights: tf.Tensor) -> tuple[tf.Tensor, Callable]:
-        moments = [tf.reduce_sum(rows, 1) / pixels for rows in _compiled(_sums)(x)]
+        moments = [tf.reduce_sum(rows, 1) / pixels for rows in compiled(_sums)(x)]
         scale, offset = affine(*moments, *weights)
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            g, *rows = _compiled(_silu_gradient)(upstream, x, scale, offset)
+            g, *rows = compiled(_silu_gradient)(upstream, x, scale, offset)
             sums = [tf.reduce_sum(r, 1) for r in rows]
             with tf.GradientTape() as tape:
                 tape.watch([*moments, *weights])
                 small = affine(*moments, *weights)
             by_mean, by_square, *others = tape.gradient(small, [*moments, *weights], sums)
             constant, slope = by_mean / pixels, 2 * by_square / pixels
-            return _compiled(_norm_gradient)(g, x, scale, constant, slope), *others
+            return compiled(_norm_gradient)(g, x, scale, constant, slope), *others
 
-        return _compiled(_affine_silu)(x, scale, offset), gradient
+        return compiled(_affine_silu)(x, scale, offset), gradient
 
     return norm_silu(x, gamma, beta, *extra)
 
@@ -200,23 +189,3 @@ def _norm_gradient(
     """Returns the gradient with respect to x, by the affine map and by the two means."""
     through = tf.cast(x, tf.float32) * _spread(slope, x) + _spread(constant, x)
     return tf.cast(g * _spread(scale, g) + through, x.dtype)
-
-
-def _compiled(function: Callable) -> Callable:
-    """Compiles a function once per shapes and dtypes of its arguments, for all networks."""
-
-    def call(*tensors: tf.Tensor) -> Any:
-        return _of_signature(function, *((t.shape[1:], t.dtype) for t in tensors))(*tensors)
-
-    return call
-
-
-@functools.cache
-def _of_signature(function: Callable, *signature: tuple) -> Callable:
-    # One function per signature, since TensorFlow warns of functions that are traced often.
-    return tf.function(
-        function,
-        [tf.TensorSpec((None, *shape), dtype) for shape, dtype in signature],
-        autograph=False,
-        jit_compile=True,
-    )

@@ -11,7 +11,8 @@ from kgen.diffusion import CosineLogSNR, GaussianDiffusion
 from kgen.distribution import fused
 from kgen.networks import UNet
 from kgen.networks.conv import decoder, encoder
-from kgen.networks.norm import LARGE, LARGE_IN_TRAINING, GroupNorm
+from kgen.networks.norm import GroupNorm
+from kgen.networks.passes import LARGE, LARGE_IN_TRAINING
 from kgen.sampling.sampler import Guided
 
 
