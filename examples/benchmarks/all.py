@@ -3,7 +3,7 @@
     python -m venv venv_torch && venv_torch/bin/pip install torch diffusers
     python examples/benchmarks/all.py --torch-python venv_torch/bin/python --output benchmarks.md
 
-About 20 minutes on two cores, during which nothing else should run. Each row is a run of
+About 25 minutes on two cores, during which nothing else should run. Each row is a run of
 `training_step.py`, `pixel_unet.py` or `vae_fit.py` in which the two sides take turns, in float32
 and, where the processor computes in it, in bfloat16; PyTorch is in eager mode and compiled
 (`torch.compile`). A figure is the time of kgen over that of PyTorch, median and range over the

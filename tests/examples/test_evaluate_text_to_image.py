@@ -16,11 +16,16 @@ def words(text):
 
 
 @pytest.fixture(scope="module")
-def composed():
+def example():
     spec = importlib.util.spec_from_file_location("evaluate_text_to_image", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.COMPOSED
+    return module
+
+
+@pytest.fixture(scope="module")
+def composed(example):
+    return example.COMPOSED
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +35,11 @@ def texts():
     return [(words(caption), words(tags)) for caption, tags in captions]
 
 
-def test_there_are_24(composed):
-    assert len({prompt for prompts in composed.values() for prompt in prompts}) == 24
+def test_there_are_24_of_48(composed, example):
+    of_sheet = {prompt for prompts in example.SHEET.values() for prompt in prompts}
+    of_composed = {prompt for prompts in composed.values() for prompt in prompts}
+    assert (len(of_composed), len(of_sheet)) == (24, 48)
+    assert of_composed < of_sheet
 
 
 def test_colours_and_objects_never_stand_together(composed, texts):
