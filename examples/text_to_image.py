@@ -79,14 +79,30 @@ def build(autoencoder, *, channels=(96, 192), precision=None, ema_decay=0.9995, 
         dtype=precision or kgen.distribution.default_precision(),
     )
     if like is not None:
-        weights = kgen.from_preset(like).network.weights
-        for variable, value in zip(network.weights, weights, strict=True):
-            if variable.shape == value.shape:  # all but the first and the last convolution
-                variable.assign(value)
+        copy_weights(network, kgen.from_preset(like).network)
     process = kgen.diffusion.GaussianDiffusion(kgen.diffusion.CosineLogSNR(9.0, -9.0))
     return kgen.LatentDiffusion(
         autoencoder, network, process, text_encoder, ema_decay=ema_decay, seed=0
     )
+
+
+def copy_weights(network, other):
+    """Copies the weights of a U-Net, except those that depend on the channels of the latents.
+
+    Args:
+        network: a U-Net.
+        other: a U-Net of the same widths, for other latents.
+    """
+    pairs = list(zip(network.weights, other.weights, strict=True))
+    differ = [v.path for v, value in pairs if v.shape != value.shape]
+    if len(differ) > 3:  # the first kernel, and the last one with its bias
+        raise SystemExit(
+            "--like needs a U-Net of the same --channels. Received weights of other shapes: "
+            f"{', '.join(differ[:5])}."
+        )
+    for variable, value in pairs:
+        if variable.shape == value.shape:
+            variable.assign(value)
 
 
 def train(
@@ -221,6 +237,8 @@ def main(argv=None):
         help="number of steps per epoch (default: the whole data set)",
     )
     args = parser.parse_args(argv)
+    if args.like is not None and (not args.train or args.start is not None):
+        parser.error("--like is for --train without --start")
     if args.train or args.quick:
         if args.prompts:
             parser.error("give either sentences or --train/--quick")

@@ -29,6 +29,7 @@ from typing import Any, Literal
 import tensorflow as tf
 
 _FUSED = contextvars.ContextVar("fused", default=False)
+_TRAINING = contextvars.ContextVar("training", default=False)
 
 
 def strategy() -> tf.distribute.Strategy:
@@ -133,31 +134,38 @@ def default_jit(dense: bool = False) -> bool:
 
 
 @contextlib.contextmanager
-def fused(allowed: bool = True) -> Iterator[None]:
-    """Allows XLA to fuse parts of graphs that are traced in this context, where CPUs gain from it.
+def fused(allowed: bool = True, *, training: bool = False) -> Iterator[None]:
+    """Allows layers that are traced in this context to use forms that are faster on CPUs.
 
-    These parts are the normalisations of large pictures; each new batch size costs about a second
-    of compilation. Exports are traced without fusion, as not every TensorFlow server has XLA.
+    XLA compiles normalisations of large pictures; each new batch size costs about a second of
+    compilation. In training it compiles those of smaller pictures too, and the gates of
+    feed-forward layers, and some convolutions have another gradient (`kgen.networks.conv2d`).
+    Exports are traced without these forms, as not every TensorFlow server has XLA.
 
     Args:
-        allowed: whether fusion is allowed.
+        allowed: whether these forms are allowed.
+        training: whether a training step is traced, which will run many times.
 
     Example:
         >>> with fused():
         ...     fuses()  # no graph is being traced
         False
     """
-    token = _FUSED.set(allowed)
+    tokens = _FUSED.set(allowed), _TRAINING.set(training)
     try:
         yield
     finally:
-        _FUSED.reset(token)
+        _FUSED.reset(tokens[0])
+        _TRAINING.reset(tokens[1])
 
 
-def fuses() -> bool:
-    """Returns whether XLA fusion is active.
+def fuses(training: bool = False) -> bool:
+    """Returns whether layers use the forms that are faster on CPUs.
 
-    It is inside of `fused()`, while a graph is traced, for one device and without accelerators.
+    They do inside of `fused()`, while a graph is traced, for one device and without accelerators.
+
+    Args:
+        training: whether to ask for the forms of training.
 
     Example:
         >>> fuses()
@@ -165,6 +173,7 @@ def fuses() -> bool:
     """
     return (
         _FUSED.get()
+        and (_TRAINING.get() or not training)
         and not tf.executing_eagerly()
         and tf.distribute.get_strategy().num_replicas_in_sync == 1
         and _only_cpus()

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from kgen.layer_tree import freeze, layers_of, places, walk
+from kgen.networks import UNet
+from kgen.networks.attention import Attention
 from kgen.serialization import serializable
 
 
@@ -137,3 +139,12 @@ def test_all_inside_of_a_frozen_layer_is_frozen():
 
 def stack_of(model):
     return model.layers[2]
+
+
+def test_places_in_a_unet_are_those_of_saved_loras():
+    """A LoRA, in a preset or a file, finds its layers by their places: they must stay."""
+    options = {"blocks": 1, "attention": (False, True), "heads": 2, "tokens": (3, 4)}
+    network = UNet((4, 4, 2), channels=(8, 16), **options)
+    found = [place for place, layer in walk(network) if isinstance(layer, Attention)]
+    # LoRAs have been saved with these.
+    assert found == [("graph", n) for n in (23, 27, 42, 44, 65, 67, 83, 85)]

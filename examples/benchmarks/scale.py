@@ -104,7 +104,7 @@ def draw(path, results):
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, axes = pyplot.subplots(2, len(POINTS), figsize=(13, 5.5), layout="constrained")
     for column, (series, (key, label)) in enumerate(LABELS.items()):
@@ -123,9 +123,11 @@ def draw(path, results):
                     x, np.median(values, 1), marker="o", label="recompute" if recompute else "plain"
                 )
                 axis.fill_between(x, values.min(1), values.max(1), alpha=0.3)
-                axis.set(xscale="log", yscale="log", xlabel=label, ylabel=f"{name} per step")
+                axis.set(xscale="log", yscale="log", xlabel=label, ylabel=f"{name} of a step")
                 axis.set_xticks(x, [str(value) for value in x], minor=False)
                 axis.minorticks_off()
+                axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+                axis.yaxis.set_major_formatter("{x:g}")
                 axis.grid(alpha=0.3)
     for axis in axes[:, 0]:
         axis.legend()

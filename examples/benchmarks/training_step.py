@@ -106,7 +106,7 @@ def kgen_step(args):
 
     @tf.function(jit_compile=False)
     def update(batch):
-        with fused(), tf.GradientTape() as tape:  # as in `fit`
+        with fused(training=True), tf.GradientTape() as tape:  # as in `fit`
             loss = loss_of(batch)
         optimizer.apply(tape.gradient(loss, [v.value for v in variables]), variables)
         return loss

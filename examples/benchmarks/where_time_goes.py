@@ -33,7 +33,7 @@ REST = "all others: layer normalisations, sums, copies, averaged weights"
 
 
 def build(args, folder):
-    """Returns the function of a step and the number of multiplications of its products."""
+    """Returns the function of a training step, and a batch."""
     import keras
     import tensorflow as tf
 

@@ -311,7 +311,7 @@ class KLAutoencoder(EncoderDecoder):
         x = images_of(batch)
         joined = tf.cast(self.optimizer.iterations >= self.adversarial_start, tf.float32)
         variables = self.optimized_variables
-        with fused(), tf.GradientTape() as tape:
+        with fused(training=True), tf.GradientTape() as tape:
             terms, x_hat = self._loss_terms(x, True, None)
             logits = self._logits(x_hat)
             terms["adversarial"] = -joined * self.adversarial * tf.reduce_mean(logits, axis=1)
@@ -319,7 +319,7 @@ class KLAutoencoder(EncoderDecoder):
             scaled = self.optimizer.scale_loss(global_loss(terms, extra))
         skipped = self.apply_gradients(self.optimizer, tape.gradient(scaled, variables), variables)
         variables = self.discriminator.trainable_variables
-        with fused(), tf.GradientTape() as tape:
+        with fused(training=True), tf.GradientTape() as tape:
             hinge = tf.nn.relu(1 - self._logits(x)) + tf.nn.relu(1 + self._logits(x_hat))
             hinge = joined * tf.reduce_mean(hinge, axis=1)
             scaled = self.discriminator_optimizer.scale_loss(global_mean(hinge))

@@ -154,7 +154,7 @@ class VQVAE(EncoderDecoder):
         batch, weights = self.as_batch(data)
         x = images_of(batch)
         variables = self.optimized_variables
-        with fused(), tf.GradientTape() as tape:
+        with fused(training=True), tf.GradientTape() as tape:
             terms, h, k = self._forward(x, True)
             terms, extra = weighted(terms, weights), self.regularization()
             scaled = self.optimizer.scale_loss(global_loss(terms, extra))

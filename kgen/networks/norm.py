@@ -10,7 +10,8 @@ one affine map of the picture:
 
 As separate operations they take half the time of the convolution between two normalisations on a
 CPU. In the context `kgen.distribution.fused` they are replaced by two functions that XLA compiles
-(`kgen.networks.passes`), one for the sums and one for the rest, and two more for the gradient.
+(`kgen.networks.passes`), one for the sums and one for the rest, and two more for the gradient,
+through which TensorFlow cannot differentiate in forward mode.
 
 Reference:
   Wu and He (2018), https://arxiv.org/abs/1803.08494.
@@ -24,7 +25,6 @@ import tensorflow as tf
 from keras import layers, ops
 
 from kgen.checks import check_one_of
-from kgen.distribution import fuses
 from kgen.networks.passes import compiled, pays
 from kgen.serialization import serializable
 from kgen.types import Shape
@@ -72,14 +72,12 @@ class GroupNorm(layers.Layer):
         self.gamma = self.add_weight(initializer="ones", name="gamma", **options)
         self.beta = self.add_weight(initializer="zeros", name="beta", **options)
 
-    def call(
-        self, x: tf.Tensor, shift: tf.Tensor | None = None, training: bool = False
-    ) -> tf.Tensor:
+    def call(self, x: tf.Tensor, shift: tf.Tensor | None = None) -> tf.Tensor:
         """Shifts, normalises and activates `x`."""
         weights = [ops.cast(v, "float32") for v in (self.gamma, self.beta)]
         if shift is not None:
             shift = ops.cast(shift, "float32")
-        if self.activation and fuses() and len(x.shape) in (4, 5) and pays(x, training):
+        if self.activation and len(x.shape) in (4, 5) and pays(x):
             if len(x.shape) == 4:
                 return _fused_norm_silu(x, *weights, shift, self._affine)
             pictures = ops.reshape(x, (-1, math.prod(x.shape[1:-2]), *x.shape[-2:]))

@@ -10,15 +10,17 @@ from typing import Any
 
 import tensorflow as tf
 
+from kgen.distribution import fuses
+
 # Values of one example from which on compiled passes are faster, including their compilation: in
 # training, which makes many steps with few sizes of a batch, and elsewhere.
 LARGE_IN_TRAINING, LARGE = 4 * 4 * 192, 14 * 14 * 64
 
 
-def pays(x: tf.Tensor, training: bool) -> bool:
-    """Returns whether passes over `x`, `[B, ...]`, are faster if they are compiled."""
-    least = LARGE_IN_TRAINING if training else LARGE
-    return (x.shape[1:].num_elements() or 0) >= least
+def pays(x: tf.Tensor) -> bool:
+    """Returns whether passes over `x`, `[B, ...]`, may be compiled and are faster then."""
+    least = LARGE_IN_TRAINING if fuses(training=True) else LARGE
+    return fuses() and (x.shape[1:].num_elements() or 0) >= least
 
 
 def compiled(function: Callable) -> Callable:

@@ -232,7 +232,7 @@ class TermsModel(keras.Model, abc.ABC):
         """
         batch, weights = self.as_batch(data)
         variables = self.optimized_variables
-        with fused(), tf.GradientTape() as tape:
+        with fused(training=True), tf.GradientTape() as tape:
             terms = weighted(self.loss_terms(batch, training=True), weights)
             extra = self.regularization()
             scaled = self.optimizer.scale_loss(replicas.global_loss(terms, extra))

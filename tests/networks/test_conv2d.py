@@ -17,7 +17,7 @@ def gradients(layer, x, dy, allowed=True):
 
     @tf.function
     def run():
-        with fused(allowed), tf.GradientTape() as tape:
+        with fused(allowed, training=True), tf.GradientTape() as tape:
             tape.watch(x)
             y = layer(x)
         return y, *tape.gradient(y, [x, layer.kernel.value], dy)
@@ -86,7 +86,7 @@ def test_sizes_that_are_unknown_are_those_of_keras():
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, MIN_CHANNELS], tf.bfloat16)])
     def run(x):
-        with fused():
+        with fused(training=True):
             return layer(x)
 
     assert run(tf.zeros([1, 2, 2, MIN_CHANNELS], tf.bfloat16)).shape == (1, 2, 2, MIN_CHANNELS)

@@ -34,12 +34,12 @@ def compiles(run):
 def test_it_is_the_product_with_the_gelu_of_keras(dtype, tolerance, training):
     x = tf.cast(3 * tf.random.stateless_normal(SHAPE, [0, 1]), dtype)
     upstream = tf.cast(tf.random.stateless_normal([*SHAPE[:2], SHAPE[2] // 2], [0, 2]), dtype)
-    layer = GatedGELU(dtype=dtype)
+    gate = GatedGELU()
 
     @tf.function
     def run(allowed):
-        with fused(allowed):
-            return derivatives(lambda x: layer(x, training=training), x, upstream)
+        with fused(allowed, training=training):
+            return derivatives(gate, x, upstream)
 
     assert compiles(run) == training
 
@@ -56,12 +56,19 @@ def test_it_is_the_product_with_the_gelu_of_keras(dtype, tolerance, training):
 
 
 def test_small_values_are_not_compiled():
-    layer, x = GatedGELU(), tf.zeros([2, LARGE_IN_TRAINING - 2])
+    gate, x = GatedGELU(), tf.zeros([2, LARGE_IN_TRAINING - 2])
 
     @tf.function
     def run(allowed):
-        with fused(allowed):
-            return layer(x, training=True)
+        with fused(allowed, training=True):
+            return gate(x)
 
     assert not compiles(run)
-    assert layer.compute_output_shape((None, 6)) == (None, 3)
+
+
+def test_symbolic_calls_and_configurations():
+    x = keras.Input((4, 6), dtype="float16")
+    model = keras.Model(x, GatedGELU()(x))
+    assert (model.output.shape, model.output.dtype) == ((None, 4, 3), "float16")
+    again = keras.Model.from_config(model.get_config())
+    np.testing.assert_array_equal(again(tf.ones([1, 4, 6])), model(tf.ones([1, 4, 6])))

@@ -247,8 +247,8 @@ def test_training_compiles_passes_of_smaller_pictures(training):
 
     @tf.function
     def run(allowed):
-        with fused(allowed):
-            return layer(x, training=training)
+        with fused(allowed, training=training):
+            return layer(x)
 
     assert xla(run.get_concrete_function(True).graph.as_graph_def()) == training
     np.testing.assert_allclose(run(True), run(False), atol=1e-5)
