@@ -16,7 +16,9 @@ discriminator of patches, which is used after two thirds of the training.
 Training is resumable (start the same command again) and writes a preset to `--output`, and a sheet
 of held-out pictures above their reconstructions. `--start DIR` trains a preset further; with
 `--decoder-only` its latents stay the same, so that a model that was trained on them can be given
-the new autoencoder: `model.with_settings(autoencoder=...)`.
+the new autoencoder: `model.with_settings(autoencoder=...)`. `--latents-of DIR` trains a decoder of
+pictures of twice the size for the latents of a preset, such as those of a text-to-image model,
+which then generates pictures of that size; with `--start` from the decoder of another preset.
 
 `--evaluate DIR` only evaluates a preset: the peak signal-to-noise ratio on held-out captions, of
 the posterior mean and of latents with noise of standard deviation 0.2; with the weights of
@@ -68,6 +70,33 @@ def build(data=DATA["emoji"], **options):
         decoder((8, 8, data.latent_channels), **networks),
         **{"latent_noise": 0.2, "kl_weight": 1e-2, "ema_decay": 0.999, "seed": 0, **options},
     )
+
+
+def grown(small, data, like=None, **options):
+    """Returns an autoencoder of pictures of twice the size, with the latents of a smaller one.
+
+    The encoder is that of the smaller one, of pictures of half the size, and is not trained. So a
+    denoiser of these latents generates larger pictures with the new decoder.
+
+    Args:
+        small: a trained `KLAutoencoder`.
+        data: the data set, of which the decoder's widths are used.
+        like: None, or a `KLAutoencoder` with the same widths whose decoder to start from.
+        **options: options of a `KLAutoencoder`.
+    """
+    picture = keras.Input((data.size, data.size, 3))
+    encoder = keras.Model(picture, small.encoder(layers.AveragePooling2D(2)(picture)))
+    encoder.trainable = False
+    larger = decoder(small.latent_shape, channels=data.channels, patch=data.patch)
+    if like is not None:
+        for variable, value in zip(larger.weights, like.decoder.weights, strict=True):
+            if variable.shape == value.shape:  # all but the first kernel
+                variable.assign(value)
+    options = {"latent_noise": 0.2, "ema_decay": 0.999, "seed": 0, **options}
+    model = KLAutoencoder(encoder, larger, **options)
+    model.latent_mean.assign(small.latent_mean)
+    model.latent_std.assign(small.latent_std)
+    return model
 
 
 def discriminator(shape):
@@ -135,7 +164,11 @@ def train(output, data, args):
     with kgen.networks.dtype_policy(precision):
         shape = (data.size, data.size, 3)
         options = sharp(shape, steps, args.perceptual, args.adversarial)
-        if args.start is None:
+        if args.latents_of is not None:
+            small = kgen.from_preset(args.latents_of, dtype=precision)
+            like = args.start and kgen.from_preset(args.start, dtype=precision)
+            model = grown(getattr(small, "autoencoder", small), data, like, **options)
+        elif args.start is None:
             model = build(data, **options)
         else:
             model = kgen.from_preset(args.start, dtype=precision)
@@ -151,7 +184,7 @@ def train(output, data, args):
     callbacks.append(keras.callbacks.CSVLogger(output / "log.csv", append=True))
     model.fit(batches, epochs=args.epochs, callbacks=callbacks, verbose=args.verbose)
     model = model.with_settings(features=None, perceptual=0.0, discriminator=None)
-    if not args.decoder_only:
+    if not args.decoder_only and args.latents_of is None:
         model.measure_latents(load("train", batch_size=64, captions="label"))
     model.save_to_preset(output)
 
@@ -188,6 +221,12 @@ def main(argv=None):
     )
     parser.add_argument("--start", type=pathlib.Path, help="preset to train further")
     parser.add_argument("--decoder-only", action="store_true", help="keep the encoder of --start")
+    parser.add_argument(
+        "--latents-of",
+        type=pathlib.Path,
+        metavar="DIR",
+        help="train a decoder of twice the size for the latents of this preset",
+    )
     parser.add_argument("--data", choices=DATA, default="emoji")
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=32)

@@ -125,8 +125,9 @@ def train(
 
     Args:
         output: folder of the preset, of `resume/`, `samples/` and `latents/`.
-        autoencoder: preset of a trained `KLAutoencoder`; None for the shipped model's.
-        start: preset of a trained model to start from, with its autoencoder; None from scratch.
+        autoencoder: preset of a trained `KLAutoencoder`; None for that of `start`, or the shipped
+            model's.
+        start: preset of a trained model to start from; None from scratch.
         epochs: total number of epochs, including those before an interruption.
         batch_size: number of pictures per step.
         passes: number of epochs of composed captions that are precomputed.
@@ -141,6 +142,8 @@ def train(
     output = pathlib.Path(output)
     if start is not None:
         precision = kgen.distribution.default_precision()
+        if autoencoder is not None:
+            options["autoencoder"] = kgen.from_preset(autoencoder)
         model = kgen.from_preset(start, dtype=precision).with_settings(**options)
     elif autoencoder is None:
         model = build(kgen.from_preset(SAVED / "text_to_image").autoencoder, **options)
@@ -218,7 +221,7 @@ def main(argv=None):
     parser.add_argument(
         "--autoencoder",
         type=pathlib.Path,
-        help="preset of the autoencoder (default: that of the shipped model)",
+        help="preset of the autoencoder (default: that of --start, or of the shipped model)",
     )
     parser.add_argument("--data", choices=DATA, default="emoji", help="of --train")
     parser.add_argument(
