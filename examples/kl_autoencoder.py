@@ -153,6 +153,12 @@ def sharp(shape, steps, perceptual=0.0, adversarial=0.0):
     return options
 
 
+def opened(preset, precision):
+    """Returns the autoencoder of a preset, which may be that of a latent diffusion model."""
+    model = kgen.from_preset(preset, dtype=precision)
+    return getattr(model, "autoencoder", model)
+
+
 def train(output, data, args):
     """Trains, measures the latents and saves the preset, without the networks of the training."""
     load = data.source.load
@@ -165,13 +171,12 @@ def train(output, data, args):
         shape = (data.size, data.size, 3)
         options = sharp(shape, steps, args.perceptual, args.adversarial)
         if args.latents_of is not None:
-            small = kgen.from_preset(args.latents_of, dtype=precision)
-            like = args.start and kgen.from_preset(args.start, dtype=precision)
-            model = grown(getattr(small, "autoencoder", small), data, like, **options)
+            like = args.start and opened(args.start, precision)
+            model = grown(opened(args.latents_of, precision), data, like, **options)
         elif args.start is None:
             model = build(data, **options)
         else:
-            model = kgen.from_preset(args.start, dtype=precision)
+            model = opened(args.start, precision)
             model.encoder.trainable, model.decoder.trainable = not args.decoder_only, True
             model = model.with_settings(**options)
             if model.data_shape != shape:
