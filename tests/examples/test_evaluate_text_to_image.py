@@ -1,14 +1,10 @@
 """The composed prompts against the words of the data: what "never seen" says is so."""
 
-import importlib.util
-import pathlib
 import re
 
 import pytest
 
 from kgen.data import emoji
-
-SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "evaluate_text_to_image.py"
 
 
 def words(text):
@@ -16,11 +12,8 @@ def words(text):
 
 
 @pytest.fixture(scope="module")
-def example():
-    spec = importlib.util.spec_from_file_location("evaluate_text_to_image", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def example(load_example):
+    return load_example("evaluate_text_to_image")
 
 
 @pytest.fixture(scope="module")

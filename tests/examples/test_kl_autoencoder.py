@@ -1,8 +1,6 @@
 """An autoencoder of twice the size with the latents of a smaller one."""
 
 import dataclasses
-import importlib.util
-import pathlib
 
 import numpy as np
 import pytest
@@ -10,15 +8,10 @@ import pytest
 import kgen
 from kgen.networks.conv import decoder, encoder
 
-SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "kl_autoencoder.py"
-
 
 @pytest.fixture(scope="module")
-def example():
-    spec = importlib.util.spec_from_file_location("kl_autoencoder", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def example(load_example):
+    return load_example("kl_autoencoder")
 
 
 def small():

@@ -1,22 +1,14 @@
 """A U-Net that starts from one of other latents."""
 
-import importlib.util
-import pathlib
-
 import numpy as np
 import pytest
 
 from kgen.networks import UNet
 
-SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "text_to_image.py"
-
 
 @pytest.fixture(scope="module")
-def example():
-    spec = importlib.util.spec_from_file_location("text_to_image", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def example(load_example):
+    return load_example("text_to_image")
 
 
 def unet(latent_channels, width):
